@@ -1,0 +1,1 @@
+//! Reads `.x` interface texts and writes the Rust of `ferrovirt-protocol`: lex, parse, model, emit.

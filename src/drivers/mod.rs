@@ -1,0 +1,1 @@
+//! What the API means: objects, lookups, jobs begun, events published.

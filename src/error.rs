@@ -1,0 +1,230 @@
+//! The error a client sees: libvirt's code, the part of libvirt that reports it, a sentence.
+//!
+//! Clients match on the code and often on the sentence, so both are libvirt's. Each code has a
+//! constructor that puts its standard short form in front: `Error::no_domain("no domain with matching
+//! name 'x'")` reads `Domain not found: no domain with matching name 'x'`. Floors below `drivers` have
+//! small error enums of their own; `From` turns those into this one.
+
+use std::borrow::Cow;
+use std::fmt;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Which part of libvirt an error comes from (`virErrorDomain`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin(pub i32);
+
+impl Origin {
+    pub const NONE: Self = Self(0);
+    pub const XML: Self = Self(5);
+    pub const RPC: Self = Self(7);
+    pub const CONF: Self = Self(9);
+    pub const QEMU: Self = Self(10);
+    pub const REMOTE: Self = Self(13);
+    pub const STORAGE: Self = Self(18);
+    pub const NETWORK: Self = Self(19);
+    pub const DOMAIN: Self = Self(20);
+    pub const NODEDEV: Self = Self(22);
+    pub const SECURITY: Self = Self(24);
+    pub const INTERFACE: Self = Self(26);
+    pub const SECRET: Self = Self(30);
+    pub const CPU: Self = Self(31);
+    pub const NWFILTER: Self = Self(33);
+    pub const DOMAIN_SNAPSHOT: Self = Self(35);
+    pub const STREAMS: Self = Self(38);
+    pub const EVENT: Self = Self(40);
+    pub const CAPABILITIES: Self = Self(44);
+    pub const URI: Self = Self(45);
+    pub const AUTH: Self = Self(46);
+    pub const DEVICE: Self = Self(49);
+    pub const IDENTITY: Self = Self(53);
+    pub const CGROUP: Self = Self(54);
+    pub const ACCESS: Self = Self(55);
+    pub const POLKIT: Self = Self(60);
+    pub const ADMIN: Self = Self(62);
+    pub const DOMAIN_CHECKPOINT: Self = Self(69);
+}
+
+/// What libvirt calls the error's level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Warning = 1,
+    Error = 2,
+}
+
+/// An answer to a client that something did not work, and why.
+#[derive(Debug)]
+pub struct Error {
+    pub code: Code,
+    pub origin: Origin,
+    pub level: Level,
+    /// The specific part of the sentence; the code's short form stands in front of it.
+    pub detail: Cow<'static, str>,
+    /// `errno` where a system call failed.
+    pub errno: Option<i32>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+macro_rules! codes {
+    ($($number:literal $name:ident $constructor:ident $short:literal $long:literal;)*) => {
+        /// `virErrorNumber`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct Code(pub i32);
+
+        impl Code {
+            $(pub const $name: Self = Self($number);)*
+
+            /// The short form alone, and the form with `{}` where the detail goes.
+            fn forms(self) -> (&'static str, &'static str) {
+                match self {
+                    $(Self::$name => ($short, $long),)*
+                    _ => ("unknown error", "unknown error: {}"),
+                }
+            }
+        }
+
+        impl Error {
+            $(
+                #[doc = concat!("VIR_ERR_", stringify!($name), ": ", $long)]
+                pub fn $constructor(detail: impl Into<Cow<'static, str>>) -> Self {
+                    Self::new(Code::$name, detail)
+                }
+            )*
+        }
+    };
+}
+
+codes! {
+    1 INTERNAL_ERROR internal_error "internal error" "internal error: {}";
+    2 NO_MEMORY no_memory "out of memory" "out of memory: {}";
+    3 NO_SUPPORT no_support "this function is not supported by the connection driver" "this function is not supported by the connection driver: {}";
+    5 NO_CONNECT no_connect "no connection driver available" "no connection driver available for {}";
+    6 INVALID_CONN invalid_conn "invalid connection pointer in" "invalid connection pointer in {}";
+    7 INVALID_DOMAIN invalid_domain "invalid domain pointer in" "invalid domain pointer in {}";
+    8 INVALID_ARG invalid_arg "invalid argument" "invalid argument: {}";
+    9 OPERATION_FAILED operation_failed "operation failed" "operation failed: {}";
+    16 OS_TYPE os_type "unknown OS type" "unknown OS type {}";
+    27 XML_ERROR xml_error "XML description is invalid or not well formed" "XML error: {}";
+    28 DOM_EXIST dom_exist "this domain exists already" "domain {} exists already";
+    29 OPERATION_DENIED operation_denied "operation forbidden for read only access" "operation forbidden: {}";
+    33 CONF_SYNTAX conf_syntax "configuration file syntax error" "configuration file syntax error: {}";
+    35 XML_DETAIL xml_detail "parser error" "{}";
+    38 SYSTEM_ERROR system_error "system call error" "{}";
+    39 RPC rpc "RPC error" "{}";
+    42 NO_DOMAIN no_domain "Domain not found" "Domain not found: {}";
+    43 NO_NETWORK no_network "Network not found" "Network not found: {}";
+    45 AUTH_FAILED auth_failed "authentication failed" "authentication failed: {}";
+    49 NO_STORAGE_POOL no_storage_pool "Storage pool not found" "Storage pool not found: {}";
+    50 NO_STORAGE_VOL no_storage_vol "Storage volume not found" "Storage volume not found: {}";
+    53 NO_NODE_DEVICE no_node_device "Node device not found" "Node device not found: {}";
+    55 OPERATION_INVALID operation_invalid "Requested operation is not valid" "Requested operation is not valid: {}";
+    57 NO_INTERFACE no_interface "Interface not found" "Interface not found: {}";
+    62 NO_NWFILTER no_nwfilter "Network filter not found" "Network filter not found: {}";
+    66 NO_SECRET no_secret "Secret not found" "Secret not found: {}";
+    67 CONFIG_UNSUPPORTED config_unsupported "unsupported configuration" "unsupported configuration: {}";
+    68 OPERATION_TIMEOUT operation_timeout "Timed out during operation" "Timed out during operation: {}";
+    72 NO_DOMAIN_SNAPSHOT no_domain_snapshot "Domain snapshot not found" "Domain snapshot not found: {}";
+    73 INVALID_STREAM invalid_stream "invalid stream pointer" "invalid stream pointer in {}";
+    74 ARGUMENT_UNSUPPORTED argument_unsupported "argument unsupported" "argument unsupported: {}";
+    78 OPERATION_ABORTED operation_aborted "operation aborted" "operation aborted: {}";
+    80 NO_DOMAIN_METADATA no_domain_metadata "metadata not found" "metadata not found: {}";
+    82 OVERFLOW overflow "numerical overflow" "numerical overflow: {}";
+    84 OPERATION_UNSUPPORTED operation_unsupported "Operation not supported" "Operation not supported: {}";
+    86 AGENT_UNRESPONSIVE agent_unresponsive "Guest agent is not responding" "Guest agent is not responding: {}";
+    87 RESOURCE_BUSY resource_busy "resource busy" "resource busy: {}";
+    88 ACCESS_DENIED access_denied "access denied" "access denied: {}";
+    91 CPU_INCOMPATIBLE cpu_incompatible "the CPU is incompatible with host CPU" "the CPU is incompatible with host CPU: {}";
+    94 AUTH_UNAVAILABLE auth_unavailable "authentication unavailable" "authentication unavailable: {}";
+    99 DEVICE_MISSING device_missing "device not found" "device not found: {}";
+    110 MULTIPLE_DOMAINS multiple_domains "multiple matching domains found" "multiple matching domains found: {}";
+}
+
+impl Error {
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            origin: Origin::QEMU,
+            level: Level::Error,
+            detail: detail.into(),
+            errno: None,
+            source: None,
+        }
+    }
+
+    /// A failed system call: `what` says what was tried, on which object.
+    pub fn io(what: impl fmt::Display, error: std::io::Error) -> Self {
+        let mut built = Self::system_error(format!("{what}: {}", OsText(&error)));
+        built.errno = error.raw_os_error();
+        built.source = Some(Box::new(error));
+        built
+    }
+
+    pub fn from_origin(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The code's template with a C conversion where the detail goes (`str1` on the wire), if there is a detail.
+    pub fn template(&self) -> String {
+        let (short, long) = self.code.forms();
+        if self.detail.is_empty() { short.to_owned() } else { long.replace("{}", "%s") }
+    }
+
+    /// The whole sentence, as clients print it.
+    pub fn message(&self) -> String {
+        let (short, long) = self.code.forms();
+        if self.detail.is_empty() { short.to_owned() } else { long.replace("{}", &self.detail) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// The system's own words for an errno, without Rust's "(os error N)".
+struct OsText<'a>(&'a std::io::Error);
+
+impl fmt::Display for OsText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        f.write_str(text.split(" (os error").next().unwrap_or(&text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_is_short_form_then_detail() {
+        let error = Error::no_domain("no domain with matching name 'x'");
+        assert_eq!(error.message(), "Domain not found: no domain with matching name 'x'");
+        assert_eq!(error.template(), "Domain not found: %s");
+        assert_eq!(
+            Error::no_support("").message(),
+            "this function is not supported by the connection driver"
+        );
+    }
+
+    #[test]
+    fn a_system_error_keeps_errno_and_says_what_was_tried() {
+        let error = Error::io("cannot open '/x'", std::io::Error::from_raw_os_error(2));
+        assert_eq!(
+            (error.message().as_str(), error.errno),
+            ("cannot open '/x': No such file or directory", Some(2))
+        );
+    }
+}

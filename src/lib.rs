@@ -1,0 +1,11 @@
+//! ferrovirt: a daemon that speaks libvirt's RPC protocol and runs QEMU guests.
+//!
+//! Floors, top to bottom: `rpc` → `drivers` → `qemu` → `conf` → `util`. A floor imports only floors
+//! below it; `tests/tidy.rs` reads the `use` lines and fails otherwise.
+
+pub mod conf;
+pub mod drivers;
+pub mod error;
+pub mod qemu;
+pub mod rpc;
+pub mod util;

@@ -1,0 +1,7 @@
+//! The daemon `ferrovirtd`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

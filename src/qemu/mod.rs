@@ -1,0 +1,1 @@
+//! How one guest runs: its process, monitor, jobs, command line and status.

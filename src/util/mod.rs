@@ -1,0 +1,3 @@
+//! Processes, descriptors, files and small types: nothing here knows of guests.
+
+pub mod paths;
