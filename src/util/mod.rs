@@ -1,3 +1,9 @@
 //! Processes, descriptors, files and small types: nothing here knows of guests.
 
+pub mod bitmap;
+pub mod fds;
+pub mod mac;
 pub mod paths;
+pub mod random;
+pub mod units;
+pub mod uuid;

@@ -1,0 +1,194 @@
+//! Descriptors over unix sockets (`SCM_RIGHTS`).
+//!
+//! libvirt's RPC sends one byte per descriptor after the frame, each byte carrying one descriptor; QMP
+//! takes descriptors beside the first byte of a command. A plain `read` on such a socket closes what it
+//! skips, so every read of a socket that may carry descriptors goes through [`recv`].
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use bytes::BytesMut;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// The most descriptors one call of [`recv`] or [`send_with`] moves (libvirt's limit for a message).
+pub const MAX_PER_MESSAGE: usize = 32;
+
+/// The most bytes one [`recv`] takes in; larger reads only cost latency for everyone else.
+const MAX_READ: usize = 64 * 1024;
+/// The fewest bytes of room [`recv`] makes.
+const MIN_READ: usize = 4 * 1024;
+
+/// Sends `descriptors` as libvirt does: one zero byte for each, carrying it.
+pub async fn send_each(stream: &UnixStream, descriptors: &[impl AsFd]) -> io::Result<()> {
+    for descriptor in descriptors {
+        send_with(stream, &[0], &[descriptor.as_fd()]).await?;
+    }
+    Ok(())
+}
+
+/// Sends all of `bytes`, with `descriptors` beside the first of them.
+pub async fn send_with(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if descriptors.len() > MAX_PER_MESSAGE || (bytes.is_empty() && !descriptors.is_empty()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut rest = bytes;
+    let mut beside = descriptors;
+    while !rest.is_empty() {
+        let sent = stream.async_io(Interest::WRITABLE, || send_once(stream, rest, beside)).await?;
+        rest = rest.get(sent..).unwrap_or_default();
+        beside = &[];
+    }
+    Ok(())
+}
+
+fn send_once(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PER_MESSAGE))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
+}
+
+/// Reads what is there, at least one byte, to the end of `buffer`; received descriptors go to the end
+/// of `descriptors`, close-on-exec. Answers 0 at the end of the stream.
+///
+/// Reads into the room that `buffer` has; makes some if it has little. Fails when more than `max`
+/// descriptors would wait in the queue: a peer that sends descriptors nobody asked for is cut off.
+///
+/// Nothing is lost when the future is dropped before it is ready.
+pub async fn recv(
+    stream: &UnixStream,
+    buffer: &mut BytesMut,
+    descriptors: &mut VecDeque<OwnedFd>,
+    max: usize,
+) -> io::Result<usize> {
+    stream.async_io(Interest::READABLE, || recv_once(stream.as_fd(), buffer, descriptors, max)).await
+}
+
+fn recv_once(
+    socket: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    descriptors: &mut VecDeque<OwnedFd>,
+    max: usize,
+) -> io::Result<usize> {
+    let start = buffer.len();
+    if buffer.capacity() - start < MIN_READ {
+        buffer.reserve(MIN_READ);
+    }
+    let room = (buffer.capacity() - start).min(MAX_READ);
+    buffer.resize(start + room, 0);
+    let read = recv_into(socket, &mut buffer[start..], descriptors);
+    buffer.truncate(start + *read.as_ref().unwrap_or(&0));
+    match read {
+        Ok(_) if descriptors.len() > max => {
+            descriptors.truncate(max);
+            Err(io::Error::new(io::ErrorKind::InvalidData, "peer sent too many descriptors"))
+        }
+        read => read,
+    }
+}
+
+fn recv_into(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PER_MESSAGE))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    )?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "peer sent too many descriptors at once"));
+    }
+    Ok(received.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    fn pair() -> (UnixStream, UnixStream) {
+        UnixStream::pair().unwrap()
+    }
+
+    fn pipe() -> (OwnedFd, std::fs::File) {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        (write, read.into())
+    }
+
+    #[tokio::test]
+    async fn descriptors_arrive_in_order_behind_the_bytes_before_them() {
+        let (ours, theirs) = pair();
+        let (first, mut first_end) = pipe();
+        let (second, mut second_end) = pipe();
+        send_with(&ours, b"frame", &[]).await.unwrap();
+        send_each(&ours, &[first, second]).await.unwrap();
+
+        let (mut buffer, mut descriptors) = (BytesMut::new(), VecDeque::new());
+        while buffer.len() < 7 {
+            assert_ne!(recv(&theirs, &mut buffer, &mut descriptors, 2).await.unwrap(), 0);
+        }
+        assert_eq!(&buffer[..], b"frame\0\0");
+        for (text, end) in [("one", &mut first_end), ("two", &mut second_end)] {
+            let received = descriptors.pop_front().unwrap();
+            assert!(rustix::io::fcntl_getfd(&received).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+            std::fs::File::from(received).write_all(text.as_bytes()).unwrap();
+            let mut got = String::new();
+            end.read_to_string(&mut got).unwrap();
+            assert_eq!(got, text);
+        }
+    }
+
+    #[tokio::test]
+    async fn more_descriptors_than_allowed_are_refused_and_closed() {
+        let (ours, theirs) = pair();
+        let ends: Vec<_> = (0..3).map(|_| pipe().0).collect();
+        send_with(&ours, b"x", &ends.iter().map(AsFd::as_fd).collect::<Vec<_>>()).await.unwrap();
+        let mut descriptors = VecDeque::new();
+        let error = recv(&theirs, &mut BytesMut::new(), &mut descriptors, 2).await.unwrap_err();
+        assert_eq!((error.kind(), descriptors.len()), (io::ErrorKind::InvalidData, 2));
+    }
+
+    #[tokio::test]
+    async fn descriptors_beside_a_command_travel_with_its_first_byte() {
+        let (ours, theirs) = pair();
+        let (descriptor, _end) = pipe();
+        let command = vec![b'c'; 300_000];
+        let writer = async { send_with(&ours, &command, &[descriptor.as_fd()]).await.unwrap() };
+        let (mut buffer, mut descriptors) = (BytesMut::new(), VecDeque::new());
+        let reader = async {
+            while buffer.len() < command.len() {
+                recv(&theirs, &mut buffer, &mut descriptors, 1).await.unwrap();
+                assert_eq!(descriptors.len(), 1);
+            }
+        };
+        tokio::join!(writer, reader);
+        assert_eq!(&buffer[..], &command[..]);
+    }
+
+    #[tokio::test]
+    async fn end_of_stream_is_zero_bytes() {
+        let (ours, theirs) = pair();
+        drop(ours);
+        assert_eq!(recv(&theirs, &mut BytesMut::new(), &mut VecDeque::new(), 0).await.unwrap(), 0);
+    }
+}
