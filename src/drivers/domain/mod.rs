@@ -1,0 +1,3 @@
+//! Guests: what exists, what runs, and what clients may do with it.
+
+pub mod event;
