@@ -4,6 +4,8 @@ pub mod bitmap;
 pub mod fds;
 pub mod mac;
 pub mod paths;
+pub mod process;
 pub mod random;
+pub mod reason;
 pub mod units;
 pub mod uuid;

@@ -1,0 +1,499 @@
+//! The one place that starts processes, and the one way to wait for them.
+//!
+//! A process is held by its pidfd: it becomes readable the moment the process is gone, whoever its parent
+//! is, and a signal sent through it never reaches another process that got the same number.
+//!
+//! ```text
+//! Command ──start──▶ Child ──release──▶ Process ──exited──▶ Exit
+//!    │                 └─drop: killed      └─drop: lives on
+//!    └─────capture──▶ Captured
+//! Process::open (a process that an earlier daemon started) ─▶ Process
+//! ```
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::reason::Reason;
+
+pub use rustix::process::Signal;
+
+/// Why a helper did not give its output.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    #[error("cannot execute binary {}: {}", program.display(), Reason(source))]
+    Start { program: PathBuf, source: io::Error },
+    #[error("{} did not finish within {} ms", program.display(), limit.as_millis())]
+    Timeout { program: PathBuf, limit: Duration },
+    #[error("{} printed more than {limit} bytes", program.display())]
+    TooMuchOutput { program: PathBuf, limit: usize },
+    #[error("cannot read from {}: {}", program.display(), Reason(source))]
+    Io { program: PathBuf, source: io::Error },
+}
+
+/// A process about to be started: its own session, `/` as directory, an empty environment, /dev/null on
+/// the three standard descriptors and no other descriptor, until something else is asked for.
+#[derive(Debug)]
+pub struct Command {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    directory: PathBuf,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    passed: Vec<OwnedFd>,
+    umask: u32,
+}
+
+impl Command {
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            directory: PathBuf::from("/"),
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            passed: Vec::new(),
+            umask: 0o022,
+        }
+    }
+
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = directory.into();
+        self
+    }
+
+    pub fn stdin(mut self, descriptor: OwnedFd) -> Self {
+        self.stdin = Some(descriptor);
+        self
+    }
+
+    pub fn stdout(mut self, descriptor: OwnedFd) -> Self {
+        self.stdout = Some(descriptor);
+        self
+    }
+
+    pub fn stderr(mut self, descriptor: OwnedFd) -> Self {
+        self.stderr = Some(descriptor);
+        self
+    }
+
+    /// Lets the process inherit a descriptor, under the number it has here (its `as_raw_fd`).
+    ///
+    /// Keeping the number keeps it clear of descriptors that starting a process itself needs.
+    pub fn pass(mut self, descriptor: OwnedFd) -> Self {
+        self.passed.push(descriptor);
+        self
+    }
+
+    pub fn umask(mut self, umask: u32) -> Self {
+        self.umask = umask;
+        self
+    }
+
+    /// Starts the process; ready when the program has been executed. Dropping the future kills it.
+    pub async fn start(self) -> Result<Child, ProcessError> {
+        let program = self.program.clone();
+        let started = tokio::task::spawn_blocking(move || spawn(self)).await;
+        started
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|source| ProcessError::Start { program, source })
+    }
+
+    /// Runs a helper to its end and takes what it prints on stdout and stderr, at most `max_output` bytes
+    /// each. It is killed when it takes longer than `limit`, or prints more.
+    pub async fn capture(self, limit: Duration, max_output: usize) -> Result<Captured, ProcessError> {
+        let program = self.program.clone();
+        tokio::time::timeout(limit, self.capture_all(max_output))
+            .await
+            .unwrap_or(Err(ProcessError::Timeout { program, limit }))
+    }
+
+    async fn capture_all(self, max_output: usize) -> Result<Captured, ProcessError> {
+        let program = self.program.clone();
+        let failed = |source| ProcessError::Io { program: program.clone(), source };
+        let (stdout, stdout_end) = tokio_pipe().map_err(failed)?;
+        let (stderr, stderr_end) = tokio_pipe().map_err(failed)?;
+        let child = self.stdout(stdout_end).stderr(stderr_end).start().await?;
+        let read = tokio::try_join!(read_all(stdout, max_output), read_all(stderr, max_output));
+        let (stdout, stderr) = read.map_err(|error| match error {
+            ReadError::TooMuch => ProcessError::TooMuchOutput { program: program.clone(), limit: max_output },
+            ReadError::Io(error) => failed(error),
+        })?;
+        let exit = child.process().exited().await.map_err(failed)?;
+        Ok(Captured { exit, stdout, stderr })
+    }
+}
+
+/// What a helper left behind.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    pub exit: Exit,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+enum ReadError {
+    TooMuch,
+    Io(io::Error),
+}
+
+async fn read_all(pipe: tokio::net::unix::pipe::Receiver, max: usize) -> Result<Vec<u8>, ReadError> {
+    use tokio::io::AsyncReadExt;
+    let mut output = Vec::new();
+    pipe.take(max as u64 + 1).read_to_end(&mut output).await.map_err(ReadError::Io)?;
+    if output.len() > max { Err(ReadError::TooMuch) } else { Ok(output) }
+}
+
+fn tokio_pipe() -> io::Result<(tokio::net::unix::pipe::Receiver, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok((tokio::net::unix::pipe::Receiver::from_owned_fd(read)?, write))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+#[allow(unsafe_code)]
+fn spawn(command: Command) -> io::Result<Child> {
+    use std::os::unix::process::CommandExt;
+
+    let stdio = |descriptor: Option<OwnedFd>| descriptor.map_or_else(Stdio::null, Stdio::from);
+    let passed = command.passed;
+    let umask = command.umask;
+    let numbers: Vec<_> = passed.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut starter = std::process::Command::new(&command.program);
+    starter
+        .args(&command.args)
+        .env_clear()
+        .envs(command.env)
+        .current_dir(&command.directory)
+        .stdin(stdio(command.stdin))
+        .stdout(stdio(command.stdout))
+        .stderr(stdio(command.stderr));
+    // SAFETY: the closure runs in the new process between fork and exec and makes system calls only; it
+    // neither allocates nor takes a lock.
+    unsafe { starter.pre_exec(move || prepare(&numbers, umask)) };
+    let mut child = starter.spawn()?;
+    drop(passed);
+    // The process cannot vanish before the pidfd is open: nobody waits for it but us.
+    match Process::of_child(child.id()) {
+        Ok(process) => Ok(Child { process: Some(process) }),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error)
+        }
+    }
+}
+
+/// In the new process, before exec.
+#[allow(unsafe_code)]
+fn prepare(passed: &[i32], umask: u32) -> io::Result<()> {
+    use rustix::io::{FdFlags, fcntl_setfd};
+    use std::os::fd::BorrowedFd;
+
+    rustix::process::setsid()?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+    // Whatever a library opened without close-on-exec stays here. A kernel before 5.11 lacks the call; there
+    // the close-on-exec flag that all of ours carry has to do.
+    //
+    // SAFETY: marking descriptors touches no memory.
+    let _ = unsafe { nix::libc::close_range(3, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC as i32) };
+    for number in passed {
+        // SAFETY: `spawn` holds the owner of each number until the process has been started.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(*number) };
+        fcntl_setfd(descriptor, FdFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// A process that was just started and is killed when this is dropped.
+#[derive(Debug)]
+pub struct Child {
+    process: Option<Process>,
+}
+
+impl Child {
+    pub fn process(&self) -> &Process {
+        #[expect(clippy::expect_used, reason = "taken by `release` and `drop` only, which end the Child")]
+        self.process.as_ref().expect("a child holds its process")
+    }
+
+    /// Lets the process live on its own; it is not killed any more.
+    pub fn release(mut self) -> Process {
+        #[expect(clippy::expect_used, reason = "taken here and in `drop` only, which end the Child")]
+        self.process.take().expect("a child holds its process")
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let Some(process) = self.process.take() else { return };
+        let _ = process.signal(Signal::KILL);
+        // Someone has to wait for it, or it stays a zombie as long as the daemon lives.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { process.exited().await });
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// It was another process's child; only its parent learns how it ended.
+    Unknown,
+}
+
+impl Exit {
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+/// A process, ours or another's, running or gone. Clones are the same process.
+#[derive(Debug, Clone)]
+pub struct Process {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pid: Pid,
+    start_time: u64,
+    pidfd: AsyncFd<OwnedFd>,
+    exit: Mutex<Option<Exit>>,
+}
+
+impl Process {
+    /// Takes hold of a running process that started at `start_time` (see [`Process::start_time`]). Fails
+    /// with [`io::ErrorKind::NotFound`] when it is gone, also when another one has its number now.
+    pub fn open(pid: u32, start_time: u64) -> io::Result<Self> {
+        let process = Self::of_child(pid)?;
+        if process.inner.start_time != start_time || process.is_gone()? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(process)
+    }
+
+    #[allow(unsafe_code)]
+    fn of_child(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
+            rustix::io::Errno::SRCH => io::ErrorKind::NotFound.into(),
+            error => io::Error::from(error),
+        })?;
+        // SAFETY: an OwnedFd answers the same open descriptor for as long as it lives.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        // Read after the pidfd was opened: if it is the expected one, the pidfd is of that process too.
+        let start_time = start_time(pid)?;
+        Ok(Self { inner: Arc::new(Inner { pid, start_time, pidfd, exit: Mutex::new(None) }) })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.inner.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Clock ticks from boot to its start; with the pid this names one process for good.
+    pub fn start_time(&self) -> u64 {
+        self.inner.start_time
+    }
+
+    /// Sends a signal. A process that is already gone is no error.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(self.inner.pidfd.get_ref(), signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it ended, asked without waiting.
+    pub fn is_gone(&self) -> io::Result<bool> {
+        let mut waiting = [PollFd::new(&self.inner.pidfd, PollFlags::IN)];
+        Ok(poll(&mut waiting, Some(&rustix::event::Timespec::default()))? > 0)
+    }
+
+    /// Waits for its end. Any number of tasks may wait, and each may give up.
+    pub async fn exited(&self) -> io::Result<Exit> {
+        loop {
+            let mut ready = self.inner.pidfd.readable().await?;
+            if self.is_gone()? {
+                return self.collect();
+            }
+            ready.clear_ready();
+        }
+    }
+
+    /// Waits for its end for at most `limit`; `None` when it is still there then.
+    pub async fn exited_within(&self, limit: Duration) -> io::Result<Option<Exit>> {
+        tokio::time::timeout(limit, self.exited()).await.map_or(Ok(None), |exit| exit.map(Some))
+    }
+
+    /// Takes the exit status of a process that is gone, so that it does not stay a zombie.
+    fn collect(&self) -> io::Result<Exit> {
+        let mut known = self.inner.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(exit) = *known {
+            return Ok(exit);
+        }
+        let id = WaitId::PidFd(self.inner.pidfd.get_ref().as_fd());
+        let exit = match rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            },
+            Ok(None) | Err(rustix::io::Errno::CHILD) => Exit::Unknown,
+            Err(error) => return Err(error.into()),
+        };
+        *known = Some(exit);
+        Ok(exit)
+    }
+}
+
+/// The 22nd field of /proc/PID/stat.
+fn start_time(pid: Pid) -> io::Result<u64> {
+    let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    parse_start_time(&std::fs::read_to_string(Path::new(&path))?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no start time in {path}")))
+}
+
+fn parse_start_time(stat: &str) -> Option<u64> {
+    // The second field is the command's name in parentheses, which may itself hold blanks and parentheses.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> Command {
+        Command::new("/bin/sh").args(["-c", script])
+    }
+
+    async fn output_of(command: Command) -> String {
+        let captured = command.capture(LIMIT, 1 << 20).await.unwrap();
+        assert!(captured.exit.success(), "{captured:?}");
+        String::from_utf8(captured.stdout).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_process_has_its_own_session_and_only_what_it_was_given() {
+        let (mut end, leaked) = std::io::pipe().unwrap();
+        rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+        let (mut kept, passed) = std::io::pipe().unwrap();
+        let number = passed.as_raw_fd();
+        let script = format!(
+            "echo $A $(pwd) $(umask); env | grep -c PATH=; echo given >/proc/$$/fd/{number}; \
+             test $$ = $(cut -d' ' -f6 /proc/$$/stat) && echo session; set -- /proc/$$/fd/*; echo $#"
+        );
+        let command = shell(&script).env("A", "b").directory("/tmp").umask(0o027).pass(passed.into());
+        // 0, 1, 2, the passed one, and the directory being listed.
+        let printed = output_of(command.env("PATH", "/usr/bin:/bin")).await;
+        assert_eq!(printed, "b /tmp 0027\n1\nsession\n5\n");
+        let mut text = String::new();
+        kept.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "given\n");
+        drop(leaked);
+        assert_eq!(end.read_to_string(&mut text).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn every_waiter_learns_how_it_ended() {
+        for (script, expected) in [("exit 3", Exit::Code(3)), ("kill -9 $$", Exit::Signal(9))] {
+            let process = shell(script).start().await.unwrap().release();
+            let (one, two) = tokio::join!(process.exited(), process.exited());
+            assert_eq!((one.unwrap(), two.unwrap()), (expected, expected));
+            assert_eq!(process.exited_within(Duration::ZERO).await.unwrap(), Some(expected));
+            process.signal(Signal::TERM).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_child_is_killed_and_collected() {
+        let child = shell("sleep 1000").start().await.unwrap();
+        let process = child.process().clone();
+        assert_eq!(process.exited_within(Duration::from_millis(1)).await.unwrap(), None);
+        drop(child);
+        assert_eq!(process.exited().await.unwrap(), Exit::Signal(9));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_says_so() {
+        let error = Command::new("/no/such/program").start().await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot execute binary /no/such/program: No such file or directory");
+    }
+
+    #[tokio::test]
+    async fn helpers_are_bounded_in_time_and_output() {
+        let slow = shell("sleep 1000").capture(Duration::from_millis(20), 10).await.unwrap_err();
+        assert!(matches!(slow, ProcessError::Timeout { .. }), "{slow}");
+        let loud = shell("while :; do echo loud; done").capture(LIMIT, 1000).await.unwrap_err();
+        assert!(matches!(loud, ProcessError::TooMuchOutput { .. }), "{loud}");
+        let both = shell("echo out; echo err >&2; exit 7").capture(LIMIT, 100).await.unwrap();
+        assert_eq!((both.stdout, both.stderr, both.exit), (b"out\n".into(), b"err\n".into(), Exit::Code(7)));
+    }
+
+    #[tokio::test]
+    async fn a_process_is_taken_hold_of_by_number_and_start_time() {
+        let child = shell("sleep 1000").start().await.unwrap();
+        let (pid, start_time) = (child.process().pid(), child.process().start_time());
+        let opened = Process::open(pid, start_time).unwrap();
+        assert_eq!(Process::open(pid, start_time + 1).unwrap_err().kind(), io::ErrorKind::NotFound);
+        opened.signal(Signal::TERM).unwrap();
+        assert_eq!(child.process().exited().await.unwrap(), Exit::Signal(15));
+        assert_eq!(Process::open(pid, start_time).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_another_process_s_child_is_seen() {
+        // The grandchild goes to another parent when the shell that started it ends.
+        let printed = output_of(shell("sleep 1000 >/dev/null 2>&1 & echo $!")).await;
+        let pid: u32 = printed.trim().parse().unwrap();
+        let process = Process::of_child(pid).unwrap();
+        assert!(!process.is_gone().unwrap());
+        process.signal(Signal::KILL).unwrap();
+        assert_eq!(process.exited().await.unwrap(), Exit::Unknown);
+    }
+
+    #[test]
+    fn a_name_cannot_disturb_the_start_time() {
+        let tail = "S 1 1 1 0 -1 4194368 4546 5224 0 6 7 7 2 1 20 0 19 0 162582 1244405760";
+        for name in ["(qemu)", "(a b) c)", "() R 1 2 3)"] {
+            assert_eq!(parse_start_time(&format!("42 {name} {tail}")), Some(162_582));
+        }
+        assert_eq!(parse_start_time("42 (x) S 1"), None);
+    }
+}
