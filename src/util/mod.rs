@@ -2,8 +2,10 @@
 
 pub mod bitmap;
 pub mod fds;
+pub mod file;
 pub mod mac;
 pub mod paths;
+pub mod pidfile;
 pub mod process;
 pub mod random;
 pub mod reason;
