@@ -1,1 +1,10 @@
 //! XML models of libvirt's objects: pure functions of their input, no IO, no clock, no tokio.
+//!
+//! Every model goes through three steps: read (syntax) → defaults (needs facts of the host) → validate.
+//! [`xml`] has the machinery, [`devices`] what a guest is plugged together from.
+
+pub mod devices;
+pub mod error;
+pub mod xml;
+
+pub use error::{ConfError, ErrorKind, Result};
