@@ -1,5 +1,6 @@
 //! Processes, descriptors, files and small types: nothing here knows of guests.
 
+pub mod arch;
 pub mod bitmap;
 pub mod fds;
 pub mod file;
