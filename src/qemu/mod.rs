@@ -1,3 +1,5 @@
 //! How one guest runs: its process, monitor, jobs, command line and status.
 
 pub mod capabilities;
+pub mod job;
+pub mod run_state;

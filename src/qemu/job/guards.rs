@@ -1,0 +1,159 @@
+//! The guards: a job lasts as long as its value.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::JobError;
+use super::kinds::{Allowed, AsyncOp, Beginnable, Destroy, Phase, Writes};
+use super::object::{DomainHandle, DomainObject, State};
+use super::slots::Want;
+
+/// A normal job.
+#[derive(Debug)]
+#[must_use = "a job ends when it is dropped"]
+pub struct Job<'a, K: Beginnable> {
+    object: &'a DomainObject,
+    kind: PhantomData<K>,
+}
+
+impl<'a, K: Beginnable> Job<'a, K> {
+    pub(super) async fn begin(object: &'a DomainObject) -> Result<Self, JobError> {
+        object.desk.enter(Want::Normal(K::KIND)).await?;
+        let job = Self { object, kind: PhantomData };
+        job.object.still_there()?;
+        Ok(job)
+    }
+
+    pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R
+    where
+        K: Writes,
+    {
+        self.object.update(change)
+    }
+
+    /// [`Job::update`], and then, before anybody else changes the state, `then`: for events, which must
+    /// come in the order of the states they tell of.
+    pub fn update_then<R>(
+        &self,
+        change: impl FnOnce(&mut State) -> R,
+        then: impl FnOnce(&Arc<State>, &R),
+    ) -> R
+    where
+        K: Writes,
+    {
+        self.object.update_then(change, then)
+    }
+}
+
+impl Job<'_, Destroy> {
+    /// Ends an operation whose owner waits for a next call that will find no guest.
+    pub fn drop_parked(&self) {
+        self.object.desk.drop_parked();
+    }
+}
+
+impl<K: Beginnable> Drop for Job<'_, K> {
+    fn drop(&mut self) {
+        self.object.desk.leave(Want::Normal(K::KIND));
+    }
+}
+
+/// The right to talk to the guest's agent; independent of the monitor's jobs.
+#[derive(Debug)]
+#[must_use = "a job ends when it is dropped"]
+pub struct AgentJob<'a> {
+    object: &'a DomainObject,
+}
+
+impl<'a> AgentJob<'a> {
+    pub(super) async fn begin(object: &'a DomainObject) -> Result<Self, JobError> {
+        object.desk.enter(Want::Agent).await?;
+        let job = Self { object };
+        job.object.still_there()?;
+        Ok(job)
+    }
+}
+
+impl Drop for AgentJob<'_> {
+    fn drop(&mut self) {
+        self.object.desk.leave(Want::Agent);
+    }
+}
+
+/// A long operation; it keeps its slot between its nested jobs.
+#[derive(Debug)]
+#[must_use = "a job ends when it is dropped"]
+pub struct AsyncJob<O: AsyncOp> {
+    handle: DomainHandle,
+    ends: bool,
+    operation: PhantomData<O>,
+}
+
+impl<O: AsyncOp> AsyncJob<O> {
+    pub(super) async fn begin(handle: DomainHandle) -> Result<Self, JobError> {
+        handle.object().desk.enter(Want::Async(O::OPERATION, O::ALLOWED)).await?;
+        let job = Self::own(handle);
+        job.handle.object().still_there()?;
+        Ok(job)
+    }
+
+    pub(super) fn own(handle: DomainHandle) -> Self {
+        Self { handle, ends: true, operation: PhantomData }
+    }
+
+    /// The normal slot, for as long as the returned guard lives.
+    pub async fn nested(&mut self) -> Result<NestedJob<'_>, JobError> {
+        NestedJob::begin(self.handle.object()).await
+    }
+
+    /// Changes which normal jobs get through from now on.
+    pub fn allow(&self, allowed: Allowed) {
+        self.handle.object().desk.allow(allowed);
+    }
+
+    /// Leaves the operation standing at a phase, for [`DomainHandle::resume`].
+    pub fn park(mut self, at: Phase) {
+        self.ends = false;
+        self.handle.object().desk.park(at);
+    }
+
+    pub fn state(&self) -> Arc<State> {
+        self.handle.state()
+    }
+
+    pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        self.handle.object().update(change)
+    }
+}
+
+impl<O: AsyncOp> Drop for AsyncJob<O> {
+    fn drop(&mut self) {
+        if self.ends {
+            self.handle.object().desk.leave(Want::Async(O::OPERATION, O::ALLOWED));
+        }
+    }
+}
+
+/// A normal job inside an async operation.
+#[derive(Debug)]
+#[must_use = "a job ends when it is dropped"]
+pub struct NestedJob<'a> {
+    object: &'a DomainObject,
+}
+
+impl<'a> NestedJob<'a> {
+    async fn begin(object: &'a DomainObject) -> Result<Self, JobError> {
+        object.desk.enter(Want::Nested).await?;
+        Ok(Self { object })
+    }
+
+    pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        self.object.update(change)
+    }
+}
+
+impl Drop for NestedJob<'_> {
+    fn drop(&mut self) {
+        self.object.desk.leave(Want::Nested);
+    }
+}

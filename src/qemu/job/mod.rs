@@ -1,0 +1,89 @@
+//! Jobs: who may act on a domain, as types.
+//!
+//! A lookup yields a [`DomainHandle`], one per call. Reading takes no job: [`DomainHandle::state`] is an
+//! immutable snapshot. To act, a call begins a job and gets a guard that ends it when dropped:
+//!
+//! ```text
+//!                begin::<K>() ──► Job<K> ──── live() ──► Live ── monitor()
+//!  DomainHandle  begin_agent() ─► AgentJob
+//!                begin_async() ─► AsyncJob<O> ── nested() ──► NestedJob ── live() ──► Live
+//!                                    │  ▲
+//!                               park(at) resume(at)       between two calls of one migration
+//! ```
+//!
+//! `begin` borrows the handle mutably and `begin_async` consumes it, so one call cannot wait for a second
+//! job while it holds a first (libvirt's source of deadlocks); the compiler refuses it:
+//!
+//! ```compile_fail,E0499
+//! # use ferrovirt::qemu::job::*;
+//! # async fn misuse(mut domain: DomainHandle) -> Result<(), JobError> {
+//! let job = domain.begin::<Modify>().await?;
+//! let agent = domain.begin_agent().await?; // two at once
+//! # drop((job, agent)); Ok(()) }
+//! ```
+//!
+//! An async operation reaches its guest through nested jobs only, one at a time:
+//!
+//! ```compile_fail,E0499
+//! # use ferrovirt::qemu::job::*;
+//! # async fn misuse(domain: DomainHandle) -> Result<(), JobError> {
+//! let mut operation = domain.begin_async::<Save>().await?;
+//! let first = operation.nested().await?;
+//! let second = operation.nested().await?; // would wait for the first for ever
+//! # drop((first, second)); Ok(()) }
+//! ```
+//!
+//! A query does not write:
+//!
+//! ```compile_fail,E0277
+//! # use ferrovirt::qemu::job::*;
+//! # async fn misuse(mut domain: DomainHandle) -> Result<(), JobError> {
+//! let job = domain.begin::<Query>().await?;
+//! job.update(|state| state.autostart = true);
+//! # Ok(()) }
+//! ```
+
+mod desk;
+mod guards;
+mod kinds;
+mod object;
+mod slots;
+
+use thiserror::Error;
+
+pub use self::desk::Limits;
+pub use self::guards::{AgentJob, AsyncJob, Job, NestedJob};
+pub use self::kinds::{
+    Abort, Allowed, AsyncOp, Backup, Beginnable, Destroy, Dump, Kind, MigrationIn, MigrationOp, MigrationOut,
+    MigrationSafe, Modify, Operation, Phase, Query, Save, Snapshot, Start, Suspend, Writes,
+};
+pub use self::object::{DomainHandle, DomainObject, State};
+pub use self::slots::{Blocker, SlotName};
+
+/// Why a job did not begin.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JobError {
+    #[error("cannot acquire state change lock{}", held(.0))]
+    Timeout(Option<Blocker>),
+    #[error("cannot acquire state change lock{} due to max_queued limit", held(.0))]
+    TooManyWaiting(Option<Blocker>),
+    #[error("domain is not running")]
+    NotRunning,
+    /// The domain was removed while the caller waited, or before.
+    #[error("the domain has been removed")]
+    Gone,
+    #[error("no operation of this kind waits for its next phase")]
+    NotParked,
+}
+
+fn held(blocker: &Option<Blocker>) -> String {
+    let Some(Blocker { by, age, slot }) = blocker else { return String::new() };
+    let slot = match slot {
+        SlotName::Monitor => "monitor",
+        SlotName::Agent => "agent",
+    };
+    format!(" (held by {slot}={by} for {} s)", age.as_secs())
+}
+
+#[cfg(test)]
+mod tests;
