@@ -10,18 +10,20 @@
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::xdr::{Decode, DecodeError, DecodeResult, Decoder, Encode, EncodeError, EncodeResult, Encoder};
+use crate::net;
+pub use crate::net::{FrameType, Header, Status};
+use crate::xdr::{Decode, DecodeError, Decoder, Encode, EncodeError, EncodeResult, Encoder};
 
 /// Bytes of the length word.
-pub const LENGTH_SIZE: usize = 4;
+pub const LENGTH_SIZE: usize = net::MESSAGE_LEN_MAX;
 /// Bytes of the header behind it.
-pub const HEADER_SIZE: usize = 24;
-/// The longest frame, length word included (VIR_NET_MESSAGE_MAX + its length word).
-pub const MAX_FRAME: usize = 32 * 1024 * 1024 + LENGTH_SIZE;
-/// The longest frame accepted before a client has authenticated (VIR_NET_MESSAGE_INITIAL).
-pub const MAX_FRAME_UNAUTHENTICATED: usize = 65536;
+pub const HEADER_SIZE: usize = net::MESSAGE_HEADER_MAX;
+/// The longest frame, length word included.
+pub const MAX_FRAME: usize = net::MESSAGE_MAX + LENGTH_SIZE;
+/// The longest frame accepted before a client has authenticated.
+pub const MAX_FRAME_UNAUTHENTICATED: usize = net::MESSAGE_INITIAL;
 /// Most descriptors beside one frame.
-pub const MAX_FDS: usize = 32;
+pub const MAX_FDS: usize = net::MESSAGE_NUM_FDS_MAX;
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
@@ -33,70 +35,10 @@ pub enum FrameError {
     Header(#[from] DecodeError),
 }
 
-/// What a frame is. Unknown values survive decoding so that the receiver can name them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FrameType(pub i32);
-
 impl FrameType {
-    pub const CALL: Self = Self(0);
-    pub const REPLY: Self = Self(1);
-    /// An event: nobody asked, nobody answers.
-    pub const MESSAGE: Self = Self(2);
-    pub const STREAM: Self = Self(3);
-    pub const CALL_WITH_FDS: Self = Self(4);
-    pub const REPLY_WITH_FDS: Self = Self(5);
-    pub const STREAM_HOLE: Self = Self(6);
-
     /// Whether a descriptor count stands before the payload.
     pub fn carries_fds(self) -> bool {
         self == Self::CALL_WITH_FDS || self == Self::REPLY_WITH_FDS
-    }
-}
-
-/// How a call or stream goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Status(pub i32);
-
-impl Status {
-    pub const OK: Self = Self(0);
-    pub const ERROR: Self = Self(1);
-    /// On streams only: more data follows.
-    pub const CONTINUE: Self = Self(2);
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    pub program: u32,
-    pub version: u32,
-    pub procedure: i32,
-    pub kind: FrameType,
-    pub serial: u32,
-    pub status: Status,
-}
-
-impl Encode for Header {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        self.program.encode(out)?;
-        self.version.encode(out)?;
-        self.procedure.encode(out)?;
-        self.kind.0.encode(out)?;
-        self.serial.encode(out)?;
-        self.status.0.encode(out)
-    }
-}
-
-impl Decode for Header {
-    const MIN_SIZE: usize = HEADER_SIZE;
-
-    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        Ok(Self {
-            program: u32::decode(input)?,
-            version: u32::decode(input)?,
-            procedure: i32::decode(input)?,
-            kind: FrameType(i32::decode(input)?),
-            serial: u32::decode(input)?,
-            status: Status(i32::decode(input)?),
-        })
     }
 }
 

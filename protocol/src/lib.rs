@@ -3,6 +3,12 @@
 //! Bytes become frames in [`frame`], payloads become typed arguments through [`xdr`], and the
 //! generated modules hold one type per procedure ([`procedure::Procedure`]) of each program.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod every;
 pub mod frame;
+#[rustfmt::skip]
+mod generated;
 pub mod procedure;
 pub mod xdr;
+
+pub use generated::{admin, keepalive, net, qemu, remote};

@@ -11,7 +11,8 @@ pub struct Program {
     pub name: &'static str,
 }
 
-/// Whether a call may wait for a guest. libvirt keeps workers free for high ones.
+/// Whether a call may wait for a guest. A high one never does, so libvirt keeps a few workers for those
+/// alone: they answer while every other worker waits for a guest that hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
     Low,
@@ -25,8 +26,30 @@ pub struct Acl {
     pub object: &'static str,
     /// `getattr`, `read`, `write`, `start`, …
     pub permission: &'static str,
-    /// Asked only when the named flag is set in the call's `flags` (`!` in front: only when it is not).
-    pub when: Option<&'static str>,
+    pub when: When,
+}
+
+/// When a check is asked, decided by one argument of the call (its `flags`, for nearly all).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Always,
+    /// All these bits are set.
+    Set(u32),
+    /// None of these bits is set.
+    Clear(u32),
+    Equals(u32),
+}
+
+impl When {
+    /// `word` is what [`Procedure::deciding`] answers.
+    pub fn holds(self, word: u32) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Set(mask) => word & mask == mask,
+            Self::Clear(mask) => word & mask == 0,
+            Self::Equals(value) => word == value,
+        }
+    }
 }
 
 /// What travels beside arguments and reply.
@@ -44,7 +67,7 @@ pub enum Traffic {
 }
 
 /// The traffic of a procedure as a type, so that a router can refuse the wrong kind of handler.
-pub trait Kind {
+pub trait Kind: 'static {
     const TRAFFIC: Traffic;
 }
 
@@ -85,8 +108,13 @@ pub trait Procedure: 'static {
     /// All must hold.
     const ACL: &'static [Acl];
     type Kind: Kind;
-    type Args: Encode + Decode + Send + 'static;
-    type Ret: Encode + Decode + Send + 'static;
+    type Args: Encode + Decode + Send + Sync + 'static;
+    type Ret: Encode + Decode + Send + Sync + 'static;
+
+    /// The argument that decides which conditional checks of [`Self::ACL`] are asked.
+    fn deciding(_: &Self::Args) -> u32 {
+        0
+    }
 }
 
 /// A message that the daemon sends on its own.
@@ -94,7 +122,7 @@ pub trait Event: 'static {
     const PROGRAM: Program;
     const NUMBER: i32;
     const NAME: &'static str;
-    type Message: Encode + Decode + Send + 'static;
+    type Message: Encode + Decode + Send + Sync + 'static;
 }
 
 /// A procedure's facts as a value, for tables over all of them (unknown or unsupported calls, `SUPPORTED.md`).
@@ -102,10 +130,42 @@ pub trait Event: 'static {
 pub struct Entry {
     pub number: i32,
     pub name: &'static str,
+    /// Empty for events.
     pub api: &'static str,
     pub priority: Priority,
     pub acl: &'static [Acl],
     pub traffic: Traffic,
     /// Sent by the daemon, never called.
     pub is_event: bool,
+}
+
+impl Entry {
+    pub const fn call<P: Procedure>() -> Self {
+        Self {
+            number: P::NUMBER,
+            name: P::NAME,
+            api: P::API,
+            priority: P::PRIORITY,
+            acl: P::ACL,
+            traffic: P::Kind::TRAFFIC,
+            is_event: false,
+        }
+    }
+
+    pub const fn event<E: Event>() -> Self {
+        Self {
+            number: E::NUMBER,
+            name: E::NAME,
+            api: "",
+            priority: Priority::Low,
+            acl: &[],
+            traffic: Traffic::Plain,
+            is_event: true,
+        }
+    }
+}
+
+/// The entry of a number in a table sorted by it.
+pub fn find(entries: &'static [Entry], number: i32) -> Option<&'static Entry> {
+    entries.binary_search_by_key(&number, |entry| entry.number).ok().and_then(|index| entries.get(index))
 }

@@ -113,6 +113,17 @@ impl<'a> Encoder<'a> {
         self.padded(bytes)
     }
 
+    /// XDR's variable-length array of char: each byte in a word of its own, with its sign.
+    pub fn chars(&mut self, bytes: &[u8], max: usize) -> EncodeResult {
+        self.length(bytes.len(), max)?;
+        self.fixed_chars(bytes)
+    }
+
+    /// XDR's fixed-length array of char.
+    pub fn fixed_chars(&mut self, bytes: &[u8]) -> EncodeResult {
+        bytes.iter().try_for_each(|byte| byte.cast_signed().encode(self))
+    }
+
     /// A string of at most `max` bytes.
     pub fn string(&mut self, text: &str, max: usize) -> EncodeResult {
         if text.as_bytes().contains(&0) {
@@ -229,6 +240,28 @@ impl<'a> Decoder<'a> {
             true => Ok(bytes),
             false => Err(DecodeError::Padding),
         }
+    }
+
+    /// XDR's variable-length array of char, each in a word of its own.
+    pub fn chars(&mut self, max: usize) -> DecodeResult<Vec<u8>> {
+        let len = self.length(max, 4)?;
+        (0..len).map(|_| self.char()).collect()
+    }
+
+    /// XDR's fixed-length array of char.
+    pub fn fixed_chars<const N: usize>(&mut self) -> DecodeResult<[u8; N]> {
+        let mut bytes = [0; N];
+        for byte in &mut bytes {
+            *byte = self.char()?;
+        }
+        Ok(bytes)
+    }
+
+    /// Machines disagree on the sign of a char, so 0xff arrives as -1 or as 255.
+    fn char(&mut self) -> DecodeResult<u8> {
+        let value = i32::decode(self)?;
+        let signed = i8::try_from(value).map(i8::cast_unsigned);
+        signed.or_else(|_| u8::try_from(value)).map_err(|_| DecodeError::Range { value })
     }
 
     /// A string of at most `max` bytes; UTF-8 without NUL, as every text that libvirt's clients send.
