@@ -62,6 +62,8 @@ pub struct Error {
     pub detail: Cow<'static, str>,
     /// `errno` where a system call failed.
     pub errno: Option<i32>,
+    /// The detail is the whole sentence, without the code's short form.
+    bare: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -104,6 +106,7 @@ codes! {
     8 INVALID_ARG invalid_arg "invalid argument" "invalid argument: {}";
     9 OPERATION_FAILED operation_failed "operation failed" "operation failed: {}";
     16 OS_TYPE os_type "unknown OS type" "unknown OS type {}";
+    21 NO_NAME no_name "missing name information" "missing name information in {}";
     27 XML_ERROR xml_error "XML description is invalid or not well formed" "XML error: {}";
     28 DOM_EXIST dom_exist "this domain exists already" "domain {} exists already";
     29 OPERATION_DENIED operation_denied "operation forbidden for read only access" "operation forbidden: {}";
@@ -134,6 +137,7 @@ codes! {
     87 RESOURCE_BUSY resource_busy "resource busy" "resource busy: {}";
     88 ACCESS_DENIED access_denied "access denied" "access denied: {}";
     91 CPU_INCOMPATIBLE cpu_incompatible "the CPU is incompatible with host CPU" "the CPU is incompatible with host CPU: {}";
+    92 XML_INVALID_SCHEMA xml_invalid_schema "XML document failed to validate against schema" "XML document failed to validate against schema: {}";
     94 AUTH_UNAVAILABLE auth_unavailable "authentication unavailable" "authentication unavailable: {}";
     99 DEVICE_MISSING device_missing "device not found" "device not found: {}";
     110 MULTIPLE_DOMAINS multiple_domains "multiple matching domains found" "multiple matching domains found: {}";
@@ -147,8 +151,16 @@ impl Error {
             level: Level::Error,
             detail: detail.into(),
             errno: None,
+            bare: false,
             source: None,
         }
+    }
+
+    /// Flag bits that a call does not know; `function` is the driver's function in libvirt.
+    pub fn unsupported_flags(bits: u32, function: &str) -> Self {
+        let mut built = Self::invalid_arg(format!("unsupported flags (0x{bits:x}) in function {function}"));
+        built.bare = true;
+        built
     }
 
     /// A failed system call: `what` says what was tried, on which object.
@@ -172,13 +184,21 @@ impl Error {
     /// The code's template with a C conversion where the detail goes (`str1` on the wire), if there is a detail.
     pub fn template(&self) -> String {
         let (short, long) = self.code.forms();
-        if self.detail.is_empty() { short.to_owned() } else { long.replace("{}", "%s") }
+        match self.detail.is_empty() {
+            _ if self.bare => "%s".to_owned(),
+            true => short.to_owned(),
+            false => long.replace("{}", "%s"),
+        }
     }
 
     /// The whole sentence, as clients print it.
     pub fn message(&self) -> String {
         let (short, long) = self.code.forms();
-        if self.detail.is_empty() { short.to_owned() } else { long.replace("{}", &self.detail) }
+        match self.detail.is_empty() {
+            _ if self.bare => self.detail.clone().into_owned(),
+            true => short.to_owned(),
+            false => long.replace("{}", &self.detail),
+        }
     }
 }
 
@@ -217,6 +237,13 @@ mod tests {
             Error::no_support("").message(),
             "this function is not supported by the connection driver"
         );
+    }
+
+    #[test]
+    fn unknown_flags_stand_without_a_short_form() {
+        let error = Error::unsupported_flags(0x8000, "qemuDomainDestroyFlags");
+        assert_eq!(error.message(), "unsupported flags (0x8000) in function qemuDomainDestroyFlags");
+        assert_eq!(error.code, Code::INVALID_ARG);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the API means: objects, lookups, jobs begun, events published.
 
 pub mod domain;
+mod errors;
 pub mod event_bus;
 
 use crate::drivers::event_bus::EventBus;

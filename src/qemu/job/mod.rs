@@ -49,7 +49,11 @@ mod kinds;
 mod object;
 mod slots;
 
+use std::sync::Arc;
+
 use thiserror::Error;
+
+use crate::util::uuid::Uuid;
 
 pub use self::desk::Limits;
 pub use self::guards::{AgentJob, AsyncJob, Job, NestedJob};
@@ -70,8 +74,8 @@ pub enum JobError {
     #[error("domain is not running")]
     NotRunning,
     /// The domain was removed while the caller waited, or before.
-    #[error("the domain has been removed")]
-    Gone,
+    #[error("no domain with matching uuid '{uuid}' ({name})")]
+    Gone { uuid: Uuid, name: Arc<str> },
     #[error("no operation of this kind waits for its next phase")]
     NotParked,
 }

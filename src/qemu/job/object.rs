@@ -66,8 +66,9 @@ impl DomainObject {
     }
 
     pub(super) fn still_there(&self) -> Result<(), JobError> {
-        match self.state.load().gone {
-            true => Err(JobError::Gone),
+        let state = self.state.load();
+        match state.gone {
+            true => Err(JobError::Gone { uuid: state.uuid, name: Arc::clone(&state.name) }),
             false => Ok(()),
         }
     }

@@ -121,7 +121,11 @@ async fn no_job_begins_on_a_domain_that_is_gone() {
     let domain = domain(LONG);
     let mut last = handle(&domain);
     last.begin::<Modify>().await.unwrap().update(|state| state.gone = true);
-    assert_eq!(handle(&domain).begin::<Query>().await.unwrap_err(), JobError::Gone);
-    assert_eq!(handle(&domain).begin_async::<Start>().await.unwrap_err(), JobError::Gone);
+    let error = handle(&domain).begin::<Query>().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no domain with matching uuid '07070707-0707-0707-0707-070707070707' (guest)"
+    );
+    assert_eq!(handle(&domain).begin_async::<Start>().await.unwrap_err(), error);
     assert!(handle(&domain).state().gone);
 }
