@@ -7,8 +7,13 @@
 //!          probe (QEMU with an empty machine, twice where KVM works) ──▶ cache file
 //! ```
 //!
-//! `flags` lists the capabilities and their evidence, `schema` answers questions to QEMU's schema.
+//! `flags` lists the capabilities and their evidence, `schema` answers questions to QEMU's schema, `probe`
+//! knows what to ask and what the answers mean, `converse` asks, `fingerprint` says when to ask again,
+//! `emulators` ties it together.
 
+mod converse;
+mod emulators;
+mod fingerprint;
 mod flags;
 pub mod probe;
 mod schema;
@@ -17,6 +22,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use converse::ConverseError;
+pub use emulators::{Emulators, LookupError};
 pub use flags::{Cap, CapSet};
 pub use probe::ProbeError;
 
