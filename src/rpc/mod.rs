@@ -1,1 +1,22 @@
 //! Clients: sockets, frames, sessions, routes and handlers. The only floor that knows the wire.
+//!
+//! ```text
+//! listen → connection (one task each) → router → handlers/* → drivers
+//!             ↑ transport: bytes and descriptors      │
+//!             └── outbox ← replies, events, streams ←─┘
+//! ```
+//!
+//! A connection's task reads, cuts frames and polls each call once on the spot. A call that has to wait
+//! becomes a task of its own, which finishes whether or not the client stays.
+
+pub mod access;
+pub mod connection;
+pub mod convert;
+pub mod handlers;
+pub mod keepalive;
+pub mod outbox;
+pub mod router;
+pub mod server;
+pub mod session;
+pub mod stream;
+pub mod transport;

@@ -41,20 +41,21 @@ pub async fn send_with(stream: &UnixStream, bytes: &[u8], descriptors: &[Borrowe
     let mut rest = bytes;
     let mut beside = descriptors;
     while !rest.is_empty() {
-        let sent = stream.async_io(Interest::WRITABLE, || send_once(stream, rest, beside)).await?;
+        let sent = stream.async_io(Interest::WRITABLE, || send_now(stream.as_fd(), rest, beside)).await?;
         rest = rest.get(sent..).unwrap_or_default();
         beside = &[];
     }
     Ok(())
 }
 
-fn send_once(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+/// Sends what the socket takes at once; `WouldBlock` if that is nothing.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PER_MESSAGE))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    Ok(rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
+    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
 }
 
 /// Reads what is there, at least one byte, to the end of `buffer`; received descriptors go to the end
@@ -70,10 +71,11 @@ pub async fn recv(
     descriptors: &mut VecDeque<OwnedFd>,
     max: usize,
 ) -> io::Result<usize> {
-    stream.async_io(Interest::READABLE, || recv_once(stream.as_fd(), buffer, descriptors, max)).await
+    stream.async_io(Interest::READABLE, || recv_now(stream.as_fd(), buffer, descriptors, max)).await
 }
 
-fn recv_once(
+/// As [`recv`], without waiting: `WouldBlock` if nothing is there.
+pub fn recv_now(
     socket: BorrowedFd<'_>,
     buffer: &mut BytesMut,
     descriptors: &mut VecDeque<OwnedFd>,

@@ -1,0 +1,303 @@
+//! The life of one connection, in one task.
+//!
+//! Each turn sends what the outbox holds, serves the frames that are buffered, reads more, and minds the
+//! clock; it sleeps when none of the four got anywhere. Frames wait in the buffer, and then in the
+//! socket, while the client has too many calls running, replies unread or stream data unwritten: the
+//! socket is the backpressure.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, BytesMut};
+use ferrovirt_protocol::frame::{self, Frame, FrameError, FrameType};
+use tracing::Instrument;
+
+use super::keepalive::{Keepalive, Verdict};
+use super::outbox::{Descriptor, Ending, Status};
+use super::router::{Reply, Running};
+use super::server::Server;
+use super::session::Client;
+use super::transport::Transport;
+use crate::error::Error;
+
+/// An emptied read buffer larger than this is given back.
+const KEPT_BUFFER: usize = 16 * 1024;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    #[error("closed by the client")]
+    Client,
+    #[error("closed by the daemon")]
+    Daemon,
+    #[error("the client does not read its events or answers")]
+    Unread,
+    #[error("no answer to keepalive")]
+    Dead,
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("frame of type {kind} from a client")]
+    Kind { kind: i32 },
+    #[error("{announced} descriptors announced, at most {max} are accepted")]
+    Descriptors { announced: u32, max: usize },
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+}
+
+/// Serves one client until its connection ends.
+pub async fn serve(server: Arc<Server>, client: Arc<Client>, transport: impl Transport) -> End {
+    let keepalive = Keepalive::new(server.limits().keepalive);
+    let mut connection = Connection {
+        server,
+        client,
+        transport,
+        input: BytesMut::new(),
+        received: VecDeque::new(),
+        incomplete: None,
+        output: BytesMut::new(),
+        descriptors: VecDeque::new(),
+        sent: 0,
+        stalled: false,
+        keepalive,
+    };
+    poll_fn(|context| connection.poll(context)).await
+}
+
+/// A frame whose descriptors are still on their way.
+#[derive(Debug)]
+struct Incomplete {
+    frame: Frame,
+    count: usize,
+}
+
+struct Connection<T> {
+    server: Arc<Server>,
+    client: Arc<Client>,
+    transport: T,
+    input: BytesMut,
+    received: VecDeque<OwnedFd>,
+    incomplete: Option<Incomplete>,
+    output: BytesMut,
+    descriptors: VecDeque<Descriptor>,
+    /// Offset in the byte stream of the front of `output`.
+    sent: u64,
+    /// A stream has enough: wait until its sink has taken some.
+    stalled: bool,
+    keepalive: Keepalive,
+}
+
+impl<T: Transport> Connection<T> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        self.client.outbox.attend(context);
+        loop {
+            match self.turn(context) {
+                Err(end) => return Poll::Ready(end),
+                Ok(true) => {}
+                Ok(false) if self.client.outbox.rest() => return Poll::Pending,
+                Ok(false) => {}
+            }
+        }
+    }
+
+    /// Does what can be done now; answers whether that was anything.
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let mut progress = self.send(context)?;
+        let status = self.client.outbox.status();
+        match status.ending {
+            Some(Ending::Now) => return Err(End::Unread),
+            Some(Ending::Flush) if status.unsent == 0 => return Err(End::Daemon),
+            Some(Ending::Drain) if status.unsent == 0 && status.running == 0 => return Err(End::Daemon),
+            Some(_) => return Ok(progress),
+            None => {}
+        }
+        progress |= self.serve_buffered()?;
+        if self.may_serve(self.client.outbox.status()) {
+            progress |= self.receive(context)?;
+        }
+        Ok(progress | self.mind_the_clock(context)?)
+    }
+
+    /// Writes all that the socket takes.
+    fn send(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let start = self.sent;
+        loop {
+            self.client.outbox.take(&mut self.output, &mut self.descriptors, self.sent);
+            if self.output.is_empty() {
+                break;
+            }
+            let sent = self.transport.poll_send(context, &mut self.output, &mut self.descriptors, self.sent);
+            match sent {
+                Poll::Ready(written) => self.sent += written? as u64,
+                Poll::Pending => break,
+            }
+        }
+        if self.output.is_empty() && self.output.capacity() > KEPT_BUFFER {
+            self.output = BytesMut::new();
+        }
+        Ok(self.sent > start)
+    }
+
+    /// Whether the client may have another frame served.
+    fn may_serve(&mut self, status: Status) -> bool {
+        if self.stalled {
+            self.stalled = self.client.streams.is_full();
+        }
+        let served =
+            !self.stalled && !status.full && status.running < self.server.limits().requests_per_client;
+        served && status.ending.is_none()
+    }
+
+    /// Serves the complete frames in the buffer, as far as the client's limits go.
+    fn serve_buffered(&mut self) -> Result<bool, End> {
+        let mut progress = false;
+        while self.may_serve(self.client.outbox.status()) {
+            let Some((frame, fds)) = self.next_frame()? else { break };
+            self.serve(frame, fds)?;
+            progress = true;
+        }
+        if self.input.is_empty() && self.input.capacity() > KEPT_BUFFER {
+            self.input = BytesMut::new();
+        }
+        Ok(progress)
+    }
+
+    /// The next frame with all its descriptors.
+    fn next_frame(&mut self) -> Result<Option<(Frame, Vec<OwnedFd>)>, End> {
+        if self.incomplete.is_none() {
+            let max = match self.client.is_authenticated() {
+                true => frame::MAX_FRAME,
+                false => frame::MAX_FRAME_UNAUTHENTICATED,
+            };
+            let Some(mut frame) = frame::cut(&mut self.input, max)? else { return Ok(None) };
+            let count = match frame.header.kind {
+                FrameType::CALL_WITH_FDS => descriptor_count(&mut frame)?,
+                _ => 0,
+            };
+            if count == 0 {
+                return Ok(Some((frame, Vec::new())));
+            }
+            self.incomplete = Some(Incomplete { frame, count });
+        }
+        // One byte for each descriptor stands behind the frame.
+        match self.incomplete.take() {
+            Some(Incomplete { frame, count })
+                if self.input.len() >= count && self.received.len() >= count =>
+            {
+                self.input.advance(count);
+                Ok(Some((frame, self.received.drain(..count).collect())))
+            }
+            incomplete => {
+                self.incomplete = incomplete;
+                Ok(None)
+            }
+        }
+    }
+
+    fn receive(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        match self.transport.poll_receive(context, &mut self.input, &mut self.received) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) => Err(End::Client),
+            Poll::Ready(Ok(_)) => {
+                self.keepalive.heard();
+                Ok(true)
+            }
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Err(End::Client),
+            Poll::Ready(Err(error)) => Err(error.into()),
+        }
+    }
+
+    fn mind_the_clock(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        if !self.client.wants_keepalive() {
+            return Ok(false);
+        }
+        match self.keepalive.poll(context) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Verdict::Dead) => Err(End::Dead),
+            Poll::Ready(Verdict::Ping) => {
+                // Nothing but the header: always has a form on the wire.
+                let _ = self.client.outbox.put(&Keepalive::ping(), &());
+                Ok(true)
+            }
+        }
+    }
+
+    fn serve(&mut self, frame: Frame, fds: Vec<OwnedFd>) -> Result<(), End> {
+        if let Some(answer) = Keepalive::answer(&frame.header) {
+            if let Some(pong) = answer {
+                let _ = self.client.outbox.put(&pong, &());
+            }
+            return Ok(());
+        }
+        match frame.header.kind {
+            FrameType::CALL | FrameType::CALL_WITH_FDS => self.call(frame, fds),
+            FrameType::STREAM | FrameType::STREAM_HOLE => self.stalled |= !self.client.streams.deliver(frame),
+            FrameType(kind) => return Err(End::Kind { kind }),
+        }
+        Ok(())
+    }
+
+    /// Starts a call. Most are done at the first poll; one that waits goes on as a task of its own, which
+    /// nothing cancels.
+    fn call(&mut self, frame: Frame, fds: Vec<OwnedFd>) {
+        let reply = Reply::new(Arc::clone(&self.client), &frame.header);
+        let (id, serial) = (self.client.id.0, frame.header.serial);
+        let started = guarded(&reply, || self.server.start(&self.client, frame, fds)).flatten();
+        let Some((mut running, entry)) = started else { return };
+        let span = tracing::info_span!("call", client = id, serial, api = entry.api);
+        let polled = span
+            .in_scope(|| guarded(&reply, || running.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
+        if let Some(Poll::Pending) = polled {
+            self.client.outbox.call_began();
+            let client = Arc::clone(&self.client);
+            let server = Arc::clone(&self.server);
+            tokio::spawn(
+                async move {
+                    finish(running, &reply).await;
+                    client.outbox.call_ended();
+                    drop(server);
+                }
+                .instrument(span),
+            );
+        }
+    }
+}
+
+/// Runs a waiting call to its end.
+async fn finish(mut running: Running, reply: &Reply) {
+    poll_fn(|context| match guarded(reply, || running.as_mut().poll(context)) {
+        Some(Poll::Pending) => Poll::Pending,
+        Some(Poll::Ready(())) | None => Poll::Ready(()),
+    })
+    .await;
+}
+
+/// A panic in a handler answers its call; everybody else goes on.
+fn guarded<R>(reply: &Reply, run: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => Some(result),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            tracing::error!(panic = text, "a call failed by a mistake in the daemon");
+            reply.fail(&Error::internal_error("the call failed by a mistake in the daemon"));
+            None
+        }
+    }
+}
+
+/// The number of descriptors that stands before the payload of a call with descriptors.
+fn descriptor_count(frame: &mut Frame) -> Result<usize, End> {
+    let announced = frame
+        .payload
+        .try_get_u32()
+        .map_err(|_| FrameError::TooShort { len: frame.payload.len(), min: size_of::<u32>() })?;
+    match usize::try_from(announced) {
+        Ok(count) if count <= frame::MAX_FDS => Ok(count),
+        _ => Err(End::Descriptors { announced, max: frame::MAX_FDS }),
+    }
+}

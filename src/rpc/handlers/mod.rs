@@ -1,0 +1,1 @@
+//! What each call does: one file per part of the API, each opening with its routes.

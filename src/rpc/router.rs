@@ -1,0 +1,447 @@
+//! From a procedure number to the handler behind it.
+//!
+//! Every handler file opens with its routes:
+//!
+//! ```ignore
+//! pub fn routes(r: &mut Routes) {
+//!     r.on::<DomainCreateWithFlags>(create_with_flags);
+//!     r.older::<DomainCreate, DomainCreateWithFlags>(|args| DomainCreateWithFlagsArgs { dom: args.dom, flags: 0 });
+//! }
+//!
+//! async fn create_with_flags(call: Call, args: DomainCreateWithFlagsArgs) -> Result<DomainCreateWithFlagsRet> { … }
+//! ```
+//!
+//! The kind of a procedure (plain, streamed, with descriptors) is part of its type, so a handler of the
+//! wrong kind does not compile. The routes are the list of what is supported.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ferrovirt_protocol::frame::{FrameType, Header, Status};
+use ferrovirt_protocol::procedure::{
+    Entry, Kind, Plain, Procedure, Program, StreamBoth, StreamDown, StreamUp, WithFds,
+};
+use ferrovirt_protocol::xdr::{self, Encode};
+
+use super::access;
+use super::convert::WireError;
+use super::session::Client;
+use super::stream::Pipe;
+use crate::drivers::Drivers;
+use crate::error::{Error, Origin, Result};
+
+/// One call on its way through a handler.
+#[derive(Debug)]
+pub struct Call {
+    pub drivers: Arc<Drivers>,
+    pub client: Arc<Client>,
+    pub serial: u32,
+    pub entry: &'static Entry,
+    fds: Vec<OwnedFd>,
+}
+
+impl Call {
+    /// The descriptors that came with the call.
+    pub fn take_fds(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.fds)
+    }
+
+    /// Refuses a read-only client, where the arguments make a reading call write.
+    pub fn require_writable(&self) -> Result<()> {
+        match self.client.is_read_only() {
+            true => Err(access::refusal(self.entry)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A reply with descriptors.
+#[derive(Debug)]
+pub struct WithDescriptors<R> {
+    pub ret: R,
+    pub fds: Vec<OwnedFd>,
+}
+
+/// A reply after which data flows.
+#[derive(Debug)]
+pub struct Streamed<R> {
+    pub ret: R,
+    pub pipe: Pipe,
+}
+
+/// A procedure after which data flows, in whichever direction.
+pub trait StreamKind: Kind {}
+impl StreamKind for StreamUp {}
+impl StreamKind for StreamDown {}
+impl StreamKind for StreamBoth {}
+
+/// An async function from a call's arguments to `Output`.
+pub trait Handler<Args, Output>: Send + Sync + 'static {
+    type Future: Future<Output = Result<Output>> + Send + 'static;
+
+    fn handle(&self, call: Call, args: Args) -> Self::Future;
+}
+
+impl<Args, Output, F, Running> Handler<Args, Output> for F
+where
+    F: Fn(Call, Args) -> Running + Send + Sync + 'static,
+    Running: Future<Output = Result<Output>> + Send + 'static,
+{
+    type Future = Running;
+
+    fn handle(&self, call: Call, args: Args) -> Running {
+        self(call, args)
+    }
+}
+
+/// A call under way; it sends its own reply.
+pub(super) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+type Start = Box<dyn Fn(Call, Bytes, Reply) -> Option<Running> + Send + Sync>;
+type Boxed<R> = Pin<Box<dyn Future<Output = Result<R>> + Send>>;
+/// A plain handler, kept by type so that an older form of the call can lead to it.
+type Typed<P> = Arc<dyn Fn(Call, <P as Procedure>::Args) -> Boxed<<P as Procedure>::Ret> + Send + Sync>;
+
+/// Where the answer to one call goes.
+#[derive(Debug, Clone)]
+pub(super) struct Reply {
+    client: Arc<Client>,
+    header: Header,
+}
+
+impl Reply {
+    pub(super) fn new(client: Arc<Client>, call: &Header) -> Self {
+        Self { client, header: Header { kind: FrameType::REPLY, status: Status::OK, ..*call } }
+    }
+
+    fn send<R: Encode>(&self, result: Result<R>) {
+        match result {
+            Ok(ret) => {
+                if let Err(error) = self.client.outbox.put(&self.header, &ret) {
+                    self.fail(&too_large(&error));
+                }
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn send_with_fds<R: Encode>(&self, result: Result<WithDescriptors<R>>) {
+        match result {
+            Ok(answer) if answer.fds.is_empty() => self.send(Ok(answer.ret)),
+            Ok(answer) => {
+                let header = Header { kind: FrameType::REPLY_WITH_FDS, ..self.header };
+                if let Err(error) = self.client.outbox.put_with_fds(&header, &answer.ret, answer.fds) {
+                    self.fail(&too_large(&error));
+                }
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// The stream is known before its reply leaves: the client's first data may follow at once.
+    fn send_streamed<R: Encode>(&self, result: Result<Streamed<R>>) {
+        match result {
+            Ok(answer) => {
+                let stream = self.client.streams.open(&self.header);
+                match self.client.outbox.put(&self.header, &answer.ret) {
+                    Ok(()) => drop(tokio::spawn(answer.pipe.run(stream))),
+                    Err(error) => self.fail(&too_large(&error)),
+                }
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    pub(super) fn fail(&self, error: &Error) {
+        tracing::debug!(client = self.client.id.0, serial = self.header.serial, %error, "call failed");
+        let header = Header { status: Status::ERROR, ..self.header };
+        if let Err(unsendable) = self.client.outbox.put(&header, &WireError(error)) {
+            tracing::error!(%error, %unsendable, "an error has no form on the wire");
+            let plain = Error::rpc("error message too large").from_origin(Origin::RPC);
+            let _ = self.client.outbox.put(&header, &WireError(&plain));
+        }
+    }
+}
+
+fn too_large(error: &ferrovirt_protocol::xdr::EncodeError) -> Error {
+    Error::rpc(format!("Unable to encode message payload: {error}")).from_origin(Origin::RPC)
+}
+
+struct Route {
+    start: Start,
+}
+
+struct Table {
+    program: Program,
+    /// By procedure number: what it is, whether a read-only client may call it, who handles it.
+    slots: Vec<Option<Slot>>,
+}
+
+struct Slot {
+    entry: &'static Entry,
+    reading: bool,
+    needs: Needs,
+    route: Option<Route>,
+}
+
+/// How far a client must have come for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Authentication,
+    OpenConnection,
+}
+
+impl Needs {
+    fn of(program: &Program, entry: &Entry) -> Self {
+        match entry.name {
+            name if name.starts_with("auth_") => Self::Nothing,
+            "connect_open" | "connect_close" | "connect_supports_feature" => Self::Authentication,
+            _ if program.name == "admin" => Self::Authentication,
+            _ => Self::OpenConnection,
+        }
+    }
+}
+
+/// Why the routes do not fit the interface; a mistake in the program, found at start.
+#[derive(Debug, thiserror::Error)]
+#[error("routes: {0}")]
+pub struct RouteError(String);
+
+/// Collects routes; see the module's example.
+#[derive(Default)]
+pub struct Routes {
+    tables: Vec<Table>,
+    typed: HashMap<TypeId, Box<dyn Any + Send>>,
+    mistakes: Vec<String>,
+}
+
+impl Routes {
+    fn add<P: Procedure>(&mut self, start: Start) {
+        let table = self.tables.iter_mut().find(|table| table.program == P::PROGRAM);
+        let slot = table.and_then(|table| {
+            usize::try_from(P::NUMBER).ok().and_then(|number| table.slots.get_mut(number)?.as_mut())
+        });
+        match slot {
+            None => self.mistakes.push(format!("{} is no call of a served program", P::NAME)),
+            Some(slot) if slot.route.is_some() => self.mistakes.push(format!("{} routed twice", P::NAME)),
+            Some(slot) => slot.route = Some(Route { start }),
+        }
+    }
+
+    /// A plain call: arguments in, reply out.
+    pub fn on<P: Procedure<Kind = Plain>>(&mut self, handler: impl Handler<P::Args, P::Ret>) {
+        let handler = Arc::new(handler);
+        let shared = Arc::clone(&handler);
+        let typed: Typed<P> = Arc::new(move |call, args| Box::pin(shared.handle(call, args)));
+        self.typed.insert(TypeId::of::<P>(), Box::new(typed));
+        self.add::<P>(Box::new(move |call, payload, reply| {
+            let args = decode::<P>(&payload, &reply)?;
+            let handling = handler.handle(call, args);
+            Some(Box::pin(async move { reply.send(handling.await) }))
+        }));
+    }
+
+    /// An older form of a plain call whose reply is the same: one line turns its arguments into the newer ones.
+    pub fn older<Old, New>(&mut self, convert: fn(Old::Args) -> New::Args)
+    where
+        Old: Procedure<Kind = Plain>,
+        New: Procedure<Kind = Plain, Ret = Old::Ret>,
+    {
+        self.older_with::<Old, New>(convert, |ret| ret);
+    }
+
+    /// As [`Routes::older`], where the reply differs as well.
+    pub fn older_with<Old, New>(
+        &mut self,
+        convert: fn(Old::Args) -> New::Args,
+        convert_ret: fn(New::Ret) -> Old::Ret,
+    ) where
+        Old: Procedure<Kind = Plain>,
+        New: Procedure<Kind = Plain>,
+    {
+        let newer = self.typed.get(&TypeId::of::<New>()).and_then(|any| any.downcast_ref::<Typed<New>>());
+        let Some(newer) = newer.map(Arc::clone) else {
+            self.mistakes.push(format!("{} leads to {}, which has no handler yet", Old::NAME, New::NAME));
+            return;
+        };
+        self.add::<Old>(Box::new(move |call, payload, reply| {
+            let args = convert(decode::<Old>(&payload, &reply)?);
+            let handling = newer(call, args);
+            Some(Box::pin(async move { reply.send(handling.await.map(convert_ret)) }))
+        }));
+    }
+
+    /// A call after whose reply data flows through the [`Pipe`] that the handler returns.
+    pub fn on_stream<P: Procedure<Kind: StreamKind>>(
+        &mut self,
+        handler: impl Handler<P::Args, Streamed<P::Ret>>,
+    ) {
+        self.add::<P>(Box::new(move |call, payload, reply| {
+            let args = decode::<P>(&payload, &reply)?;
+            let handling = handler.handle(call, args);
+            Some(Box::pin(async move { reply.send_streamed(handling.await) }))
+        }));
+    }
+
+    /// A call that takes descriptors ([`Call::take_fds`]) or answers with some.
+    pub fn on_fds<P: Procedure<Kind = WithFds>>(
+        &mut self,
+        handler: impl Handler<P::Args, WithDescriptors<P::Ret>>,
+    ) {
+        self.add::<P>(Box::new(move |call, payload, reply| {
+            let args = decode::<P>(&payload, &reply)?;
+            let handling = handler.handle(call, args);
+            Some(Box::pin(async move { reply.send_with_fds(handling.await) }))
+        }));
+    }
+}
+
+/// Exactly the arguments, or an error reply.
+fn decode<P: Procedure>(payload: &[u8], reply: &Reply) -> Option<P::Args> {
+    match xdr::decode(payload) {
+        Ok(args) => Some(args),
+        Err(error) => {
+            tracing::info!(procedure = P::NAME, %error, "malformed arguments");
+            reply.fail(&Error::rpc("Unable to decode message payload").from_origin(Origin::RPC));
+            None
+        }
+    }
+}
+
+/// Puts a router together.
+#[derive(Default)]
+pub struct RouterBuilder {
+    routes: Routes,
+}
+
+impl RouterBuilder {
+    /// Serves a program: its calls without a route answer that they are not supported.
+    pub fn program(mut self, program: Program, entries: &'static [Entry]) -> Self {
+        let calls = || entries.iter().filter(|entry| !entry.is_event);
+        let last = calls().map(|entry| entry.number).max().unwrap_or(0);
+        let mut slots = Vec::new();
+        slots.resize_with(usize::try_from(last).unwrap_or(0) + 1, || None);
+        for entry in calls() {
+            let place = usize::try_from(entry.number).ok().and_then(|number| slots.get_mut(number));
+            let reading = access::is_reading(entry);
+            let needs = Needs::of(&program, entry);
+            if let Some(place) = place {
+                *place = Some(Slot { entry, reading, needs, route: None });
+            }
+        }
+        self.routes.tables.push(Table { program, slots });
+        self
+    }
+
+    /// Adds the routes of one handler file.
+    pub fn routes(mut self, add: impl FnOnce(&mut Routes)) -> Self {
+        add(&mut self.routes);
+        self
+    }
+
+    pub fn build(self) -> Result<Router, RouteError> {
+        match self.routes.mistakes.as_slice() {
+            [] => Ok(Router { tables: self.routes.tables }),
+            mistakes => Err(RouteError(mistakes.join("; "))),
+        }
+    }
+}
+
+/// All programs of one server, and who handles which call.
+pub struct Router {
+    tables: Vec<Table>,
+}
+
+impl Router {
+    pub fn builder() -> RouterBuilder {
+        RouterBuilder::default()
+    }
+
+    /// The calls that have a handler, by program and number: what `SUPPORTED.md` is printed from.
+    pub fn supported(&self) -> impl Iterator<Item = (Program, &'static Entry)> + '_ {
+        self.tables.iter().flat_map(|table| {
+            let routed = table.slots.iter().flatten().filter(|slot| slot.route.is_some());
+            routed.map(|slot| (table.program, slot.entry))
+        })
+    }
+
+    /// Checks a call, decodes it and starts its handler. `None` where the answer has already been sent.
+    pub(super) fn start(
+        &self,
+        drivers: &Arc<Drivers>,
+        client: &Arc<Client>,
+        frame: ferrovirt_protocol::frame::Frame,
+        fds: Vec<OwnedFd>,
+    ) -> Option<(Running, &'static Entry)> {
+        let reply = Reply::new(Arc::clone(client), &frame.header);
+        match self.admit(client, &frame.header) {
+            Ok((entry, route)) => {
+                let call = Call {
+                    drivers: Arc::clone(drivers),
+                    client: Arc::clone(client),
+                    serial: frame.header.serial,
+                    entry,
+                    fds,
+                };
+                (route.start)(call, frame.payload, reply).map(|running| (running, entry))
+            }
+            Err(error) => {
+                reply.fail(&error);
+                None
+            }
+        }
+    }
+
+    fn admit(&self, client: &Client, header: &Header) -> Result<(&'static Entry, &Route)> {
+        let rpc = |detail: String| Error::rpc(detail).from_origin(Origin::RPC);
+        let table = self
+            .tables
+            .iter()
+            .find(|table| table.program.number == header.program && table.program.version == header.version)
+            .ok_or_else(|| {
+                let (program, version) = (header.program.cast_signed(), header.version.cast_signed());
+                rpc(format!("Cannot find program {program} version {version}"))
+            })?;
+        if header.status != Status::OK {
+            return Err(rpc(format!("Unexpected message status {}", header.status.0.cast_unsigned())));
+        }
+        let slot = usize::try_from(header.procedure)
+            .ok()
+            .and_then(|number| table.slots.get(number)?.as_ref())
+            .ok_or_else(|| rpc(format!("unknown procedure: {}", header.procedure)))?;
+        if slot.needs != Needs::Nothing && !client.is_authenticated() {
+            return Err(rpc("authentication required".to_owned()));
+        }
+        if slot.needs == Needs::OpenConnection && !client.is_open() {
+            return Err(Error::internal_error("hypervisor connection not open").from_origin(Origin::RPC));
+        }
+        access::check(client, slot.entry, slot.reading)?;
+        let route = slot.route.as_ref().ok_or_else(|| access::unsupported(slot.entry))?;
+        Ok((slot.entry, route))
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").field("supported", &self.supported().count()).finish()
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").field("mistakes", &self.mistakes).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RouterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouterBuilder").field("routes", &self.routes).finish()
+    }
+}

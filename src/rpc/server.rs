@@ -1,0 +1,164 @@
+//! All clients of one server: their limits, their list, their end.
+//!
+//! A daemon has two: the one for hypervisors and the one for its own administration.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ferrovirt_protocol::frame::Frame;
+use ferrovirt_protocol::procedure::Entry;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::connection::{self, End};
+use super::keepalive::Patience;
+use super::outbox::Ending;
+use super::router::{Router, Running};
+use super::session::{Authentication, Client, Identity, Rights};
+use super::transport::Transport;
+use crate::drivers::{ClientId, Drivers};
+
+/// What clients may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub clients: usize,
+    /// Clients that have not authenticated yet; `None` sets no limit of its own.
+    pub anonymous_clients: Option<usize>,
+    /// Calls of one client that run at the same time.
+    pub requests_per_client: usize,
+    pub keepalive: Patience,
+}
+
+#[derive(Debug)]
+pub struct Server {
+    /// `libvirtd` or `admin`, as the administration names it.
+    pub name: &'static str,
+    router: Router,
+    drivers: Arc<Drivers>,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    anonymous_places: Option<Arc<Semaphore>>,
+    last_id: AtomicU64,
+    clients: Mutex<BTreeMap<ClientId, Arc<Client>>>,
+    count: watch::Sender<usize>,
+}
+
+/// Room for one more client.
+#[derive(Debug)]
+pub struct Place {
+    client: OwnedSemaphorePermit,
+    anonymous: Option<OwnedSemaphorePermit>,
+}
+
+impl Server {
+    pub fn new(name: &'static str, router: Router, drivers: Arc<Drivers>, limits: Limits) -> Arc<Self> {
+        let semaphore = |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self {
+            name,
+            router,
+            drivers,
+            limits,
+            places: semaphore(limits.clients),
+            anonymous_places: limits.anonymous_clients.map(semaphore),
+            last_id: AtomicU64::new(0),
+            clients: Mutex::default(),
+            count: watch::Sender::new(0),
+        })
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// The number of connected clients, now and whenever it changes.
+    pub fn client_count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// The connected clients, oldest first.
+    pub fn clients(&self) -> Vec<Arc<Client>> {
+        self.lock_clients().values().map(Arc::clone).collect()
+    }
+
+    /// Waits for room. Who has been accepted without room waits unserved, the others in the backlog.
+    pub async fn place(&self) -> Option<Place> {
+        let client = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        let anonymous = match &self.anonymous_places {
+            Some(places) => Some(Arc::clone(places).acquire_owned().await.ok()?),
+            None => None,
+        };
+        Some(Place { client, anonymous })
+    }
+
+    /// Serves a client in a task of its own.
+    pub fn serve(
+        self: &Arc<Self>,
+        transport: impl Transport,
+        identity: Option<Identity>,
+        rights: Rights,
+        authentication: Authentication,
+        place: Place,
+    ) {
+        let id = ClientId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
+        let client = Arc::new(Client::new(id, identity, rights, authentication));
+        let Place { client: room, anonymous } = place;
+        anonymous.into_iter().for_each(|permit| client.hold_anonymous_place(permit));
+        let server = Arc::clone(self);
+        self.insert(Arc::clone(&client));
+        tokio::spawn(async move {
+            let end = connection::serve(Arc::clone(&server), Arc::clone(&client), transport).await;
+            match end {
+                End::Client | End::Daemon => tracing::debug!(client = id.0, %end, "connection closed"),
+                _ => tracing::warn!(client = id.0, identity = ?client.identity, %end, "connection cut off"),
+            }
+            server.remove(&client);
+            drop(room);
+        });
+    }
+
+    /// Stops all clients: no new calls, running ones finish, at most for `patience`.
+    pub async fn stop(&self, patience: Duration) {
+        self.places.close();
+        let end_all = |ending| self.clients().iter().for_each(|client| client.outbox.end(ending));
+        let mut count = self.client_count();
+        end_all(Ending::Drain);
+        if tokio::time::timeout(patience, count.wait_for(|&count| count == 0)).await.is_err() {
+            tracing::warn!(server = self.name, clients = *count.borrow(), "cutting off clients at shutdown");
+            end_all(Ending::Now);
+        }
+    }
+
+    pub(super) fn start(
+        &self,
+        client: &Arc<Client>,
+        frame: Frame,
+        fds: Vec<OwnedFd>,
+    ) -> Option<(Running, &'static Entry)> {
+        self.router.start(&self.drivers, client, frame, fds)
+    }
+
+    fn insert(&self, client: Arc<Client>) {
+        let mut clients = self.lock_clients();
+        clients.insert(client.id, client);
+        self.count.send_replace(clients.len());
+    }
+
+    /// Takes back everything the client held.
+    fn remove(&self, client: &Arc<Client>) {
+        client.outbox.end(Ending::Now);
+        client.streams.close();
+        let mut clients = self.lock_clients();
+        clients.remove(&client.id);
+        self.count.send_replace(clients.len());
+    }
+
+    fn lock_clients(&self) -> MutexGuard<'_, BTreeMap<ClientId, Arc<Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,157 @@
+//! One client from accept to close: who it is, what it may do, what it holds open.
+//!
+//! ```text
+//! accepted ──authenticated──▶ known ──OPEN──▶ open ──CLOSE, end of stream, daemon's end──▶ gone
+//! ```
+//!
+//! Where no authentication is asked for, a client is known as soon as it is accepted.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::outbox::{Ending, Outbox};
+use super::stream::Streams;
+use crate::drivers::ClientId;
+use crate::error::{Error, Origin, Result};
+
+/// The peer of a unix socket, as the kernel names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: i32,
+}
+
+/// Which rights the socket gives that a client came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    ReadWrite,
+    ReadOnly,
+}
+
+/// Whether a client must show who it is before it may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authentication {
+    None,
+}
+
+/// A connected client.
+pub struct Client {
+    pub id: ClientId,
+    pub identity: Option<Identity>,
+    pub since: SystemTime,
+    pub authentication: Authentication,
+    pub outbox: Arc<Outbox>,
+    pub streams: Streams,
+    authenticated: AtomicBool,
+    read_only: AtomicBool,
+    keepalive: AtomicBool,
+    opened: Mutex<Option<String>>,
+    is_open: AtomicBool,
+    close_callback: AtomicBool,
+    /// Held while the client is not authenticated yet: there are few such places.
+    anonymous: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Client {
+    pub fn new(
+        id: ClientId,
+        identity: Option<Identity>,
+        rights: Rights,
+        authentication: Authentication,
+    ) -> Self {
+        let outbox = Arc::new(Outbox::default());
+        Self {
+            id,
+            identity,
+            since: SystemTime::now(),
+            authentication,
+            streams: Streams::new(Arc::clone(&outbox)),
+            outbox,
+            authenticated: AtomicBool::new(authentication == Authentication::None),
+            read_only: AtomicBool::new(rights == Rights::ReadOnly),
+            keepalive: AtomicBool::new(false),
+            opened: Mutex::default(),
+            is_open: AtomicBool::new(false),
+            close_callback: AtomicBool::new(false),
+            anonymous: Mutex::default(),
+        }
+    }
+
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the place of an unauthenticated client taken until [`Client::authenticate`].
+    pub fn hold_anonymous_place(&self, place: OwnedSemaphorePermit) {
+        if !self.is_authenticated() {
+            *self.anonymous.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+        }
+    }
+
+    /// The client has shown who it is.
+    pub fn authenticate(&self) {
+        self.authenticated.store(true, Ordering::Relaxed);
+        self.anonymous.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Opens the connection to the hypervisor; once only.
+    pub fn open(&self, uri: String, rights: Rights) -> Result<()> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.is_some() {
+            return Err(Error::internal_error("connection already open").from_origin(Origin::RPC));
+        }
+        *opened = Some(uri);
+        if rights == Rights::ReadOnly {
+            self.read_only.store(true, Ordering::Relaxed);
+        }
+        self.is_open.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The URI the connection was opened with.
+    pub fn uri(&self) -> Option<String> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The client asked whether keepalive is spoken: from now on its silence is noticed.
+    pub fn start_keepalive(&self) {
+        self.keepalive.store(true, Ordering::Relaxed);
+        self.outbox.wake();
+    }
+
+    pub fn wants_keepalive(&self) -> bool {
+        self.keepalive.load(Ordering::Relaxed)
+    }
+
+    /// Registers or unregisters the close callback; answers what was registered before.
+    pub fn set_close_callback(&self, registered: bool) -> bool {
+        self.close_callback.swap(registered, Ordering::Relaxed)
+    }
+
+    /// Closes the connection once what was said has been sent.
+    pub fn close_after_reply(&self) {
+        self.outbox.end(Ending::Flush);
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("id", &self.id)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}

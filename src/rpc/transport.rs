@@ -1,0 +1,134 @@
+//! The byte stream below the frames, and the descriptors beside it.
+//!
+//! Polled by the connection's one task. A short read or write drops the readiness at once, which saves
+//! the system call that would only say "try again".
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use super::outbox::Descriptor;
+use crate::util::fds;
+
+/// Most descriptors that may wait for the frame they belong to.
+const MAX_WAITING_FDS: usize = 2 * ferrovirt_protocol::frame::MAX_FDS;
+
+/// What a connection needs of its socket. Unix sockets today; TLS brings its own.
+pub trait Transport: Send + 'static {
+    /// Reads what is there to the end of `bytes`; `Ok(0)` is the end of the stream.
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &mut BytesMut,
+        descriptors: &mut VecDeque<OwnedFd>,
+    ) -> Poll<io::Result<usize>>;
+
+    /// Writes from the front of `bytes` and removes what was written. `sent` is the offset of that front.
+    fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &mut BytesMut,
+        descriptors: &mut VecDeque<Descriptor>,
+        sent: u64,
+    ) -> Poll<io::Result<usize>>;
+}
+
+/// A unix socket: plain bytes, descriptors by `SCM_RIGHTS`.
+#[derive(Debug)]
+pub struct UnixTransport {
+    socket: UnixStream,
+}
+
+impl UnixTransport {
+    pub fn new(socket: UnixStream) -> Self {
+        Self { socket }
+    }
+}
+
+/// What a system call did, and whether the socket may have more to do.
+enum Done {
+    More(usize),
+    /// All that was possible: readiness is gone, as if the next call had been refused.
+    All(usize),
+}
+
+/// Makes one call on a ready socket; `None` if it was not ready after all.
+fn attempt(
+    socket: &UnixStream,
+    interest: Interest,
+    call: impl FnOnce() -> io::Result<Done>,
+) -> io::Result<Option<usize>> {
+    let mut done = None;
+    let more = socket.try_io(interest, || match call()? {
+        Done::More(count) => Ok(count),
+        Done::All(count) => {
+            done = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    });
+    match more {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Ok(done)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Transport for UnixTransport {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &mut BytesMut,
+        descriptors: &mut VecDeque<OwnedFd>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_read_ready(context))?;
+            let read = attempt(&self.socket, Interest::READABLE, || {
+                let had = descriptors.len();
+                let read = fds::recv_now(self.socket.as_fd(), bytes, descriptors, MAX_WAITING_FDS)?;
+                // A read that brought descriptors stops behind them, whatever follows.
+                let short = read > 0 && bytes.len() < bytes.capacity() && had == descriptors.len();
+                Ok(if short { Done::All(read) } else { Done::More(read) })
+            });
+            if let Some(read) = read? {
+                return Poll::Ready(Ok(read));
+            }
+        }
+    }
+
+    fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &mut BytesMut,
+        descriptors: &mut VecDeque<Descriptor>,
+        sent: u64,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_write_ready(context))?;
+            let written = attempt(&self.socket, Interest::WRITABLE, || {
+                // Up to the byte that carries the next descriptor, or that byte alone.
+                let (until, carried) = match descriptors.front() {
+                    Some(next) if next.at == sent => (1, Some(next.fd.as_fd())),
+                    Some(next) => (usize::try_from(next.at - sent).unwrap_or(usize::MAX), None),
+                    None => (bytes.len(), None),
+                };
+                let until = until.min(bytes.len());
+                let written = fds::send_now(self.socket.as_fd(), &bytes[..until], carried.as_slice())?;
+                Ok(if written < until { Done::All(written) } else { Done::More(written) })
+            });
+            if let Some(written) = written? {
+                if descriptors.front().is_some_and(|next| next.at == sent) {
+                    descriptors.pop_front();
+                }
+                bytes.advance(written);
+                return Poll::Ready(Ok(written));
+            }
+        }
+    }
+}
