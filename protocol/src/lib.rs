@@ -3,11 +3,13 @@
 //! Bytes become frames in [`frame`], payloads become typed arguments through [`xdr`], and the
 //! generated modules hold one type per procedure ([`procedure::Procedure`]) of each program.
 
+mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod every;
 pub mod frame;
 #[rustfmt::skip]
 mod generated;
+pub mod params;
 pub mod procedure;
 pub mod xdr;
 

@@ -34,7 +34,9 @@ pub struct Item {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemKind {
     /// The item's name is the module's.
-    Import,
+    Import {
+        types: Vec<String>,
+    },
     Const {
         value: i64,
     },

@@ -183,7 +183,7 @@ impl Module {
     fn add(&mut self, item: &ast::Item, earlier: &[Module]) -> Result<(), Fault> {
         let (line, name) = (item.line, &item.name);
         match &item.kind {
-            ItemKind::Import => self.import(line, name, earlier),
+            ItemKind::Import { types } => self.import(line, name, types, earlier),
             ItemKind::Const { value } => {
                 self.constants.push(Constant { doc: item.doc.clone(), name: name.clone(), value: *value });
                 unique(&mut self.limits, line, name, *value)
@@ -218,11 +218,14 @@ impl Module {
         }
     }
 
-    fn import(&mut self, line: u32, name: &str, earlier: &[Module]) -> Result<(), Fault> {
+    fn import(&mut self, line: u32, name: &str, types: &[String], earlier: &[Module]) -> Result<(), Fault> {
         let Some(module) = earlier.iter().find(|module| module.name == name) else {
             return Err(Fault::at(line, format!("there is no earlier text '{name}'")));
         };
-        for (type_name, wire) in &module.names {
+        for type_name in types {
+            let Some(wire) = module.names.get(type_name) else {
+                return Err(Fault::at(line, format!("'{name}' has no type '{type_name}'")));
+            };
             unique(&mut self.names, line, type_name, wire.seen_from_outside(name))?;
         }
         self.imports.push(name.to_owned());

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! file    = ("program" NAME "=" NUMBER "version" NUMBER | "types" NAME) ";" item*
-//! item    = "import" NAME ";" | "const" NAME "=" NUMBER ";" | "flag" NAME "=" NUMBER ";"
+//! item    = "import" NAME "{" NAME ("," NAME)* "}" ";"
+//!         | "const" NAME "=" NUMBER ";" | "flag" NAME "=" NUMBER ";"
 //!         | "typedef" field ";" | "enum" NAME "{" NAME "=" NUMBER ("," …)* "}" ";"
 //!         | "struct" NAME "{" (field ";")* "}" ";"
 //!         | "union" NAME "switch" "(" field ")" "{" ("case" NAME ":" field ";")* "}" ";"
@@ -70,7 +71,7 @@ impl Parser {
         };
         let name = self.word()?;
         let kind = match keyword.as_str() {
-            "import" => ItemKind::Import,
+            "import" => ItemKind::Import { types: self.block(Self::listed_word)? },
             "const" => ItemKind::Const { value: self.value()? },
             "flag" => ItemKind::Flag { value: self.value()? },
             "enum" => ItemKind::Enum { members: self.members()? },
@@ -84,6 +85,20 @@ impl Parser {
         Ok(Item { line, doc, name, kind })
     }
 
+    fn listed_word(&mut self) -> Parsed<String> {
+        let word = self.word()?;
+        self.comma()?;
+        Ok(word)
+    }
+
+    /// Between the parts of a block, not behind the last.
+    fn comma(&mut self) -> Parsed<()> {
+        match self.peek().kind {
+            Kind::Mark('}') => Ok(()),
+            _ => self.mark(','),
+        }
+    }
+
     fn value(&mut self) -> Parsed<i64> {
         self.mark('=')?;
         self.integer()
@@ -95,9 +110,7 @@ impl Parser {
             let name = parser.word()?;
             parser.mark('=')?;
             let value = parser.integer()?;
-            if parser.peek().kind != Kind::Mark('}') {
-                parser.mark(',')?;
-            }
+            parser.comma()?;
             Ok(Member { doc, name, value })
         })
     }

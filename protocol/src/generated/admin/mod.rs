@@ -13,7 +13,6 @@ pub use types::*;
 
 pub const PROGRAM: Program = Program { number: 0x6900690, version: 1, name: "admin" };
 
-pub const STRING_MAX: usize = 4194304;
 pub const SERVER_LIST_MAX: usize = 16384;
 pub const SERVER_THREADPOOL_PARAMETERS_MAX: usize = 32;
 pub const CLIENT_LIST_MAX: usize = 16384;
