@@ -1,8 +1,11 @@
 //! Between the wire's types and ours.
 
+use ferrovirt_protocol::remote;
 use ferrovirt_protocol::xdr::{Encode, EncodeResult, Encoder};
 
+use crate::drivers::domain::event::DomainRef;
 use crate::error::Error;
+use crate::util::uuid::Uuid;
 
 /// The longest string of an error on the wire.
 const MAX_STRING: usize = 4 * 1024 * 1024;
@@ -33,4 +36,14 @@ impl Encode for WireError<'_> {
 /// A sentence may quote what a guest or a client said; the wire has no NUL bytes.
 fn printable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// A domain as clients know it.
+pub fn domain(domain: &DomainRef) -> remote::Domain {
+    remote::Domain { name: domain.name.to_string(), uuid: domain.uuid.0, id: domain.id }
+}
+
+/// The uuid by which a client names a domain: it is what counts, names and ids may have changed since.
+pub fn uuid(domain: &remote::Domain) -> Uuid {
+    Uuid(domain.uuid)
 }

@@ -12,10 +12,12 @@
 pub mod access;
 pub mod connection;
 pub mod convert;
+pub mod events;
 pub mod handlers;
 pub mod keepalive;
 pub mod outbox;
 pub mod router;
+pub mod routes;
 pub mod server;
 pub mod session;
 pub mod stream;

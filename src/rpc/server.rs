@@ -153,6 +153,7 @@ impl Server {
     fn remove(&self, client: &Arc<Client>) {
         client.outbox.end(Ending::Now);
         client.streams.close();
+        client.subscriptions.end_all(&self.drivers);
         let mut clients = self.lock_clients();
         clients.remove(&client.id);
         self.count.send_replace(clients.len());

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::events::Subscriptions;
 use super::outbox::{Ending, Outbox};
 use super::stream::Streams;
 use crate::drivers::ClientId;
@@ -47,6 +48,7 @@ pub struct Client {
     pub authentication: Authentication,
     pub outbox: Arc<Outbox>,
     pub streams: Streams,
+    pub subscriptions: Subscriptions,
     authenticated: AtomicBool,
     read_only: AtomicBool,
     keepalive: AtomicBool,
@@ -71,6 +73,7 @@ impl Client {
             since: SystemTime::now(),
             authentication,
             streams: Streams::new(Arc::clone(&outbox)),
+            subscriptions: Subscriptions::new(Arc::clone(&outbox)),
             outbox,
             authenticated: AtomicBool::new(authentication == Authentication::None),
             read_only: AtomicBool::new(rights == Rights::ReadOnly),
