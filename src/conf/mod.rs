@@ -4,6 +4,7 @@
 //! [`xml`] has the machinery, [`devices`] what a guest is plugged together from.
 
 pub mod devices;
+pub mod domain;
 pub mod error;
 pub mod xml;
 

@@ -3,7 +3,7 @@
 //! Each is implemented for `T` (must be there), `Option<T>` and, where it makes sense, `Vec<T>`, so the
 //! field's type alone says whether it may be absent or repeated.
 
-use super::{Element, Value, Writer};
+use super::{Element, Place, Value, Writer};
 use crate::conf::{ConfError, Result};
 
 /// What an element, or a part of one, holds. Usually made by [`crate::conf::xml::xml!`]; written by hand
@@ -187,8 +187,8 @@ pub(crate) fn read_body<V: Value>(element: Element<'_>) -> Result<Option<V>> {
     match V::parse(&text) {
         Some(value) => Ok(Some(value)),
         None => {
-            let (name, text) = (element.name(), crate::conf::error::excerpt(&text));
-            Err(ConfError::xml(format!("Invalid value for element '{name}': '{text}'.{}", V::EXPECTED)))
+            let place = Place { element: element.name(), attribute: None };
+            Err(V::refuse(place, crate::conf::error::excerpt(&text)))
         }
     }
 }

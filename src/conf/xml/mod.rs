@@ -23,7 +23,7 @@ pub use metadata::Metadata;
 pub(crate) use model::{xml, xml_enum};
 pub use tree::{Content, Document, Element};
 pub(crate) use value::parse_any_base;
-pub use value::{Dec, Hex, OnOff, Value, YesNo};
+pub use value::{Dec, Hex, OnOff, Place, Value, YesNo};
 pub use writer::Writer;
 
 use super::{ConfError, Result};

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `attr` | attribute `name` |
 //! | `child` | child element `name`, read and written by the type's [`Part`](super::Part) |
+//! | `block` | as `child` with an `Option`, but start and end tag stand on their own lines even when bare |
 //! | `group` | the same, but absent reads as `Default` and a bare element is not written |
 //! | `text` | text of child element `name` |
 //! | `flag` | `bool`: whether the empty child element `name` is there |
@@ -23,6 +24,7 @@
 //! |---|---|
 //! | `(live)` | read and written in the live form only |
 //! | `(secret)` | written only with [`Form::SECURE`](super::Form::SECURE) |
+//! | `(local)` | not written in the migratable form |
 //! | `(omit)` | with a default: not written when equal to it |
 //!
 //! # `xml!` with an enum: a choice by attribute
@@ -33,7 +35,8 @@
 //!
 //! # `xml_enum!`: a list of words
 //!
-//! `enum E { Variant = "word", }` implements [`Value`](super::Value), `as_str` and `ALL`.
+//! `enum E { Variant = "word", }` implements [`Value`](super::Value), `as_str` and `ALL`. Where libvirt has a
+//! sentence of its own for another word: `refuse |place, text| ConfError…` after the list.
 
 macro_rules! xml {
     (
@@ -152,6 +155,9 @@ macro_rules! xml {
     (@read child [$($when:ident)?] $element:ident, $type:ty, [$xml:literal], []) => {
         <$type as $crate::conf::xml::ChildField>::read($element, $xml)?
     };
+    (@read block [$($when:ident)?] $element:ident, $type:ty, [$xml:literal], []) => {
+        <$type as $crate::conf::xml::ChildField>::read($element, $xml)?
+    };
     (@read group [$($when:ident)?] $element:ident, $type:ty, [$xml:literal], []) => {
         match $element.child($xml) {
             Some(child) => <$type as $crate::conf::xml::Part>::read(child)?,
@@ -199,6 +205,11 @@ macro_rules! xml {
     (@$pass:ident $kind:ident [secret] $self:ident.$field:ident, $($rest:tt)*) => {
         $crate::conf::xml::xml!(@when Form::SECURE, @$pass $kind [] $self.$field, $($rest)*)
     };
+    (@$pass:ident $kind:ident [local] $self:ident.$field:ident, $type:ty, $out:ident, $($rest:tt)*) => {
+        if !$out.form().contains($crate::conf::xml::Form::MIGRATABLE) {
+            $crate::conf::xml::xml!(@$pass $kind [] $self.$field, $type, $out, $($rest)*);
+        }
+    };
     (@when Form::$form:ident, @$pass:ident $kind:ident [] $self:ident.$field:ident, $type:ty, $out:ident, $($rest:tt)*) => {
         if $out.form().contains($crate::conf::xml::Form::$form) {
             $crate::conf::xml::xml!(@$pass $kind [] $self.$field, $type, $out, $($rest)*);
@@ -219,6 +230,14 @@ macro_rules! xml {
 
     (@child child [] $self:ident.$field:ident, $type:ty, $out:ident, [$xml:literal]) => {
         <$type as $crate::conf::xml::ChildField>::write(&$self.$field, $out, $xml);
+    };
+    (@child block [] $self:ident.$field:ident, $type:ty, $out:ident, [$xml:literal]) => {
+        if let Some(part) = &$self.$field {
+            $out.block($xml, |out| {
+                $crate::conf::xml::Part::write_attributes(part, out);
+                $crate::conf::xml::Part::write_children(part, out);
+            });
+        }
     };
     (@child group [] $self:ident.$field:ident, $type:ty, $out:ident, [$xml:literal]) => {
         <$type as $crate::conf::xml::Part>::write_group(&$self.$field, $out, $xml);
@@ -255,6 +274,7 @@ macro_rules! xml_enum {
         $vis:vis enum $name:ident {
             $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)*
         }
+        $(refuse |$place:ident, $text:ident| $refusal:expr)?
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -289,6 +309,12 @@ macro_rules! xml_enum {
             fn print(&self, out: &mut String) {
                 out.push_str(self.as_str());
             }
+
+            $(
+                fn refuse($place: $crate::conf::xml::Place<'_>, $text: &str) -> $crate::conf::ConfError {
+                    $refusal
+                }
+            )?
         }
 
         impl std::fmt::Display for $name {

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::{Form, Value, reader};
+use super::{Form, Place, Value, reader};
 use crate::conf::{ConfError, Result};
 
 /// "No node": the tree is bounded far below this.
@@ -193,7 +193,10 @@ impl<'a> Element<'a> {
         let Some(text) = self.attribute(name) else { return Ok(None) };
         match V::parse(text) {
             Some(value) => Ok(Some(value)),
-            None => Err(ConfError::invalid_attribute(name, self.name(), text, V::EXPECTED)),
+            None => {
+                let place = Place { element: self.name(), attribute: Some(name) };
+                Err(V::refuse(place, crate::conf::error::excerpt(text)))
+            }
         }
     }
 

@@ -3,6 +3,19 @@
 use std::fmt::Write as _;
 
 use super::writer::escape_into;
+use crate::conf::ConfError;
+use crate::util::arch::Arch;
+use crate::util::bitmap::Bitmap;
+use crate::util::mac::Mac;
+use crate::util::uuid::Uuid;
+
+/// Where a value stood that its type does not know.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub element: &'a str,
+    /// `None`: it was the element's text.
+    pub attribute: Option<&'a str>,
+}
 
 /// A value with a written form.
 pub trait Value: Sized {
@@ -13,6 +26,17 @@ pub trait Value: Sized {
 
     /// Appends the written form, escaped.
     fn print(&self, out: &mut String);
+
+    /// The answer to a text that is no such value.
+    fn refuse(place: Place<'_>, text: &str) -> ConfError {
+        match place.attribute {
+            Some(name) => ConfError::invalid_attribute(name, place.element, text, Self::EXPECTED),
+            None => {
+                let (name, text) = (place.element, crate::conf::error::excerpt(text));
+                ConfError::xml(format!("Invalid value for element '{name}': '{text}'.{}", Self::EXPECTED))
+            }
+        }
+    }
 }
 
 impl Value for String {
@@ -45,6 +69,42 @@ impl<V: Value> Value for Box<V> {
     fn print(&self, out: &mut String) {
         V::print(self, out);
     }
+
+    fn refuse(place: Place<'_>, text: &str) -> ConfError {
+        V::refuse(place, text)
+    }
+}
+
+/// Types of `util` that read and print themselves.
+macro_rules! foreign {
+    ($($type:ty: |$text:ident| $parse:expr, |$place:ident, $bad:ident| $refusal:expr;)*) => {
+        $(
+            impl Value for $type {
+                fn parse($text: &str) -> Option<Self> {
+                    $parse
+                }
+
+                fn print(&self, out: &mut String) {
+                    let _ = write!(out, "{self}");
+                }
+
+                fn refuse($place: Place<'_>, $bad: &str) -> ConfError {
+                    $refusal
+                }
+            }
+        )*
+    };
+}
+
+/// As many CPUs as libvirt's CPU sets name.
+const MAX_CPUS: usize = 16384;
+
+foreign! {
+    Uuid: |text| text.parse().ok(), |place, _text| ConfError::internal(format!("malformed {} element", place.element));
+    Mac: |text| text.parse().ok(), |_place, text| ConfError::xml(format!("unable to parse mac address '{text}'"));
+    Arch: |text| text.parse().ok(), |_place, text| ConfError::unsupported(format!("Unknown architecture {text}"));
+    Bitmap: |text| Self::parse(text, MAX_CPUS).ok(),
+        |_place, text| ConfError::invalid_arg(format!("Failed to parse bitmap '{text}'"));
 }
 
 macro_rules! integers {

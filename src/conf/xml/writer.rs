@@ -56,6 +56,16 @@ impl Writer {
         self.out.push_str(">\n");
     }
 
+    /// As [`Self::element`], but with an end tag on its own line even when `fill` adds no children.
+    pub fn block(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
+        self.element(name, |out| {
+            fill(out);
+            if std::mem::take(&mut out.tag_open) {
+                out.out.push_str(">\n");
+            }
+        });
+    }
+
     /// As [`Self::element`], but leaves no trace when `fill` adds nothing.
     pub fn group(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
         let (start, tag_open) = (self.out.len(), self.tag_open);

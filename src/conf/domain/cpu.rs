@@ -1,0 +1,486 @@
+//! `<cpu>`: model, features, topology, NUMA cells.
+
+use super::memory::{MemoryAccess, scaled_attribute};
+use crate::conf::xml::{Element, OnOff, Part, Writer, YesNo, xml, xml_enum};
+use crate::conf::{ConfError, Result};
+use crate::util::bitmap::Bitmap;
+
+xml_enum! {
+    pub enum CpuMode {
+        Custom = "custom",
+        HostModel = "host-model",
+        HostPassthrough = "host-passthrough",
+        Maximum = "maximum",
+    }
+    refuse |_place, text| ConfError::unsupported(format!("Invalid mode attribute '{text}'"))
+}
+
+impl CpuMode {
+    /// Modes in which a named model means something.
+    pub fn has_model(self) -> bool {
+        matches!(self, Self::Custom | Self::HostModel)
+    }
+}
+
+xml_enum! {
+    pub enum CpuMatch {
+        Exact = "exact",
+        Minimum = "minimum",
+        Strict = "strict",
+    }
+}
+
+xml_enum! {
+    /// How strictly the guest's CPU is compared with what it should be.
+    pub enum CpuCheck {
+        None = "none",
+        Partial = "partial",
+        Full = "full",
+    }
+}
+
+xml_enum! {
+    pub enum Fallback {
+        Allow = "allow",
+        Forbid = "forbid",
+    }
+    refuse |_place, _text| ConfError::unsupported("Invalid fallback attribute")
+}
+
+xml_enum! {
+    pub enum FeaturePolicy {
+        Force = "force",
+        Require = "require",
+        Optional = "optional",
+        Disable = "disable",
+        Forbid = "forbid",
+    }
+    refuse |_place, _text| ConfError::unsupported("Invalid CPU feature policy")
+}
+
+xml_enum! {
+    pub enum CpuCacheMode {
+        Emulate = "emulate",
+        Passthrough = "passthrough",
+        Disable = "disable",
+    }
+}
+
+xml_enum! {
+    pub enum PhysAddrMode {
+        Emulate = "emulate",
+        Passthrough = "passthrough",
+    }
+}
+
+/// A guest's CPU. Only topology or cells given: `mode` is custom and `model` absent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cpu {
+    pub mode: CpuMode,
+    pub matching: CpuMatch,
+    pub check: Option<CpuCheck>,
+    pub migratable: Option<OnOff>,
+    pub deprecated_features: Option<OnOff>,
+    pub model: Option<Box<str>>,
+    pub fallback: Fallback,
+    pub vendor_id: Option<Box<str>>,
+    pub rest: CpuRest,
+}
+
+xml! {
+    /// What every mode may have.
+    #[derive(Default)]
+    pub struct CpuRest {
+        text vendor: Option<Box<str>> = "vendor";
+        child topology: Option<Topology> = "topology";
+        child cache: Option<CpuCache> = "cache";
+        child maxphysaddr: Option<MaxPhysAddr> = "maxphysaddr";
+        child features: Vec<CpuFeature> = "feature";
+        child numa: Option<Box<Numa>> = "numa";
+    }
+}
+
+xml! {
+    #[derive(Copy, Eq)]
+    pub struct Topology {
+        attr sockets: u32 = "sockets";
+        attr dies: u32 = "dies", or 1;
+        attr clusters: u32 = "clusters", or 1;
+        attr cores: u32 = "cores";
+        attr threads: u32 = "threads";
+    }
+}
+
+xml! {
+    #[derive(Copy, Eq)]
+    pub struct CpuCache {
+        attr level: Option<u32> = "level";
+        attr mode: CpuCacheMode = "mode";
+    }
+}
+
+xml! {
+    #[derive(Copy, Eq)]
+    pub struct MaxPhysAddr {
+        attr mode: PhysAddrMode = "mode";
+        attr bits: Option<u32> = "bits";
+        attr limit: Option<u32> = "limit";
+    }
+}
+
+xml! {
+    pub struct CpuFeature {
+        attr policy: FeaturePolicy = "policy", or FeaturePolicy::Require;
+        attr name: Box<str> = "name";
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self {
+            mode: CpuMode::Custom,
+            matching: CpuMatch::Exact,
+            check: None,
+            migratable: None,
+            deprecated_features: None,
+            model: None,
+            fallback: Fallback::Allow,
+            vendor_id: None,
+            rest: CpuRest::default(),
+        }
+    }
+}
+
+impl Part for Cpu {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let mut cpu = Self { mode: element.value("mode")?.unwrap_or(CpuMode::Custom), ..Self::default() };
+        cpu.migratable = element.value("migratable")?;
+        if cpu.migratable.is_some() && cpu.mode.has_model() {
+            let message = "Attribute migratable is only allowed for 'host-passthrough' / 'maximum' CPU mode";
+            return Err(ConfError::unsupported(message));
+        }
+        cpu.matching = element.value("match")?.unwrap_or(CpuMatch::Exact);
+        cpu.check = match element.attribute("check") {
+            Some("default") => None,
+            _ => element.value("check")?,
+        };
+        cpu.deprecated_features = element.value("deprecated_features")?;
+        cpu.rest = CpuRest::read(element)?;
+        if cpu.mode.has_model() {
+            cpu.read_model(element)?;
+        } else {
+            cpu.rest.vendor = None;
+        }
+        cpu.check_rest()?;
+        Ok(cpu)
+    }
+
+    fn write_attributes(&self, out: &mut Writer) {
+        if self.mode == CpuMode::Custom && self.model.is_none() {
+            return;
+        }
+        out.attribute("mode", &self.mode);
+        if self.mode == CpuMode::Custom {
+            out.attribute("match", &self.matching);
+        }
+        if let Some(check) = &self.check {
+            out.attribute("check", check);
+        }
+        if let Some(migratable) = &self.migratable {
+            out.attribute("migratable", migratable);
+        }
+        if let Some(deprecated_features) = &self.deprecated_features {
+            out.attribute("deprecated_features", deprecated_features);
+        }
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        if self.mode.has_model() && (self.model.is_some() || self.vendor_id.is_some()) {
+            out.element("model", |out| {
+                if self.model.is_some() {
+                    out.attribute("fallback", &self.fallback);
+                }
+                if let Some(vendor_id) = &self.vendor_id {
+                    out.attribute("vendor_id", vendor_id);
+                }
+                if let Some(model) = &self.model {
+                    out.body(model);
+                }
+            });
+        }
+        self.rest.write_children(out);
+    }
+
+    fn write(&self, out: &mut Writer, name: &str) {
+        self.write_group(out, name);
+    }
+}
+
+impl Cpu {
+    fn read_model(&mut self, element: Element<'_>) -> Result<()> {
+        let Some(node) = element.child("model") else { return Ok(()) };
+        self.model = Some(node.text()).filter(|text| !text.is_empty()).map(Into::into);
+        self.fallback = node.value("fallback")?.unwrap_or(Fallback::Allow);
+        self.vendor_id = node.value("vendor_id")?;
+        match &self.vendor_id {
+            Some(id) if id.len() != 12 => Err(ConfError::xml("vendor_id must be exactly 12 characters long")),
+            Some(id) if id.contains(',') => Err(ConfError::xml("vendor id is invalid")),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_rest(&self) -> Result<()> {
+        let rest = &self.rest;
+        if rest.vendor.is_some() && self.model.is_none() {
+            return Err(ConfError::xml("CPU vendor specified without CPU model"));
+        }
+        if !rest.features.is_empty() && self.model.is_none() && self.mode == CpuMode::Custom {
+            return Err(ConfError::xml("Non-empty feature list specified without CPU model"));
+        }
+        if let Some(topology) = rest.topology {
+            let counts = [
+                ("sockets", topology.sockets),
+                ("dies", topology.dies),
+                ("clusters", topology.clusters),
+                ("cores", topology.cores),
+                ("threads", topology.threads),
+            ];
+            if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
+                let expected = " Expected positive integer value";
+                return Err(ConfError::invalid_attribute(name, "topology", "0", expected));
+            }
+        }
+        if rest.cache.is_some_and(|cache| cache.level.is_some_and(|level| !(1..=3).contains(&level))) {
+            return Err(ConfError::xml("invalid CPU cache level, must be in range [1,3]"));
+        }
+        let mut names: Vec<&str> = rest.features.iter().map(|feature| feature.name.as_ref()).collect();
+        names.sort_unstable();
+        if names.first() == Some(&"") {
+            return Err(ConfError::xml("Invalid CPU feature name"));
+        }
+        match names.windows(2).find(|pair| pair.first() == pair.last()) {
+            Some(pair) => {
+                Err(ConfError::xml(format!("CPU feature '{}' specified more than once", pair.concat())))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// `<numa>`: the guest's memory nodes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Numa {
+    /// In the order of their ids.
+    pub cells: Vec<NumaCell>,
+    pub interconnects: Option<Interconnects>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NumaCell {
+    pub id: u32,
+    pub cpus: Option<Bitmap>,
+    pub memory_kib: u64,
+    pub access: Option<MemoryAccess>,
+    pub discard: Option<YesNo>,
+    pub distances: Vec<Distance>,
+    pub caches: Vec<NumaCache>,
+}
+
+xml! {
+    #[derive(Copy, Eq)]
+    pub struct Distance {
+        attr id: u32 = "id";
+        attr value: u32 = "value";
+    }
+}
+
+impl Part for Numa {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let mut cells: Vec<NumaCell> = Vec::new();
+        let nodes: Vec<_> = element.children_named("cell").collect();
+        for (index, node) in nodes.iter().enumerate() {
+            let mut cell = NumaCell::read(*node)?;
+            cell.id = node.value("id")?.unwrap_or(index as u32);
+            if cell.id as usize >= nodes.len() {
+                let message = "Exactly one 'cell' element per guest NUMA cell allowed, non-contiguous ranges or ranges not starting from 0 are not allowed";
+                return Err(ConfError::xml(message));
+            }
+            if cells.iter().any(|other| other.id == cell.id) {
+                return Err(ConfError::xml(format!("Duplicate NUMA cell info for cell id '{}'", cell.id)));
+            }
+            cells.push(cell);
+        }
+        cells.sort_by_key(|cell| cell.id);
+        let interconnects = element.child("interconnects").map(Interconnects::read).transpose()?;
+        Ok(Self { cells, interconnects })
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        for cell in &self.cells {
+            Part::write(cell, out, "cell");
+        }
+        if let Some(interconnects) = &self.interconnects {
+            interconnects.write_group(out, "interconnects");
+        }
+    }
+}
+
+impl Part for NumaCell {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let memory_kib = scaled_attribute(element, "memory")?
+            .ok_or_else(|| ConfError::missing_attribute("memory", "cell"))?;
+        Ok(Self {
+            id: 0,
+            cpus: element.value("cpus")?,
+            memory_kib,
+            access: element.value("memAccess")?,
+            discard: element.value("discard")?,
+            distances: match element.child("distances") {
+                Some(list) => list.children_named("sibling").map(Distance::read).collect::<Result<_>>()?,
+                None => Vec::new(),
+            },
+            caches: element.children_named("cache").map(NumaCache::read).collect::<Result<_>>()?,
+        })
+    }
+
+    fn write_attributes(&self, out: &mut Writer) {
+        out.attribute("id", &self.id);
+        if let Some(cpus) = &self.cpus {
+            out.attribute("cpus", cpus);
+        }
+        out.attribute("memory", &self.memory_kib);
+        out.attribute_str("unit", "KiB");
+        if let Some(access) = &self.access {
+            out.attribute("memAccess", access);
+        }
+        if let Some(discard) = &self.discard {
+            out.attribute("discard", discard);
+        }
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        out.group("distances", |out| {
+            for distance in &self.distances {
+                Part::write(distance, out, "sibling");
+            }
+        });
+        for cache in &self.caches {
+            Part::write(cache, out, "cache");
+        }
+    }
+}
+
+xml_enum! {
+    pub enum CacheAssociativity {
+        None = "none",
+        Direct = "direct",
+        Full = "full",
+    }
+}
+
+xml_enum! {
+    pub enum CachePolicy {
+        None = "none",
+        Writeback = "writeback",
+        Writethrough = "writethrough",
+    }
+}
+
+xml! {
+    /// A memory side cache.
+    pub struct NumaCache {
+        attr level: u32 = "level";
+        attr associativity: CacheAssociativity = "associativity";
+        attr policy: CachePolicy = "policy";
+        child size: SizeKib = "size";
+        child line: Option<LineSize> = "line";
+    }
+}
+
+/// `value` and `unit` as KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SizeKib(pub u64);
+
+impl Part for SizeKib {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let kib = scaled_attribute(element, "value")?;
+        kib.map(Self).ok_or_else(|| ConfError::missing_attribute("value", element.name()))
+    }
+
+    fn write_attributes(&self, out: &mut Writer) {
+        out.attribute("value", &self.0);
+        out.attribute_str("unit", "KiB");
+    }
+}
+
+xml! {
+    #[derive(Copy, Eq)]
+    pub struct LineSize {
+        attr bytes: u32 = "value";
+        attr unit: ByteUnit = "unit", or ByteUnit::B;
+    }
+}
+
+xml_enum! {
+    pub enum ByteUnit {
+        B = "B",
+    }
+}
+
+xml_enum! {
+    pub enum AccessType {
+        Access = "access",
+        Read = "read",
+        Write = "write",
+    }
+}
+
+/// How far the nodes are from each other, in the order given.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Interconnects(pub Vec<Interconnect>);
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Interconnect {
+    Latency(Link),
+    Bandwidth(Link),
+}
+
+xml! {
+    #[derive(Copy, Eq)]
+    pub struct Link {
+        attr initiator: u32 = "initiator";
+        attr target: u32 = "target";
+        attr cache: Option<u32> = "cache";
+        attr kind: AccessType = "type";
+        attr value: u64 = "value";
+    }
+}
+
+impl Part for Interconnects {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let mut list = Vec::new();
+        for node in element.children() {
+            match node.qualified_name() {
+                "latency" => list.push(Interconnect::Latency(Link::read(node)?)),
+                "bandwidth" => {
+                    let value = scaled_attribute(node, "value")?.unwrap_or(0);
+                    list.push(Interconnect::Bandwidth(Link { value, ..Link::read(node)? }));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self(list))
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        for link in &self.0 {
+            match link {
+                Interconnect::Latency(link) => Part::write(link, out, "latency"),
+                Interconnect::Bandwidth(link) => out.element("bandwidth", |out| {
+                    link.write_attributes(out);
+                    out.attribute_str("unit", "KiB");
+                }),
+            }
+        }
+    }
+}

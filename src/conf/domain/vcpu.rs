@@ -1,0 +1,225 @@
+//! Virtual CPUs and I/O threads.
+
+use crate::conf::xml::{Element, Part, Writer, YesNo, read_body, xml, xml_enum};
+use crate::conf::{ConfError, Result};
+use crate::util::bitmap::Bitmap;
+
+xml_enum! {
+    /// Who chooses the host CPUs.
+    pub enum Placement {
+        Static = "static",
+        Auto = "auto",
+    }
+}
+
+/// `<vcpu>` and `<vcpus>`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vcpus {
+    pub placement: Placement,
+    pub cpuset: Option<Bitmap>,
+    pub max: u32,
+    /// How many are plugged in; see [`Self::online`].
+    pub current: Option<u32>,
+    /// One entry per CPU, where the definition names each.
+    pub individual: Vec<Vcpu>,
+}
+
+xml! {
+    /// The state of one CPU.
+    pub struct Vcpu {
+        attr id: u32 = "id";
+        attr enabled: YesNo = "enabled";
+        attr hotpluggable: Option<YesNo> = "hotpluggable";
+        attr order: Option<u32> = "order";
+    }
+}
+
+impl Vcpus {
+    /// CPUs the guest starts with.
+    pub fn online(&self) -> u32 {
+        if self.individual.is_empty() {
+            return self.current.unwrap_or(self.max);
+        }
+        self.individual.iter().filter(|vcpu| vcpu.enabled.into()).count() as u32
+    }
+}
+
+impl Default for Vcpus {
+    fn default() -> Self {
+        Self { placement: Placement::Static, cpuset: None, max: 1, current: None, individual: Vec::new() }
+    }
+}
+
+impl Part for Vcpus {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let mut vcpus = Self::default();
+        if let Some(node) = element.child("vcpu") {
+            let text = node.text();
+            vcpus.max = text
+                .trim_start()
+                .parse()
+                .map_err(|_| ConfError::xml("maximum vcpus count must be an integer"))?;
+            vcpus.current = node.value("current")?;
+            vcpus.placement = node.value("placement")?.unwrap_or(Placement::Static);
+            if vcpus.placement == Placement::Static {
+                vcpus.cpuset = node.value("cpuset")?;
+                if vcpus.cpuset.as_ref().is_some_and(Bitmap::is_empty) {
+                    let text = node.attribute("cpuset").unwrap_or_default();
+                    return Err(ConfError::unsupported(format!("Invalid value of 'cpuset': {text}")));
+                }
+            }
+        }
+        if let Some(list) = element.child("vcpus") {
+            for node in list.children_named("vcpu") {
+                let vcpu = Vcpu::read(node)?;
+                if vcpu.id >= vcpus.max {
+                    let message = format!("vcpu id '{}' is out of range of maximum vcpu count", vcpu.id);
+                    return Err(ConfError::xml(message));
+                }
+                vcpus.individual.push(vcpu);
+            }
+        }
+        Ok(vcpus)
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        out.element("vcpu", |out| {
+            out.attribute("placement", &self.placement);
+            if let Some(cpuset) = &self.cpuset {
+                out.attribute("cpuset", cpuset);
+            }
+            if self.online() != self.max {
+                out.attribute("current", &self.online());
+            }
+            out.body(&self.max);
+        });
+        if self.individual.is_empty() {
+            return;
+        }
+        out.element("vcpus", |out| {
+            let described = |id| self.individual.iter().rev().find(|vcpu| vcpu.id == id);
+            for id in 0..self.max {
+                let absent = Vcpu { id, enabled: YesNo::No, hotpluggable: None, order: None };
+                Part::write(described(id).unwrap_or(&absent), out, "vcpu");
+            }
+        });
+    }
+}
+
+/// `<iothreads>`, `<iothreadids>` and `<defaultiothread>`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct IoThreads {
+    pub threads: Vec<IoThread>,
+    pub default_thread: Option<ThreadPool>,
+}
+
+/// One I/O thread; `explicit` when the definition names it rather than counting it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IoThread {
+    pub id: u32,
+    pub explicit: bool,
+    pub pool: ThreadPool,
+    pub poll: Poll,
+}
+
+xml! {
+    #[derive(Copy, Eq, Default)]
+    pub struct ThreadPool {
+        attr min: Option<u32> = "thread_pool_min";
+        attr max: Option<u32> = "thread_pool_max";
+    }
+}
+
+xml! {
+    /// How long the thread polls before it sleeps.
+    #[derive(Copy, Eq, Default)]
+    pub struct Poll {
+        attr max: Option<u64> = "max";
+        attr grow: Option<u64> = "grow";
+        attr shrink: Option<u64> = "shrink";
+    }
+}
+
+impl Part for IoThread {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let id = element.required("id")?;
+        if id == 0 {
+            return Err(ConfError::invalid_attribute(
+                "id",
+                "iothread",
+                "0",
+                " Expected positive integer value",
+            ));
+        }
+        let poll = element.child("poll").map(Poll::read).transpose()?.unwrap_or_default();
+        Ok(Self { id, explicit: true, pool: ThreadPool::read(element)?, poll })
+    }
+
+    fn write_attributes(&self, out: &mut Writer) {
+        out.attribute("id", &self.id);
+        self.pool.write_attributes(out);
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        self.poll.write_group(out, "poll");
+    }
+}
+
+/// More would only exhaust the host.
+const MAX_IOTHREADS: usize = 65536;
+
+impl Part for IoThreads {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let count: Option<u32> = match element.child("iothreads") {
+            Some(node) => read_body(node)
+                .map_err(|_| ConfError::xml(format!("invalid iothreads count '{}'", node.text())))?,
+            None => None,
+        };
+        let mut threads: Vec<IoThread> = Vec::new();
+        for node in element.child("iothreadids").into_iter().flat_map(|list| list.children_named("iothread"))
+        {
+            let thread = IoThread::read(node)?;
+            if threads.iter().any(|other| other.id == thread.id) {
+                return Err(ConfError::xml(format!("duplicate iothread id '{}' found", thread.id)));
+            }
+            threads.push(thread);
+        }
+        let count = count.unwrap_or(0) as usize;
+        if count > MAX_IOTHREADS {
+            return Err(ConfError::unsupported(format!(
+                "{count} iothreads are over the limit of {MAX_IOTHREADS}"
+            )));
+        }
+        // Those that are only counted get the lowest free ids.
+        let mut id = 0;
+        while threads.len() < count {
+            id += 1;
+            if threads.iter().all(|thread| !thread.explicit || thread.id != id) {
+                threads.push(IoThread {
+                    id,
+                    explicit: false,
+                    pool: ThreadPool::default(),
+                    poll: Poll::default(),
+                });
+            }
+        }
+        let default_thread = element.child("defaultiothread").map(ThreadPool::read).transpose()?;
+        Ok(Self { threads, default_thread })
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        if !self.threads.is_empty() {
+            out.text_element("iothreads", &(self.threads.len() as u32));
+        }
+        if self.threads.iter().any(|thread| thread.explicit) {
+            out.element("iothreadids", |out| {
+                for thread in &self.threads {
+                    Part::write(thread, out, "iothread");
+                }
+            });
+        }
+        if let Some(pool) = &self.default_thread {
+            pool.write_group(out, "defaultiothread");
+        }
+    }
+}
