@@ -1,0 +1,265 @@
+//! One daemon in a root of its own, and the clients that talk to it.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tempfile::TempDir;
+
+use super::guest::Guest;
+use super::program::{LIMIT, Program, Ran, command, eventually, run};
+
+/// Whose daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The binary at this path.
+    Ours(&'static str),
+    /// libvirt's, through `compat/upstream`.
+    Upstream,
+}
+
+impl Kind {
+    /// Ours, unless `FERROVIRT_TEST_DAEMON=upstream` asks for the original.
+    pub fn for_tests(ours: &'static str) -> Self {
+        match std::env::var("FERROVIRT_TEST_DAEMON") {
+            Ok(daemon) if daemon == "upstream" => Self::Upstream,
+            _ => Self::Ours(ours),
+        }
+    }
+}
+
+/// A running daemon. Dropping it ends it and every guest it left.
+#[derive(Debug)]
+pub struct Daemon {
+    kind: Kind,
+    root: TempDir,
+    child: Child,
+}
+
+impl Daemon {
+    /// A daemon with nothing defined, ready for connections; `config` is lines of `libvirtd.conf`.
+    pub fn start(kind: Kind, config: &str) -> Self {
+        // Short: the sockets of a guest lie deep below and have 107 bytes.
+        let root = tempfile::Builder::new().prefix("fv").tempdir_in("/tmp").expect("/tmp takes a directory");
+        let etc = root.path().join("etc/libvirt");
+        fs::create_dir_all(&etc).expect("the directory is ours");
+        fs::write(etc.join("libvirtd.conf"), config).expect("the directory is ours");
+        let child = Self::spawn(kind, root.path());
+        let mut daemon = Self { kind, root, child };
+        daemon.wait_ready();
+        daemon
+    }
+
+    fn spawn(kind: Kind, root: &Path) -> Child {
+        let mut daemon = match kind {
+            Kind::Upstream => {
+                let mut upstream = command(concat!(env!("CARGO_MANIFEST_DIR"), "/upstream"));
+                upstream.arg(root);
+                upstream
+            }
+            Kind::Ours(path) => {
+                let mut ours = command(path);
+                ours.arg("--root").arg(root);
+                ours
+            }
+        };
+        let log = fs::File::options().create(true).append(true).open(root.join("daemon.log")).expect("ours");
+        daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the daemon is built")
+    }
+
+    fn wait_ready(&mut self) {
+        eventually("the daemon listens", || {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                panic!("the daemon ended with {status}: {}", self.log());
+            }
+            UnixStream::connect(self.socket()).ok()
+        });
+    }
+
+    /// What the daemon logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.path().join(below)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/libvirt/libvirt-sock")
+    }
+
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.socket().display())
+    }
+
+    pub fn read_only_uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.path("run/libvirt/libvirt-sock-ro").display())
+    }
+
+    // ---- clients ----
+
+    pub fn virsh(&self, arguments: &[&str]) -> Ran {
+        let uri = self.uri();
+        run("virsh", &[&["-q", "-c", &uri], arguments].concat())
+    }
+
+    /// A virsh that must succeed; its output.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        self.virsh(arguments).ok()
+    }
+
+    /// Runs a script in libvirt-python, with `conn` open.
+    pub fn python(&self, script: &str) -> Ran {
+        let script =
+            format!("{}\nconn = libvirt.open('{}')\n{script}", include_str!("prelude.py"), self.uri());
+        run("/usr/bin/python3", &["-c", &script])
+    }
+
+    /// The same beside the test.
+    pub fn python_beside(&self, script: &str) -> Program {
+        let mut python = command("/usr/bin/python3");
+        let script =
+            format!("{}\nconn = libvirt.open('{}')\n{script}", include_str!("prelude.py"), self.uri());
+        python.args(["-u", "-c", &script]);
+        Program::start(python)
+    }
+
+    /// Prints every lifecycle event as `NAME event detail`, from now on.
+    pub fn events(&self) -> Program {
+        let mut watcher = self.python_beside("watch_events(conn)");
+        watcher.expect("watching\n");
+        watcher
+    }
+
+    /// A guest's console through a stream: what is sent to it is typed, what it prints is read.
+    pub fn console(&self, name: &str) -> Program {
+        let mut console = self.python_beside(&format!("console(conn, '{name}')"));
+        console.expect("connected\n");
+        console
+    }
+
+    // ---- guests ----
+
+    pub fn define(&self, guest: &Guest) {
+        self.with_xml(&guest.xml(), |file| self.ok(&["define", file]));
+    }
+
+    /// Runs a transient guest.
+    pub fn create(&self, guest: &Guest) {
+        self.with_xml(&guest.xml(), |file| self.ok(&["create", file]));
+    }
+
+    /// Defines and starts.
+    pub fn run(&self, guest: &Guest) {
+        self.define(guest);
+        self.ok(&["start", &guest.name]);
+    }
+
+    /// Puts a description where a client finds it.
+    pub fn with_xml<T>(&self, xml: &str, use_it: impl FnOnce(&str) -> T) -> T {
+        let file = tempfile::NamedTempFile::new_in(self.root.path()).expect("the directory is ours");
+        fs::write(file.path(), xml).expect("the file is ours");
+        use_it(file.path().to_str().expect("a path of ASCII"))
+    }
+
+    pub fn state(&self, name: &str) -> String {
+        self.ok(&["domstate", name]).trim().to_owned()
+    }
+
+    /// The process of a running guest, by its pid file.
+    pub fn qemu_pid(&self, name: &str) -> i32 {
+        let file = self.path(&format!("run/libvirt/qemu/{name}.pid"));
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        text.trim().parse().expect("a pid file has a number")
+    }
+
+    /// All guests' processes that are still there.
+    pub fn qemu_pids(&self) -> Vec<i32> {
+        let Ok(files) = fs::read_dir(self.path("run/libvirt/qemu")) else { return Vec::new() };
+        files
+            .filter_map(|file| Some(file.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "pid"))
+            .filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
+            .filter(|pid| self.is_guest(*pid))
+            .collect()
+    }
+
+    /// A pid file may be stale and its number another's: only a QEMU whose arguments name this root is a guest.
+    fn is_guest(&self, pid: i32) -> bool {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments);
+        let below = self.kind == Kind::Upstream || arguments.contains(&*self.root.path().to_string_lossy());
+        arguments.contains("qemu") && below
+    }
+
+    // ---- ends and beginnings ----
+
+    /// Ends the daemon as `kill -9` does; guests stay.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Ends the daemon as an administrator does, and waits for it.
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        signal(self.pid().cast_signed(), Signal::TERM);
+        eventually("the daemon ends on SIGTERM", || self.child.try_wait().expect("it is our child"))
+    }
+
+    /// Starts the next daemon on the same root; answers how long it took to listen.
+    pub fn restart(&mut self) -> Duration {
+        let begin = Instant::now();
+        // A killed daemon leaves its socket file, on which nobody listens.
+        self.child = Self::spawn(self.kind, self.root.path());
+        self.wait_ready();
+        begin.elapsed()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- daemon log ----\n{}---- {:?} ----", self.log(), self.root.path());
+        }
+        signal(self.child.id().cast_signed(), Signal::TERM);
+        // Its sockets are gone or it is stuck; neither may outlive the test.
+        if !gone_within(self.child.id().cast_signed(), Duration::from_secs(10)) {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+        for pid in self.qemu_pids() {
+            signal(pid, Signal::KILL);
+            gone_within(pid, LIMIT);
+        }
+        if let Some(pid) =
+            fs::read_to_string(self.path("run/virtlogd.pid")).ok().and_then(|pid| pid.trim().parse().ok())
+        {
+            signal(pid, Signal::TERM);
+        }
+    }
+}
+
+/// To a process that may be gone already.
+pub fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Waits for a process by its pidfd.
+pub fn gone_within(pid: i32, limit: Duration) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else { return true };
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
+    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).is_ok_and(|ready| ready == 1)
+}

@@ -1,0 +1,17 @@
+//! What tests and benchmark share: a daemon in a root of its own, clients, guests, waiting.
+//!
+//! Ours and libvirt's own daemon (`compat/upstream`) lie the same below their roots, so whatever is
+//! written against [`Daemon`] runs on both: an expectation is checked on the original before ours
+//! has to meet it.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "for tests: a failure says where and ends the test")]
+
+mod daemon;
+mod guest;
+mod program;
+pub mod wire;
+
+pub use daemon::{Daemon, Kind, gone_within, signal};
+pub use guest::{Guest, halting, linux};
+pub use program::{LIMIT, Program, Ran, command, eventually, run};
+pub use rustix::process::Signal;

@@ -1,0 +1,162 @@
+//! Programs that a test runs, and waiting for what they say. Every wait has a limit; none is a fixed pause.
+
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Far over what anything here takes on a slow machine: it ends a hung test, it judges no speed.
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+/// The one place where tests make a `Command`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test runs clients as a user does, not as the daemon runs QEMU"
+)]
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    // Clients read all of these; a developer's own must not decide a test.
+    for name in ["LIBVIRT_DEFAULT_URI", "VIRSH_DEFAULT_CONNECT_URI", "LIBVIRT_DEBUG", "LANG", "LANGUAGE"] {
+        command.env_remove(name);
+    }
+    command.env("LC_ALL", "C.UTF-8");
+    command
+}
+
+/// What a finished program left.
+#[derive(Debug)]
+pub struct Ran {
+    pub success: bool,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Standard output of a program that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert!(self.success, "failed: {}{}", self.err, self.out);
+        self.out
+    }
+
+    /// Standard error of a program that must have failed.
+    #[track_caller]
+    pub fn fails(self) -> String {
+        assert!(!self.success, "succeeded: {}{}", self.err, self.out);
+        self.err
+    }
+}
+
+/// Runs a program to its end, which comes within [`LIMIT`] or by force.
+pub fn run(program: &str, arguments: &[&str]) -> Ran {
+    let output = command("timeout")
+        .arg("--kill-after=5")
+        .arg(LIMIT.as_secs().to_string())
+        .arg(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("timeout is part of coreutils");
+    Ran {
+        success: output.status.success(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Tries until `attempt` has an answer. For states that nothing announces to a test.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = attempt() {
+            return answer;
+        }
+        assert!(begin.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// A program that runs beside the test and talks: a console, a watcher of events. Killed when dropped.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Receiver<Vec<u8>>,
+    seen: String,
+    /// What `expect` has been through.
+    taken: usize,
+}
+
+impl Program {
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut stdout = child.stdout.take().expect("piped above");
+        let (sender, output) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = stdout.read(&mut buffer) {
+                if sender.send(buffer[..n].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        Self { child, input, output, seen: String::new(), taken: 0 }
+    }
+
+    /// Waits until `text` comes up behind what was expected before; answers all up to its end.
+    #[track_caller]
+    pub fn expect(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(at) = self.seen[self.taken..].find(text) {
+                let end = self.taken + at + text.len();
+                let answer = self.seen[self.taken..end].to_owned();
+                self.taken = end;
+                return answer;
+            }
+            if let Err(why) = self.read(deadline) {
+                panic!("no {text:?} ({why:?}) behind the first {} bytes of {:?}", self.taken, self.seen);
+            }
+        }
+    }
+
+    /// All that came after what was expected, once the program has ended by itself.
+    #[track_caller]
+    pub fn rest(&mut self) -> String {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.read(deadline) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.seen[self.taken..].to_owned(),
+                Err(RecvTimeoutError::Timeout) => panic!("still running; it said {:?}", self.seen),
+            }
+        }
+    }
+
+    fn read(&mut self, deadline: Instant) -> Result<(), RecvTimeoutError> {
+        let bytes = self.output.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
+        self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        Ok(())
+    }
+
+    pub fn send(&mut self, text: &str) {
+        let input = self.input.as_mut().expect("open until the program is dropped");
+        input.write_all(text.as_bytes()).and_then(|()| input.flush()).expect("the program reads its input");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already; either way it is reaped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
