@@ -156,6 +156,13 @@ impl Error {
         }
     }
 
+    /// An argument that a call does not take, said without the short form: `cpuNum in virX only accepts …`.
+    pub fn bare_argument(sentence: impl Into<Cow<'static, str>>) -> Self {
+        let mut built = Self::invalid_arg(sentence).from_origin(Origin::NONE);
+        built.bare = true;
+        built
+    }
+
     /// Flag bits that a call does not know; `function` is the driver's function in libvirt.
     pub fn unsupported_flags(bits: u32, function: &str) -> Self {
         let mut built = Self::invalid_arg(format!("unsupported flags (0x{bits:x}) in function {function}"));

@@ -3,6 +3,7 @@
 //! Every model goes through three steps: read (syntax) → defaults (needs facts of the host) → validate.
 //! [`xml`] has the machinery, [`devices`] what a guest is plugged together from.
 
+pub mod capabilities;
 pub mod devices;
 pub mod domain;
 pub mod error;

@@ -3,6 +3,7 @@
 pub mod domain;
 mod errors;
 pub mod event_bus;
+pub mod node;
 
 use crate::drivers::event_bus::EventBus;
 use crate::util::paths::Paths;

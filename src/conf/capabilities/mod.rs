@@ -1,0 +1,3 @@
+//! `<capabilities>`: what a host is, and which guests it can run.
+
+pub mod host;
