@@ -3,6 +3,8 @@
 //! Bytes become frames in [`frame`], payloads become typed arguments through [`xdr`], and the
 //! generated modules hold one type per procedure ([`procedure::Procedure`]) of each program.
 
+#[cfg(feature = "client")]
+pub mod client;
 mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod every;
