@@ -4,7 +4,7 @@
 For every tests/data/domain/NAME/input.xml this writes, beside it,
 
     inactive.xml   the definition as libvirt prints it (--inactive --security-info)
-    live.xml       the running guest's XML, absent where the guest cannot start on a plain machine
+    live.xml       the running guest's XML (--security-info), absent where the guest cannot start on a plain machine
     args           the QEMU command line from the guest's log, one argument per line
     env            the environment QEMU got (only for guests that add to it)
     error          where it refuses to define or start the guest: `define` or `start`, the error's code and domain
@@ -152,7 +152,7 @@ def record(connection, entry):
     result, live = "ok", None
     try:
         domain.create()
-        live = domain.XMLDesc(0)
+        live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
         domain.destroy()
     except libvirt.libvirtError as error:
         result = write_error(entry, "start", error, renumber)

@@ -12,22 +12,133 @@
 //!
 //! What libvirt does not know is dropped when read; nobody needs to say so.
 
+mod chardev;
+mod controller;
+mod disk;
+mod graphics;
+mod hub;
 mod info;
+mod input;
+mod interface;
+mod memballoon;
+mod panic;
+mod raw;
 mod rng;
+mod serial;
+mod sound;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod video;
+mod watchdog;
 
+pub use chardev::{
+    CharBackend, CharKind, CharLog, CharSource, FileSource, Reconnect, SocketPlace, SourceMode, TcpProtocol,
+    TcpSource, UdpSource, UnixSource,
+};
+pub use controller::{
+    Controller, ControllerDriver, ControllerKind, ControllerType, IdeModel, PciModel, PciModelName,
+    PciOptions, PciTarget, ScsiModel, UsbModel, UsbOptions, VirtioModel, VirtioSerialOptions,
+};
+pub use disk::{
+    BlockIo, DetectZeroes, Discard, Disk, DiskBus, DiskCache, DiskDevice, DiskDriver, DiskIo, DiskModel,
+    DiskTarget, ErrorPolicy, Geometry, GeometryTrans, IoTune, SnapshotLocation, Transient, Tray,
+};
+pub use graphics::{
+    AuthConnected, DateTime, Graphics, GraphicsAuth, GraphicsKind, Listen, ListenKind, ListenPlace,
+    SharePolicy, Vnc,
+};
+pub use hub::{Hub, HubKind};
 pub use info::{
     Address, Boot, CcidAddress, CcwAddress, DeviceInfo, DimmAddress, DriveAddress, HexLong, IsaAddress,
     PciAddress, Rom, SpaprVioAddress, UsbAddress, UsbPort, VirtioOptions, VirtioSerialAddress,
 };
+pub use input::{Input, InputBus, InputKind, InputModel, InputSource};
+pub use interface::{
+    BackendKind, GuestOffloads, HostOffloads, Interface, InterfaceBackend, InterfaceKind, InterfaceModel,
+    InterfaceSource, InterfaceTarget, InterfaceTune, IpAddress, LinkState, MacAddress, MacKind, ModelName,
+    NetDriver, NetworkSource, TxMode, VirtioNetDriver,
+};
+pub use memballoon::{BalloonModel, MemBalloon};
+pub use panic::{Panic, PanicModel};
+pub use raw::Raw;
 pub use rng::{RandomSource, Rng, RngBackend, RngModel, RngRate};
+pub use serial::{
+    Channel, ChannelState, ChannelTarget, Console, ConsoleTarget, ConsoleType, Parallel, PortTarget, Serial,
+    SerialModel, SerialTarget, SerialType,
+};
+pub use sound::{
+    Audio, AudioFormat, AudioKind, AudioSettings, AudioStream, Codec, CodecKind, Sound, SoundModel,
+};
+pub use storage::{
+    Backing, CacheSize, Layer, LayerFormat, MetadataCache, Place, StartupPolicy, Storage, StorageFormat,
+    StorageKind,
+};
+pub use video::{Acceleration, Resolution, VgaConf, Video, VideoBackend, VideoDriver, VideoKind, VideoModel};
+pub use watchdog::{Watchdog, WatchdogAction, WatchdogModel};
 
 use super::xml::xml;
 
 xml! {
-    /// `<devices>`: every kind in the order libvirt prints them.
+    /// `<devices>`: every kind in the order libvirt prints them. Kinds held as [`Raw`] are kept in the
+    /// definition; a guest that has one does not start.
     #[derive(Default)]
     pub struct Devices {
         text emulator: Option<Box<str>> = "emulator";
+        child disks: Vec<Disk> = "disk";
+        child controllers: Vec<Controller> = "controller";
+        child leases: Vec<Raw> = "lease";
+        child filesystems: Vec<Raw> = "filesystem";
+        child interfaces: Vec<Interface> = "interface";
+        child smartcards: Vec<Raw> = "smartcard";
+        child serials: Vec<Serial> = "serial";
+        child parallels: Vec<Parallel> = "parallel";
+        child consoles: Vec<Console> = "console";
+        child channels: Vec<Channel> = "channel";
+        child inputs: Vec<Input> = "input";
+        child tpms: Vec<Raw> = "tpm";
+        child graphics: Vec<Graphics> = "graphics";
+        child sounds: Vec<Sound> = "sound";
+        child audios: Vec<Audio> = "audio";
+        child videos: Vec<Video> = "video";
+        child hostdevs: Vec<Raw> = "hostdev";
+        child redirdevs: Vec<Raw> = "redirdev";
+        child redirfilters: Vec<Raw> = "redirfilter";
+        child hubs: Vec<Hub> = "hub";
+        child watchdogs: Vec<Watchdog> = "watchdog";
+        child memballoons: Vec<MemBalloon> = "memballoon";
         child rngs: Vec<Rng> = "rng";
+        child nvrams: Vec<Raw> = "nvram";
+        child panics: Vec<Panic> = "panic";
+        child shmems: Vec<Raw> = "shmem";
+        child memories: Vec<Raw> = "memory";
+        child cryptos: Vec<Raw> = "crypto";
+        child iommus: Vec<Raw> = "iommu";
+        child vsocks: Vec<Raw> = "vsock";
+        child pstores: Vec<Raw> = "pstore";
+    }
+}
+
+impl Devices {
+    /// The kinds that the daemon cannot start, by element name.
+    pub fn unsupported(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("lease", &self.leases),
+            ("filesystem", &self.filesystems),
+            ("smartcard", &self.smartcards),
+            ("tpm", &self.tpms),
+            ("hostdev", &self.hostdevs),
+            ("redirdev", &self.redirdevs),
+            ("nvram", &self.nvrams),
+            ("shmem", &self.shmems),
+            ("memory", &self.memories),
+            ("crypto", &self.cryptos),
+            ("iommu", &self.iommus),
+            ("vsock", &self.vsocks),
+            ("pstore", &self.pstores),
+        ]
+        .into_iter()
+        .filter(|(_, list)| !list.is_empty())
+        .map(|(name, _)| name)
     }
 }

@@ -1,5 +1,6 @@
 //! `<rng>`: a source of randomness for the guest.
 
+use super::chardev::CharSource;
 use super::info::{DeviceInfo, VirtioOptions};
 use crate::conf::xml::{xml, xml_enum};
 
@@ -33,6 +34,7 @@ xml! {
     /// Where the host takes the randomness from.
     pub enum RngBackend by "model" {
         "random" => Random(RandomSource),
+        "egd" => Egd(CharSource),
         "builtin" => Builtin,
     }
 }

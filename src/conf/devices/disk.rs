@@ -1,0 +1,246 @@
+//! `<disk>`: hard disks, CD-ROM and floppy drives.
+
+use super::info::{DeviceInfo, VirtioOptions};
+use super::raw::Raw;
+use super::storage::{MetadataCache, Storage, StorageFormat};
+use crate::conf::xml::{OnOff, YesNo, xml, xml_enum};
+
+xml! {
+    pub struct Disk {
+        group driver: DiskDriver = "driver";
+        child auth: Option<Box<Raw>> = "auth";
+        flat storage: Storage;
+        attr device: DiskDevice = "device", or DiskDevice::Disk;
+        attr(omit) model: DiskModel = "model", or DiskModel::Default;
+        attr rawio: Option<YesNo> = "rawio";
+        attr sgio: Option<Box<str>> = "sgio";
+        attr snapshot: Option<SnapshotLocation> = "snapshot";
+        child_attr backend_domain: Option<Box<str>> = "backenddomain" / "name";
+        child geometry: Option<Box<Geometry>> = "geometry";
+        group blockio: BlockIo = "blockio";
+        group target: DiskTarget = "target";
+        group iotune: Box<IoTune> = "iotune";
+        child throttle_filters: Option<Box<Raw>> = "throttlefilters";
+        flag readonly: bool = "readonly";
+        flag shareable: bool = "shareable";
+        child transient: Option<Transient> = "transient";
+        text serial: Option<Box<str>> = "serial";
+        text wwn: Option<Box<str>> = "wwn";
+        text vendor: Option<Box<str>> = "vendor";
+        text product: Option<Box<str>> = "product";
+        child encryption: Option<Box<Raw>> = "encryption";
+        flat info: DeviceInfo;
+    }
+}
+
+xml_enum! {
+    pub enum DiskDevice {
+        Disk = "disk",
+        Cdrom = "cdrom",
+        Floppy = "floppy",
+        Lun = "lun",
+    }
+}
+
+impl DiskDevice {
+    /// Whether the medium can be taken out.
+    pub fn is_removable(self) -> bool {
+        matches!(self, Self::Cdrom | Self::Floppy)
+    }
+}
+
+xml_enum! {
+    #[derive(Default)]
+    pub enum DiskModel {
+        #[default]
+        Default = "default",
+        Virtio = "virtio",
+        VirtioTransitional = "virtio-transitional",
+        VirtioNonTransitional = "virtio-non-transitional",
+    }
+}
+
+xml_enum! {
+    pub enum SnapshotLocation {
+        No = "no",
+        Internal = "internal",
+        External = "external",
+        Manual = "manual",
+    }
+}
+
+xml! {
+    #[derive(Default)]
+    pub struct DiskDriver {
+        attr name: Option<Box<str>> = "name";
+        attr format: Option<StorageFormat> = "type";
+        attr(omit) cache: DiskCache = "cache", or DiskCache::Default;
+        attr error_policy: Option<ErrorPolicy> = "error_policy";
+        attr rerror_policy: Option<ErrorPolicy> = "rerror_policy";
+        attr io: Option<DiskIo> = "io";
+        attr ioeventfd: Option<OnOff> = "ioeventfd";
+        attr event_idx: Option<OnOff> = "event_idx";
+        attr copy_on_read: Option<OnOff> = "copy_on_read";
+        attr discard: Option<Discard> = "discard";
+        attr iothread: Option<u32> = "iothread";
+        attr detect_zeroes: Option<DetectZeroes> = "detect_zeroes";
+        attr discard_no_unref: Option<OnOff> = "discard_no_unref";
+        attr(omit) queues: u32 = "queues", or 0;
+        attr(omit) queue_size: u32 = "queue_size", or 0;
+        flat virtio: VirtioOptions;
+        child metadata_cache: Option<MetadataCache> = "metadata_cache";
+        child iothreads: Option<Box<Raw>> = "iothreads";
+    }
+}
+
+xml_enum! {
+    #[derive(Default)]
+    pub enum DiskCache {
+        #[default]
+        Default = "default",
+        None = "none",
+        Writethrough = "writethrough",
+        Writeback = "writeback",
+        Directsync = "directsync",
+        Unsafe = "unsafe",
+    }
+}
+
+xml_enum! {
+    pub enum ErrorPolicy {
+        Stop = "stop",
+        Report = "report",
+        Ignore = "ignore",
+        Enospace = "enospace",
+    }
+}
+
+xml_enum! {
+    pub enum DiskIo {
+        Native = "native",
+        Threads = "threads",
+        IoUring = "io_uring",
+    }
+}
+
+xml_enum! {
+    pub enum Discard {
+        Unmap = "unmap",
+        Ignore = "ignore",
+    }
+}
+
+xml_enum! {
+    pub enum DetectZeroes {
+        Off = "off",
+        On = "on",
+        Unmap = "unmap",
+    }
+}
+
+xml! {
+    pub struct Geometry {
+        attr cylinders: u32 = "cyls", or 0;
+        attr heads: u32 = "heads", or 0;
+        attr sectors: u32 = "secs", or 0;
+        attr trans: Option<GeometryTrans> = "trans";
+    }
+}
+
+xml_enum! {
+    pub enum GeometryTrans {
+        None = "none",
+        Auto = "auto",
+        Lba = "lba",
+    }
+}
+
+xml! {
+    #[derive(Default)]
+    pub struct BlockIo {
+        attr(omit) logical_block_size: u32 = "logical_block_size", or 0;
+        attr(omit) physical_block_size: u32 = "physical_block_size", or 0;
+        attr(omit) discard_granularity: u32 = "discard_granularity", or 0;
+    }
+}
+
+xml! {
+    /// Where the guest sees the disk. Bus and name are there once the definition was completed.
+    #[derive(Default)]
+    pub struct DiskTarget {
+        attr dev: Option<Box<str>> = "dev";
+        attr bus: Option<DiskBus> = "bus";
+        attr(omit) tray: Tray = "tray", or Tray::Closed;
+        attr removable: Option<OnOff> = "removable";
+        attr(omit) rotation_rate: u32 = "rotation_rate", or 0;
+    }
+}
+
+xml_enum! {
+    pub enum DiskBus {
+        Ide = "ide",
+        Fdc = "fdc",
+        Scsi = "scsi",
+        Virtio = "virtio",
+        Xen = "xen",
+        Usb = "usb",
+        Uml = "uml",
+        Sata = "sata",
+        Sd = "sd",
+    }
+}
+
+xml_enum! {
+    #[derive(Default)]
+    pub enum Tray {
+        #[default]
+        Closed = "closed",
+        Open = "open",
+    }
+}
+
+xml! {
+    /// Throttling; nothing stands for no limit.
+    #[derive(Default)]
+    pub struct IoTune {
+        text total_bytes_sec: Option<u64> = "total_bytes_sec";
+        text read_bytes_sec: Option<u64> = "read_bytes_sec";
+        text write_bytes_sec: Option<u64> = "write_bytes_sec";
+        text total_iops_sec: Option<u64> = "total_iops_sec";
+        text read_iops_sec: Option<u64> = "read_iops_sec";
+        text write_iops_sec: Option<u64> = "write_iops_sec";
+        text total_bytes_sec_max: Option<u64> = "total_bytes_sec_max";
+        text read_bytes_sec_max: Option<u64> = "read_bytes_sec_max";
+        text write_bytes_sec_max: Option<u64> = "write_bytes_sec_max";
+        text total_iops_sec_max: Option<u64> = "total_iops_sec_max";
+        text read_iops_sec_max: Option<u64> = "read_iops_sec_max";
+        text write_iops_sec_max: Option<u64> = "write_iops_sec_max";
+        text size_iops_sec: Option<u64> = "size_iops_sec";
+        text group_name: Option<Box<str>> = "group_name";
+        text total_bytes_sec_max_length: Option<u64> = "total_bytes_sec_max_length";
+        text read_bytes_sec_max_length: Option<u64> = "read_bytes_sec_max_length";
+        text write_bytes_sec_max_length: Option<u64> = "write_bytes_sec_max_length";
+        text total_iops_sec_max_length: Option<u64> = "total_iops_sec_max_length";
+        text read_iops_sec_max_length: Option<u64> = "read_iops_sec_max_length";
+        text write_iops_sec_max_length: Option<u64> = "write_iops_sec_max_length";
+    }
+}
+
+xml! {
+    /// What the guest writes is thrown away when it stops.
+    pub struct Transient {
+        attr share_backing: Option<YesNo> = "shareBacking";
+    }
+}
+
+impl Disk {
+    /// The name in the guest, or nothing before the definition was validated.
+    pub fn name(&self) -> &str {
+        self.target.dev.as_deref().unwrap_or_default()
+    }
+
+    /// The image's format; raw where nobody said.
+    pub fn format(&self) -> StorageFormat {
+        self.driver.format.unwrap_or(StorageFormat::Raw)
+    }
+}

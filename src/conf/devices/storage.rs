@@ -1,0 +1,309 @@
+//! Where a disk's blocks come from: a place, and the images below it.
+
+use super::raw::Raw;
+use crate::conf::xml::{Element, Form, Part, Writer, xml, xml_enum};
+use crate::conf::{ConfError, Result};
+
+xml_enum! {
+    /// `type` of a disk or of a layer of its chain.
+    pub enum StorageKind {
+        File = "file",
+        Block = "block",
+        Dir = "dir",
+        Network = "network",
+        Volume = "volume",
+        Nvme = "nvme",
+        VhostUser = "vhostuser",
+        VhostVdpa = "vhostvdpa",
+    }
+}
+
+xml_enum! {
+    /// How the blocks are arranged in the file.
+    pub enum StorageFormat {
+        None = "none",
+        Raw = "raw",
+        Dir = "dir",
+        Bochs = "bochs",
+        Cloop = "cloop",
+        Dmg = "dmg",
+        Iso = "iso",
+        Vpc = "vpc",
+        Vdi = "vdi",
+        Fat = "fat",
+        Vhd = "vhd",
+        Ploop = "ploop",
+        Cow = "cow",
+        Qcow = "qcow",
+        Qcow2 = "qcow2",
+        Qed = "qed",
+        Vmdk = "vmdk",
+    }
+}
+
+impl StorageFormat {
+    /// Whether images of this format can have one below them.
+    pub fn has_backing(self) -> bool {
+        matches!(self, Self::Cow | Self::Qcow | Self::Qcow2 | Self::Qed | Self::Vmdk)
+    }
+}
+
+xml_enum! {
+    /// What a missing source does to a start.
+    pub enum StartupPolicy {
+        Mandatory = "mandatory",
+        Requisite = "requisite",
+        Optional = "optional",
+    }
+}
+
+/// `type`, `<source>` and `<backingStore>` of a disk or of a layer of its chain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Storage {
+    pub place: Place,
+    pub startup_policy: Option<StartupPolicy>,
+    /// The layer's number in block node names, once the guest was started.
+    pub index: Option<u32>,
+    /// `<seclabel>`, `<slices>`, `<reservations>`, `<encryption>` and the like, kept as they are.
+    pub extras: Vec<(Box<str>, Raw)>,
+    pub backing: Option<Box<Backing>>,
+}
+
+/// Where the bytes are. No path means no medium.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Place {
+    File(Option<Box<str>>),
+    Block(Option<Box<str>>),
+    Dir(Option<Box<str>>),
+    /// Kinds that are kept but not understood.
+    Other(StorageKind, Box<Raw>),
+}
+
+/// What lies below an image.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Backing {
+    /// Nothing, as is known.
+    End,
+    Layer(Layer),
+}
+
+/// One image of a chain, below the first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    pub format: LayerFormat,
+    pub storage: Storage,
+    /// Found in the image above, not in the definition.
+    pub detected: bool,
+}
+
+xml! {
+    pub struct LayerFormat {
+        attr kind: StorageFormat = "type";
+        child metadata_cache: Option<MetadataCache> = "metadata_cache";
+    }
+}
+
+xml! {
+    /// How much memory QEMU spends on an image's tables.
+    pub struct MetadataCache {
+        child max_size: CacheSize = "max_size";
+    }
+}
+
+/// A size that is printed in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheSize {
+    pub bytes: u64,
+}
+
+impl Part for CacheSize {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let text = element.text();
+        let malformed =
+            || ConfError::xml(format!("Invalid value '{text}' for element or attribute 'max_size'"));
+        let value = text.trim().parse().map_err(|_| malformed())?;
+        let bytes = crate::util::units::scale(value, element.attribute("unit"), 1, u64::MAX)
+            .map_err(|error| ConfError::invalid_arg(error.to_string()))?;
+        Ok(Self { bytes })
+    }
+
+    fn write_attributes(&self, out: &mut Writer) {
+        out.attribute_str("unit", "bytes");
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        out.body(&self.bytes);
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self::new(Place::File(None))
+    }
+}
+
+impl Storage {
+    pub fn new(place: Place) -> Self {
+        Self { place, startup_policy: None, index: None, extras: Vec::new(), backing: None }
+    }
+
+    pub fn kind(&self) -> StorageKind {
+        match &self.place {
+            Place::File(_) => StorageKind::File,
+            Place::Block(_) => StorageKind::Block,
+            Place::Dir(_) => StorageKind::Dir,
+            Place::Other(kind, _) => *kind,
+        }
+    }
+
+    /// The path on this host, where there is one.
+    pub fn path(&self) -> Option<&str> {
+        match &self.place {
+            Place::File(path) | Place::Block(path) | Place::Dir(path) => path.as_deref(),
+            Place::Other(..) => None,
+        }
+    }
+
+    /// Whether there is nothing in the drive.
+    pub fn is_empty(&self) -> bool {
+        !matches!(self.place, Place::Other(..)) && self.path().is_none()
+    }
+
+    /// The next image of the chain, if there is one.
+    pub fn layer(&self) -> Option<&Layer> {
+        match self.backing.as_deref() {
+            Some(Backing::Layer(layer)) => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// The images below this one, from the top.
+    pub fn layers(&self) -> impl Iterator<Item = &Layer> {
+        std::iter::successors(self.layer(), |layer| layer.storage.layer())
+    }
+
+    fn write_source(&self, out: &mut Writer, with_index: WithIndex) {
+        out.group("source", |out| {
+            match &self.place {
+                Place::File(path) => write_path(out, "file", path),
+                Place::Block(path) => write_path(out, "dev", path),
+                Place::Dir(path) => write_path(out, "dir", path),
+                Place::Other(_, raw) => raw.write_attributes(out),
+            }
+            if let Some(policy) = &self.startup_policy {
+                out.attribute("startupPolicy", policy);
+            }
+            if let (WithIndex::Yes, Some(index), true) =
+                (with_index, &self.index, out.form().contains(Form::LIVE))
+            {
+                out.attribute("index", index);
+            }
+            if let Place::Other(_, raw) = &self.place {
+                raw.write_children(out);
+            }
+            for (name, extra) in &self.extras {
+                Part::write(extra, out, name);
+            }
+        });
+    }
+
+    fn write_backing(&self, out: &mut Writer) {
+        match self.backing.as_deref() {
+            None => {}
+            Some(Backing::Layer(layer)) if layer.detected && !out.form().contains(Form::LIVE) => {}
+            Some(Backing::End) => out.empty("backingStore"),
+            Some(Backing::Layer(layer)) => out.element("backingStore", |out| {
+                out.attribute("type", &layer.storage.kind());
+                if let (Some(index), true) = (&layer.storage.index, out.form().contains(Form::LIVE)) {
+                    out.attribute("index", index);
+                }
+                Part::write(&layer.format, out, "format");
+                layer.storage.write_source(out, WithIndex::No);
+                layer.storage.write_backing(out);
+            }),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum WithIndex {
+    Yes,
+    No,
+}
+
+fn write_path(out: &mut Writer, name: &str, path: &Option<Box<str>>) {
+    if let Some(path) = path {
+        out.attribute(name, path);
+    }
+}
+
+impl Part for Storage {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let kind = element.value("type")?.unwrap_or(StorageKind::File);
+        let mut storage = match element.child("source") {
+            Some(source) => read_source(source, kind)?,
+            None => Self::default(),
+        };
+        storage.backing = read_backing(element)?.map(Box::new);
+        Ok(storage)
+    }
+
+    fn write_attributes(&self, out: &mut Writer) {
+        out.attribute("type", &self.kind());
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        self.write_source(out, WithIndex::Yes);
+        self.write_backing(out);
+    }
+}
+
+fn read_source(source: Element<'_>, kind: StorageKind) -> Result<Storage> {
+    // Some programs write an empty path where they mean an empty drive.
+    let path = |name: &str| source.attribute(name).filter(|path| !path.is_empty()).map(Box::<str>::from);
+    let mut storage = Storage::new(match kind {
+        StorageKind::File => Place::File(path("file")),
+        StorageKind::Block => Place::Block(path("dev")),
+        StorageKind::Dir => Place::Dir(path("dir")),
+        StorageKind::Network
+        | StorageKind::Volume
+        | StorageKind::Nvme
+        | StorageKind::VhostUser
+        | StorageKind::VhostVdpa => Place::Other(kind, Box::new(Raw::read(source)?)),
+    });
+    storage.startup_policy = source.value("startupPolicy")?;
+    if source.form().contains(Form::LIVE) {
+        storage.index = source.value("index")?;
+    }
+    match &mut storage.place {
+        Place::Other(_, raw) => raw.forget_attributes(&["startupPolicy", "index"]),
+        _ => {
+            for child in source.children() {
+                let name = child.qualified_name();
+                if matches!(
+                    name,
+                    "slices" | "seclabel" | "auth" | "encryption" | "reservations" | "dataStore"
+                ) {
+                    storage.extras.push((name.into(), Raw::read(child)?));
+                }
+            }
+        }
+    }
+    Ok(storage)
+}
+
+fn read_backing(element: Element<'_>) -> Result<Option<Backing>> {
+    let Some(backing) = element.child("backingStore") else { return Ok(None) };
+    let Some(kind) = backing.value("type")? else { return Ok(Some(Backing::End)) };
+    let Some(format) = backing.child("format") else {
+        return Err(ConfError::xml("missing disk backing store format"));
+    };
+    let Some(source) = backing.child("source") else {
+        return Err(ConfError::xml("missing disk backing store source"));
+    };
+    let mut storage = read_source(source, kind)?;
+    storage.index = if backing.form().contains(Form::LIVE) { backing.value("index")? } else { None };
+    storage.backing = read_backing(backing)?.map(Box::new);
+    let format = LayerFormat::read(format)?;
+    Ok(Some(Backing::Layer(Layer { format, storage, detected: false })))
+}
