@@ -1,6 +1,6 @@
 //! Everything that is served, one line per part.
 
-use ferrovirt_protocol::{qemu, remote};
+use ferrovirt_protocol::{admin, qemu, remote};
 
 use super::handlers;
 use super::router::{RouteError, Router};
@@ -15,12 +15,19 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .build()
 }
 
+/// The server for the daemon's administration.
+pub fn administration() -> Result<Router, RouteError> {
+    Router::builder().program(admin::PROGRAM, admin::ENTRIES).routes(handlers::admin::routes).build()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_route_leads_somewhere() {
-        assert!(hypervisor().unwrap().supported().count() > 10);
+        for router in [hypervisor(), administration()] {
+            assert!(router.unwrap().supported().count() > 0);
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! What each call does: one file per part of the API, each opening with its routes.
 
+pub mod admin;
 pub mod connect;
 pub mod events;
