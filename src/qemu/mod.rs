@@ -2,4 +2,5 @@
 
 pub mod capabilities;
 pub mod job;
+pub mod monitor;
 pub mod run_state;
