@@ -2,6 +2,7 @@
 
 use crate::conf::{ConfError, ErrorKind};
 use crate::error::{Code, Error, Origin};
+use crate::qemu::capabilities::{LookupError, ProbeError};
 use crate::qemu::job::JobError;
 
 impl From<ConfError> for Error {
@@ -30,6 +31,22 @@ impl From<JobError> for Error {
                 Self::operation_invalid(sentence).from_origin(Origin::DOMAIN)
             }
             JobError::Gone { .. } => Self::no_domain(sentence).from_origin(Origin::DOMAIN),
+        }
+    }
+}
+
+impl From<LookupError> for Error {
+    fn from(error: LookupError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            LookupError::Missing { source, .. } | LookupError::NotExecutable { source, .. } => {
+                let mut built = Self::system_error(sentence);
+                built.errno = source.raw_os_error();
+                built
+            }
+            LookupError::Converse { .. } => Self::internal_error(sentence),
+            LookupError::Probe { source: ProbeError::TooOld(_), .. } => Self::config_unsupported(sentence),
+            LookupError::Probe { .. } => Self::internal_error(sentence),
         }
     }
 }
