@@ -2,6 +2,7 @@
 //!
 //! `main` runs one of it; tests run several in one process, each on a root of its own.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub enum StartError {
     #[error("cannot find group '{0}'")]
     Group(String),
     #[error(transparent)]
-    Socket(#[from] crate::error::Error),
+    Failed(#[from] crate::error::Error),
     #[error(transparent)]
     Routes(#[from] RouteError),
 }
@@ -47,6 +48,8 @@ pub enum StartError {
 pub struct Setup {
     pub paths: Paths,
     pub config: Config,
+    /// $PATH: where QEMU and other helpers are.
+    pub search_path: OsString,
     /// A pid file beside the standard ones.
     pub pid_file: Option<PathBuf>,
 }
@@ -64,7 +67,7 @@ pub struct Daemon {
 impl Daemon {
     /// Takes the directories, binds the sockets, loads what is there. Clients wait in the backlog meanwhile.
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
-        let Setup { paths, config, pid_file } = setup;
+        let Setup { paths, config, search_path, pid_file } = setup;
         let directory = |path: PathBuf, mode| {
             file::make_directory(&path, mode).map_err(|source| StartError::Directory { path, source })
         };
@@ -89,7 +92,7 @@ impl Daemon {
             listeners.push((Listener::bind(&sockets.join(name), access, backlog)?, service));
         }
 
-        let drivers = Arc::new(Drivers::new(paths));
+        let drivers = Arc::new(Drivers::new(paths, search_path)?);
         let server = |name, router, limits| Server::new(name, router, Arc::clone(&drivers), limits);
         let hypervisor = server("libvirtd", routes::hypervisor()?, limits(&config.server));
         let administration = server("admin", routes::administration()?, limits(&config.admin));

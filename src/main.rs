@@ -18,6 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How long work that nobody waits for may hold up the exit.
 const EXIT_PATIENCE: Duration = Duration::from_secs(1);
+/// Where programs are looked for when the environment does not say.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Threads for calls that block: file system work.
 const BLOCKING_THREADS: usize = 64;
 
@@ -92,7 +94,7 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
     if options.listen {
         tracing::warn!("--listen: there is no network listener, serving unix sockets only");
     }
-    let setup = Setup { paths, config, pid_file: options.pid_file };
+    let setup = Setup { paths, config, search_path: environment.search_path, pid_file: options.pid_file };
     let ready = if options.in_background { report_ready } else { || Ok(()) };
     let idle = options.timeout.filter(|&seconds| seconds > 0);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -155,6 +157,7 @@ struct Environment {
     debug: Option<String>,
     log_filters: Option<String>,
     log_outputs: Option<String>,
+    search_path: OsString,
 }
 
 impl Environment {
@@ -170,6 +173,7 @@ impl Environment {
             debug: text("LIBVIRT_DEBUG"),
             log_filters: text("LIBVIRT_LOG_FILTERS"),
             log_outputs: text("LIBVIRT_LOG_OUTPUTS"),
+            search_path: std::env::var_os("PATH").unwrap_or_else(|| SEARCH_PATH.into()),
         }
     }
 

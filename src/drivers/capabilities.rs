@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::conf::capabilities::host::{Cell, Host, HostCpu, HostTopology, Iommu, SecurityModel};
 use crate::conf::capabilities::{Capabilities, Guest, GuestMachine};
 use crate::drivers::node::Node;
-use crate::error::{Error, Result};
+use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{Cap, Emulators, Machine, QemuCaps};
 use crate::util::arch::Arch;
 use crate::util::host_cpu;
@@ -136,7 +136,8 @@ impl HostCapabilities {
 }
 
 fn no_emulator(arch: Arch) -> Error {
-    Error::invalid_arg(format!("could not find capabilities for arch={arch} "))
+    Error::invalid_arg(format!("could not find capabilities for ostype=hvm arch={arch} "))
+        .from_origin(Origin::CAPABILITIES)
 }
 
 /// The host's own number: what its firmware says, or else one that holds until the daemon ends.

@@ -12,6 +12,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .program(qemu::PROGRAM, qemu::ENTRIES)
         .routes(handlers::connect::routes)
         .routes(handlers::events::routes)
+        .routes(handlers::node::routes)
         .build()
 }
 

@@ -297,7 +297,7 @@ fn pretty(bytes: u64) -> (u64, &'static str) {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut size = bytes;
     let mut unit = 0;
-    while size > 0 && size % 1024 == 0 && unit + 1 < units.len() {
+    while size > 0 && size.is_multiple_of(1024) && unit + 1 < units.len() {
         size /= 1024;
         unit += 1;
     }
