@@ -4,6 +4,7 @@ use crate::conf::{ConfError, ErrorKind};
 use crate::error::{Code, Error, Origin};
 use crate::qemu::capabilities::{LookupError, ProbeError};
 use crate::qemu::job::JobError;
+use crate::qemu::monitor::MonitorError;
 
 impl From<ConfError> for Error {
     fn from(error: ConfError) -> Self {
@@ -30,6 +31,8 @@ impl From<JobError> for Error {
             JobError::NotRunning | JobError::NotParked => {
                 Self::operation_invalid(sentence).from_origin(Origin::DOMAIN)
             }
+            JobError::StillAlive { .. } => Self::system_error(sentence),
+            JobError::Kill { .. } => Self::internal_error(sentence),
             JobError::Gone { .. } => Self::no_domain(sentence).from_origin(Origin::DOMAIN),
         }
     }
@@ -48,5 +51,18 @@ impl From<LookupError> for Error {
             LookupError::Probe { source: ProbeError::TooOld(_), .. } => Self::config_unsupported(sentence),
             LookupError::Probe { .. } => Self::internal_error(sentence),
         }
+    }
+}
+
+impl From<MonitorError> for Error {
+    fn from(error: MonitorError) -> Self {
+        let sentence = error.to_string();
+        let code = match error {
+            MonitorError::Closed => Code::OPERATION_FAILED,
+            MonitorError::Timeout { .. } => Code::OPERATION_TIMEOUT,
+            MonitorError::NoHumanMonitor { .. } => Code::OPERATION_UNSUPPORTED,
+            _ => Code::INTERNAL_ERROR,
+        };
+        Self::new(code, sentence).with_source(error)
     }
 }

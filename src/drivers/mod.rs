@@ -8,8 +8,10 @@ pub mod node;
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::drivers::capabilities::HostCapabilities;
+use crate::drivers::domain::Domains;
 use crate::drivers::event_bus::EventBus;
 use crate::drivers::node::Node;
 use crate::error::Result;
@@ -24,10 +26,11 @@ pub struct ClientId(pub u64);
 #[derive(Debug)]
 pub struct Drivers {
     pub paths: Paths,
-    pub events: EventBus,
+    pub events: Arc<EventBus>,
     pub node: Node,
     pub emulators: Emulators,
     pub capabilities: HostCapabilities,
+    pub domains: Arc<Domains>,
 }
 
 impl Drivers {
@@ -36,6 +39,8 @@ impl Drivers {
         let node = Node::new(Path::new("/"));
         let emulators = Emulators::new(&paths.qemu_cache(), search_path);
         let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), &paths)?;
-        Ok(Self { paths, events: EventBus::default(), node, emulators, capabilities })
+        let events = Arc::new(EventBus::default());
+        let domains = Arc::new(Domains::new(paths.clone(), Arc::clone(&events)));
+        Ok(Self { paths, events, node, emulators, capabilities, domains })
     }
 }

@@ -39,7 +39,7 @@ pub use command::{Command, Done};
 pub use commands::*;
 pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES};
 pub use error::MonitorError;
-pub use event::{Event, EventKind, Timestamp};
+pub use event::{Event, EventKind, Timestamp, VncClient};
 
 use connection::{Shared, Waiting};
 

@@ -2,5 +2,8 @@
 
 pub mod admin;
 pub mod connect;
+pub mod domain;
+pub mod domain_lifecycle;
+pub mod domain_reads;
 pub mod events;
 pub mod node;
