@@ -79,6 +79,10 @@ impl State {
         self.end - self.sent > FULL_BYTES as u64
     }
 
+    fn is_closed(&self) -> bool {
+        self.ending == Some(Ending::Now)
+    }
+
     /// Notes a change; the waker to wake once the lock is released, if the task sleeps.
     fn change(&mut self) -> Option<Waker> {
         self.changed = true;
@@ -215,9 +219,8 @@ impl Outbox {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Bytes that the client has not taken yet.
-    pub fn unsent(&self) -> u64 {
-        self.status().unsent
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_closed()
     }
 
     /// For the connection's task, at the start of each turn: changes are seen without waking from here on.

@@ -2,10 +2,8 @@
 
 pub mod arch;
 pub mod bitmap;
-pub mod conf_file;
 pub mod fds;
 pub mod file;
-pub mod host_cpu;
 pub mod mac;
 pub mod paths;
 pub mod pidfile;

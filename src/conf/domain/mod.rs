@@ -9,22 +9,27 @@
 //! The fields of [`Domain`] stand in the order libvirt prints them. Devices are in
 //! [`crate::conf::devices`].
 
+pub mod addresses;
 mod clock;
 mod cpu;
+pub mod defaults;
 mod features;
 mod memory;
+mod numa;
 mod os;
 mod power;
 mod qemu_namespace;
 mod security;
 mod sysinfo;
 mod tuning;
+mod validate;
 mod vcpu;
 
 pub use clock::*;
 pub use cpu::*;
 pub use features::*;
 pub use memory::*;
+pub use numa::*;
 pub use os::*;
 pub use power::*;
 pub use qemu_namespace::*;

@@ -1,3 +1,5 @@
+//! The model as a whole: its canonical form, and what is refused.
+
 use super::*;
 
 fn written(text: &str) -> String {

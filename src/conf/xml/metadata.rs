@@ -92,11 +92,12 @@ fn print_start(element: Element<'_>, out: &mut String) {
 fn print_rest(element: Element<'_>, depth: Option<usize>, out: &mut String) {
     let has_text = element.content().any(|content| match content {
         Content::Text(text) => !text.trim().is_empty(),
-        _ => false,
+        Content::CData(_) => true,
+        Content::Element(_) | Content::Comment(_) | Content::Instruction(_) => false,
     });
     // Blanks count where they are all there is, or beside text.
     let keeps_blanks = has_text || element.content().all(|content| matches!(content, Content::Text(_)));
-    let depth = if keeps_blanks || has_text { None } else { depth };
+    let depth = if keeps_blanks { None } else { depth };
     let mut content =
         element.content().filter(|content| keeps_blanks || !matches!(content, Content::Text(_))).peekable();
     if content.peek().is_none() {

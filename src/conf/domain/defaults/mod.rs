@@ -1,0 +1,287 @@
+//! What a definition leaves out, filled in as libvirt fills it in.
+//!
+//! The order matters, because later steps look at what earlier ones added:
+//!
+//! ```text
+//!   lists in order, MACs → machine, its built-in devices, CPU → each device's own defaults
+//!     → memory, boot order, consoles, implied controllers, video → addresses
+//! ```
+//!
+//! Everything that depends on the host or on chance is passed in: [`Facts`] and [`Generator`].
+
+mod consoles;
+mod controllers;
+mod devices;
+mod lists;
+mod machine;
+#[cfg(test)]
+mod tests;
+
+pub(super) use lists::{add_controller, insert_controller, is_usb2};
+
+use super::{Domain, LoaderType, SeclabelType, Vcpu};
+use crate::conf::devices::{DeviceInfo, Devices};
+use crate::conf::xml::YesNo;
+use crate::conf::{ConfError, ErrorKind, Result};
+use crate::util::arch::Arch;
+use crate::util::mac::Mac;
+use crate::util::uuid::Uuid;
+
+bitflags::bitflags! {
+    /// Which of the devices that serve as defaults the emulator has.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Has: u32 {
+        const QEMU_XHCI = 1;
+        const NEC_XHCI = 1 << 1;
+        const ICH9_EHCI = 1 << 2;
+        const PIIX3_UHCI = 1 << 3;
+        const RTL8139 = 1 << 4;
+        const E1000 = 1 << 5;
+        const VIRTIO_NET = 1 << 6;
+        const LSI = 1 << 7;
+        const VIRTIO_SCSI = 1 << 8;
+        const CIRRUS = 1 << 9;
+        const VGA = 1 << 10;
+        const I8042 = 1 << 11;
+        const PCIE_TO_PCI = 1 << 12;
+        const PCIE_ROOT_PORT = 1 << 13;
+        /// `-cpu host` can be told not to show what cannot migrate.
+        const CPU_MIGRATABLE = 1 << 14;
+    }
+}
+
+/// What the host has for the domain at hand.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The guest's architecture where the definition names none: the host's.
+    pub arch: Arch,
+    /// The emulator of a definition that names none.
+    pub emulator: &'a str,
+    /// The canonical name of the definition's machine, or of the emulator's default one; `None` for a machine
+    /// that the emulator does not know, which keeps its name.
+    pub machine: Option<&'a str>,
+    /// The model QEMU gives to a guest of this machine that names none, as `qemu64`.
+    pub default_cpu: Option<&'a str>,
+    pub has: Has,
+}
+
+/// Source of values that no two guests share.
+pub trait Generator {
+    fn uuid(&mut self) -> Uuid;
+    fn mac(&mut self) -> Mac;
+}
+
+/// More devices of one kind than any guest has.
+const MAX_DEVICES: usize = 4096;
+
+impl Domain {
+    /// Completes an inactive definition that was just read.
+    pub fn defaults(&mut self, facts: &Facts<'_>, generator: &mut dyn Generator) -> Result<()> {
+        check_counts(&self.devices)?;
+        if !self.has_uuid() {
+            self.uuid = self.smbios_uuid().unwrap_or_else(|| generator.uuid());
+        }
+        if let Some(genid) = &mut self.genid {
+            genid.0.get_or_insert_with(|| generator.uuid());
+        }
+        self.complete_seclabels()?;
+        lists::arrange(&mut self.devices, generator)?;
+        self.devices.emulator.get_or_insert_with(|| facts.emulator.into());
+        self.os.os_type.arch.get_or_insert(facts.arch);
+        self.check_numa_cpus()?;
+        lists::number_controllers(&mut self.devices);
+        machine::complete(self, facts)?;
+        devices::complete_all(self, facts)?;
+        self.complete_vcpus()?;
+        self.complete_memory()?;
+        self.complete_loader();
+        controllers::refuse_duplicates(&self.devices)?;
+        self.complete_boot_order()?;
+        super::validate::timers(&self.clock)?;
+        consoles::pair_with_serial(&mut self.devices)?;
+        controllers::add_implied(&mut self.devices);
+        devices::complete_video(self, facts);
+        devices::complete_late_arrivals(self, facts)?;
+        machine::check_cpu(self)?;
+        super::addresses::assign(self, facts)?;
+        consoles::mirror_serial(&mut self.devices);
+        if self.name.contains('/') {
+            return Err(ConfError::xml(format!("name {} cannot contain '/'", self.name)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn arch(&self) -> Arch {
+        self.os.os_type.arch.unwrap_or(Arch::X86_64)
+    }
+
+    pub fn machine(&self) -> &str {
+        self.os.os_type.machine.as_deref().unwrap_or_default()
+    }
+
+    pub fn is_q35(&self) -> bool {
+        self.arch().is_x86() && (self.machine() == "q35" || self.machine().starts_with("pc-q35-"))
+    }
+
+    /// The `pc` machines.
+    pub fn is_i440fx(&self) -> bool {
+        let machine = self.machine();
+        let versioned = ["pc-0.", "pc-1.", "pc-i440fx-", "rhel"];
+        self.arch().is_x86()
+            && (machine == "pc" || versioned.iter().any(|prefix| machine.starts_with(prefix)))
+    }
+
+    /// A uuid given in `<sysinfo>` alone is the guest's.
+    fn smbios_uuid(&self) -> Option<Uuid> {
+        self.sysinfo.iter().find_map(|sysinfo| match sysinfo {
+            super::Sysinfo::Smbios(tables) => tables.system_uuid()?.parse().ok(),
+            super::Sysinfo::FwCfg(_) => None,
+        })
+    }
+
+    /// A lone label without a model is one of the host's security driver, of which there is none.
+    fn complete_seclabels(&mut self) -> Result<()> {
+        for (at, label) in self.seclabels.iter().enumerate() {
+            if self.seclabels.iter().skip(at + 1).any(|other| other.model == label.model) {
+                let model = label.model.as_deref().unwrap_or("(null)");
+                let message = format!("seclabel for model {model} is already provided");
+                return Err(ConfError::new(ErrorKind::XmlDetail, message));
+            }
+        }
+        let several = self.seclabels.len() > 1;
+        for label in self.seclabels.iter_mut().filter(|label| label.model.is_none()) {
+            if several {
+                return Err(ConfError::xml("missing security model when using multiple labels"));
+            }
+            if label.kind == SeclabelType::Static || label.baselabel.is_some() {
+                return Err(ConfError::xml("missing security model in domain seclabel"));
+            }
+            label.model = Some("none".into());
+            (label.kind, label.relabel) = (SeclabelType::None, false);
+        }
+        Ok(())
+    }
+
+    fn numa_cells(&self) -> &[super::NumaCell] {
+        self.cpu.as_ref().and_then(|cpu| cpu.rest.numa.as_ref()).map_or(&[], |numa| &numa.cells)
+    }
+
+    fn check_numa_cpus(&self) -> Result<()> {
+        let sets = || self.numa_cells().iter().filter_map(|cell| cell.cpus.as_ref());
+        let count: usize = sets().map(crate::util::bitmap::Bitmap::count).sum();
+        if count > self.vcpus.max as usize {
+            return Err(ConfError::internal("Number of CPUs in <numa> exceeds the <vcpu> count"));
+        }
+        let last = sets().filter_map(crate::util::bitmap::Bitmap::last).max().unwrap_or(0);
+        if last >= self.vcpus.max as usize {
+            return Err(ConfError::internal("CPU IDs in <numa> exceed the <vcpu> count"));
+        }
+        Ok(())
+    }
+
+    /// CPUs that the definition names are fixed when present at start and pluggable otherwise.
+    fn complete_vcpus(&mut self) -> Result<()> {
+        if self.vcpus.individual.is_empty() {
+            return Ok(());
+        }
+        let named = std::mem::take(&mut self.vcpus.individual);
+        for id in 0..self.vcpus.max {
+            let absent = Vcpu { id, enabled: YesNo::No, hotpluggable: None, order: None };
+            let mut vcpu = named.iter().rev().find(|vcpu| vcpu.id == id).cloned().unwrap_or(absent);
+            let online = vcpu.enabled == YesNo::Yes;
+            match vcpu.hotpluggable {
+                None => vcpu.hotpluggable = Some(if online { YesNo::No } else { YesNo::Yes }),
+                Some(YesNo::No) if !online => {
+                    let message = format!("vcpu '{id}' is both offline and not hotpluggable");
+                    return Err(ConfError::unsupported(message));
+                }
+                Some(_) => {}
+            }
+            self.vcpus.individual.push(vcpu);
+        }
+        Ok(())
+    }
+
+    fn complete_memory(&mut self) -> Result<()> {
+        let cells: u64 = self.numa_cells().iter().map(|cell| cell.memory_kib).sum();
+        let memory = &mut self.memory;
+        if cells > 0 {
+            memory.total_kib = cells;
+        }
+        if memory.total_kib == 0 {
+            let message = "Memory size must be specified via <memory> or in the <numa> configuration";
+            return Err(ConfError::xml(message));
+        }
+        if memory.current_kib == 0 || memory.current_kib > memory.total_kib {
+            memory.current_kib = memory.total_kib;
+        }
+        match memory.max {
+            Some(max) if max.kib == 0 && max.slots.is_some_and(|slots| slots > 0) => Err(ConfError::xml(
+                "maximum memory size must be specified when specifying number of memory slots",
+            )),
+            Some(max) if max.kib != 0 && max.kib < memory.total_kib => Err(ConfError::xml(
+                "maximum memory size must be equal or greater than the actual memory size",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn complete_loader(&mut self) {
+        if let Some(loader) = &mut self.os.loader
+            && loader.path.is_some()
+        {
+            loader.kind.get_or_insert(LoaderType::Rom);
+        }
+    }
+
+    /// A guest boots from its first disk unless it says otherwise.
+    fn complete_boot_order(&mut self) -> Result<()> {
+        let mut orders: Vec<u32> = Vec::new();
+        visit_bootable(&self.devices, |info| orders.extend(info.boot.as_ref().map(|boot| boot.order)));
+        orders.sort_unstable();
+        if let Some(pair) = orders.windows(2).find(|pair| pair.first() == pair.last()) {
+            let order = pair.first().copied().unwrap_or_default();
+            let message = format!("boot order '{order}' used for more than one device");
+            return Err(ConfError::unsupported(message));
+        }
+        if !orders.is_empty() && !self.os.boot.is_empty() {
+            let message = "per-device boot elements cannot be used together with os/boot elements";
+            return Err(ConfError::unsupported(message));
+        }
+        if orders.is_empty() && self.os.boot.is_empty() {
+            self.os.boot.push(super::BootEntry { dev: super::BootDevice::Hd });
+        }
+        Ok(())
+    }
+}
+
+/// The devices a guest can boot from.
+fn visit_bootable(devices: &Devices, mut visit: impl FnMut(&DeviceInfo)) {
+    devices.disks.iter().for_each(|disk| visit(&disk.info));
+    devices.interfaces.iter().for_each(|interface| visit(&interface.info));
+}
+
+fn check_counts(devices: &Devices) -> Result<()> {
+    let counts = [
+        devices.disks.len(),
+        devices.controllers.len(),
+        devices.interfaces.len(),
+        devices.serials.len(),
+        devices.parallels.len(),
+        devices.consoles.len(),
+        devices.channels.len(),
+        devices.inputs.len(),
+        devices.graphics.len(),
+        devices.sounds.len(),
+        devices.videos.len(),
+        devices.hubs.len(),
+        devices.watchdogs.len(),
+        devices.rngs.len(),
+        devices.panics.len(),
+    ];
+    if counts.iter().any(|count| *count > MAX_DEVICES) {
+        let message = format!("more than {MAX_DEVICES} devices of one kind");
+        return Err(ConfError::new(ErrorKind::Unsupported, message));
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! What a definition's defaults need to know of QEMU.
+
+use crate::conf::domain::defaults::{Facts, Has};
+use crate::conf::domain::{Domain, VirtType};
+use crate::qemu::capabilities::{Accel, Cap, QemuCaps};
+
+/// Which capability shows each device that serves as a default.
+const SHOWN_BY: &[(Has, Cap)] = &[
+    (Has::QEMU_XHCI, Cap::DeviceQemuXhci),
+    (Has::NEC_XHCI, Cap::NecUsbXhci),
+    (Has::ICH9_EHCI, Cap::Ich9UsbEhci1),
+    (Has::PIIX3_UHCI, Cap::Piix3UsbUhci),
+    (Has::RTL8139, Cap::DeviceRtl8139),
+    (Has::E1000, Cap::DeviceE1000),
+    (Has::VIRTIO_NET, Cap::DeviceVirtioNet),
+    (Has::LSI, Cap::ScsiLsi),
+    (Has::VIRTIO_SCSI, Cap::VirtioScsi),
+    (Has::CIRRUS, Cap::DeviceCirrusVga),
+    (Has::VGA, Cap::DeviceVga),
+    (Has::I8042, Cap::DeviceI8042),
+    (Has::PCIE_TO_PCI, Cap::DevicePciePciBridge),
+    (Has::PCIE_ROOT_PORT, Cap::DevicePcieRootPort),
+    (Has::CPU_MIGRATABLE, Cap::CpuMigratable),
+];
+
+/// The facts for a definition that runs on this binary.
+pub fn facts<'a>(caps: &'a QemuCaps, domain: &Domain) -> Facts<'a> {
+    let accel = if domain.virt_type == VirtType::Kvm { Accel::Kvm } else { Accel::Tcg };
+    let machine = match domain.machine() {
+        "" => caps.default_machine(accel),
+        name => caps.machine(accel, name),
+    };
+    let machine = machine.map(|machine| machine.name.as_str());
+    let shown = SHOWN_BY.iter().filter(|(_, cap)| caps.supports(*cap));
+    Facts {
+        arch: caps.arch,
+        emulator: caps.binary.to_str().unwrap_or_default(),
+        machine,
+        default_cpu: machine.and_then(|machine| caps.default_cpu(accel, machine)),
+        has: shown.map(|(has, _)| *has).collect(),
+    }
+}
