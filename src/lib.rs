@@ -4,8 +4,11 @@
 //! below it; `tests/tidy.rs` reads the `use` lines and fails otherwise.
 
 pub mod conf;
+pub mod config;
+pub mod daemon;
 pub mod drivers;
 pub mod error;
+pub mod logging;
 pub mod qemu;
 pub mod rpc;
 pub mod util;

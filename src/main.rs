@@ -1,7 +1,249 @@
-//! The daemon `ferrovirtd`.
+//! The daemon `ferrovirtd`: options, configuration, signals.
 
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use ferrovirt::config::Config;
+use ferrovirt::daemon::{Daemon, Setup};
+use ferrovirt::logging;
+use ferrovirt::util::paths::{Paths, Scope};
+use ferrovirt::util::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long work that nobody waits for may hold up the exit.
+const EXIT_PATIENCE: Duration = Duration::from_secs(1);
+/// Where programs are looked for when the environment does not say.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Threads for calls that block: file system work.
+const BLOCKING_THREADS: usize = 64;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A daemon that speaks libvirt's RPC protocol and runs QEMU guests.
+#[derive(Debug, Parser)]
+#[command(name = "ferrovirtd", disable_version_flag = true)]
+struct Options {
+    /// Keep everything below this directory: configuration, state, sockets
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Log what happens, not only what goes wrong
+    #[arg(short, long)]
+    verbose: bool,
+    /// Run in the background once ready
+    #[arg(short, long)]
+    daemon: bool,
+    /// Accepted for compatibility: there is no network listener
+    #[arg(short, long)]
+    listen: bool,
+    /// Exit when nobody was connected for so many seconds
+    #[arg(short, long, value_name = "SECONDS")]
+    timeout: Option<u32>,
+    /// Configuration file
+    #[arg(short = 'f', long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Another pid file beside the standard ones
+    #[arg(short, long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Display version information
+    #[arg(short = 'V', long, action = ArgAction::SetTrue)]
+    version: bool,
+    /// This is the process that `--daemon` started: its standard output is the parent that waits
+    #[arg(long, hide = true)]
+    in_background: bool,
+}
 
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let options = Options::parse();
+    if options.version {
+        println!("ferrovirtd (ferrovirt) {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let done = if options.daemon { background() } else { foreground(options) };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ferrovirtd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn foreground(options: Options) -> Result<ExitCode, Failure> {
+    let environment = Environment::read();
+    let paths = environment.paths(options.root.as_deref())?;
+    let mut config = match &options.config {
+        Some(path) => Config::load(path)?,
+        None => Config::load_if_there(&paths.config.join("libvirtd.conf"))?,
+    };
+    environment.override_logging(&mut config, options.verbose);
+    if options.in_background && config.log.outputs.is_empty() {
+        std::fs::create_dir_all(&paths.log)?;
+        config.log.outputs = format!("1:file:{}", paths.log.join("ferrovirtd.log").display());
+    }
+    let mut remarks = std::mem::take(&mut config.remarks);
+    remarks.extend(logging::start(&config.log)?);
+    for remark in remarks {
+        tracing::warn!("configuration: {remark}");
+    }
+    if options.listen {
+        tracing::warn!("--listen: there is no network listener, serving unix sockets only");
+    }
+    let setup = Setup { paths, config, search_path: environment.search_path, pid_file: options.pid_file };
+    let ready = if options.in_background { report_ready } else { || Ok(()) };
+    let idle = options.timeout.filter(|&seconds| seconds > 0);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()?;
+    let served =
+        runtime.block_on(serve(setup, idle.map(|seconds| Duration::from_secs(seconds.into())), ready));
+    runtime.shutdown_timeout(EXIT_PATIENCE);
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(setup: Setup, idle: Option<Duration>, ready: fn() -> io::Result<()>) -> Result<(), Failure> {
+    // Before anything is started: a signal must find its handler.
+    let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
+        .map(signal)
+        .into_iter()
+        .collect::<io::Result<Vec<_>>>()?;
+    let mut reload = signal(SignalKind::hangup())?;
+    let daemon = Daemon::start(setup).await?;
+    ready()?;
+    tracing::info!("ready");
+    let idle = idle.map(|patience| daemon.idle(patience));
+    let stop = async move {
+        let [terminate, interrupt, quit] = ends.as_mut_slice() else { return };
+        let idle = async {
+            match idle {
+                Some(idle) => idle.await,
+                None => std::future::pending().await,
+            }
+        };
+        let reload = async {
+            while reload.recv().await.is_some() {
+                tracing::info!("SIGHUP: nothing to reload, configuration is read at start");
+            }
+            std::future::pending().await
+        };
+        let reason = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            _ = quit.recv() => "SIGQUIT",
+            () = idle => "idle",
+            () = reload => "SIGHUP",
+        };
+        tracing::info!(reason, "stopping");
+    };
+    daemon.serve(stop).await;
+    Ok(())
+}
+
+/// What the daemon takes from its environment, read once.
+#[derive(Debug)]
+struct Environment {
+    is_root: bool,
+    home: Option<PathBuf>,
+    config_home: Option<PathBuf>,
+    cache_home: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
+    debug: Option<String>,
+    log_filters: Option<String>,
+    log_outputs: Option<String>,
+    search_path: OsString,
+}
+
+impl Environment {
+    fn read() -> Self {
+        let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let path = |name| text(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            is_root: rustix::process::geteuid().is_root(),
+            home: path("HOME"),
+            config_home: path("XDG_CONFIG_HOME"),
+            cache_home: path("XDG_CACHE_HOME"),
+            runtime_dir: path("XDG_RUNTIME_DIR"),
+            debug: text("LIBVIRT_DEBUG"),
+            log_filters: text("LIBVIRT_LOG_FILTERS"),
+            log_outputs: text("LIBVIRT_LOG_OUTPUTS"),
+            search_path: std::env::var_os("PATH").unwrap_or_else(|| SEARCH_PATH.into()),
+        }
+    }
+
+    /// A user's daemon has no runtime directory of the system's: clients then look in the cache directory.
+    fn paths(&self, root: Option<&Path>) -> Result<Paths, Failure> {
+        if let Some(root) = root {
+            return Ok(Paths::system(&std::path::absolute(root)?));
+        }
+        if self.is_root {
+            return Ok(Paths::system(Path::new("/")));
+        }
+        let below_home = |given: &Option<PathBuf>, name: &str| {
+            given.clone().or_else(|| self.home.as_ref().map(|home| home.join(name)))
+        };
+        let config = below_home(&self.config_home, ".config");
+        let cache = below_home(&self.cache_home, ".cache");
+        let (Some(config), Some(cache)) = (config, cache) else {
+            return Err("neither HOME nor the XDG base directories are set".into());
+        };
+        let paths = Paths::session(&config, &cache, self.runtime_dir.as_deref().unwrap_or(&cache));
+        debug_assert_eq!(paths.scope, Scope::Session);
+        Ok(paths)
+    }
+
+    fn override_logging(&self, config: &mut Config, verbose: bool) {
+        const INFO: u32 = 2;
+        if verbose && config.log.level == 0 {
+            config.log.level = INFO;
+        }
+        match self.debug.as_deref() {
+            None => {}
+            Some("1" | "debug") => config.log.level = 1,
+            Some("2" | "info") => config.log.level = INFO,
+            Some("3" | "warning") => config.log.level = 3,
+            Some("4" | "error") => config.log.level = 4,
+            Some(other) => config.remarks.push(format!("LIBVIRT_DEBUG: unknown level '{other}'")),
+        }
+        if let Some(filters) = &self.log_filters {
+            config.log.filters.clone_from(filters);
+        }
+        if let Some(outputs) = &self.log_outputs {
+            config.log.outputs.clone_from(outputs);
+        }
+    }
+}
+
+/// Starts the same program in the background and returns once that one is ready or has failed.
+fn background() -> Result<ExitCode, Failure> {
+    let (hears, says) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let is_daemon = |arg: &OsString| arg == "-d" || arg == "--daemon";
+    let command = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1).filter(|arg| !is_daemon(arg)))
+        .arg("--in-background")
+        .stdout(says)
+        .stderr(io::stderr().as_fd().try_clone_to_owned()?);
+    let command = std::env::vars_os().fold(command, |command, (name, value)| command.env(name, value));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { command.start().await.map(|child| child.release()) })?;
+    let mut ready = Vec::new();
+    File::from(hears).read_to_end(&mut ready)?;
+    Ok(if ready.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Tells the waiting parent, and lets go of its terminal.
+fn report_ready() -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(b"ready\n")?;
+    stdout.flush()?;
+    let null = OpenOptions::new().write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
 }

@@ -9,10 +9,14 @@ mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod every;
 pub mod frame;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 #[rustfmt::skip]
 mod generated;
 pub mod params;
 pub mod procedure;
+#[cfg(test)]
+mod tests;
 pub mod xdr;
 
 pub use generated::{admin, keepalive, net, qemu, remote};

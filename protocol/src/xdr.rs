@@ -275,6 +275,8 @@ impl<'a> Decoder<'a> {
 
     /// A variable-length array of at most `max` items.
     pub fn list<T: Decode>(&mut self, max: usize) -> DecodeResult<Vec<T>> {
+        // What a frame can make us allocate is a small multiple of what it took to send it.
+        const { assert!(size_of::<T>() <= 8 * T::MIN_SIZE) };
         let len = self.length(max, T::MIN_SIZE.max(1))?;
         let mut items = Vec::with_capacity(len);
         for _ in 0..len {

@@ -288,18 +288,15 @@ async fn callers_wait_while_the_peer_does_not_read() {
 fn return_the_descriptor(socket: std::os::unix::net::UnixStream) {
     let mut socket = socket;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut buffer = BytesMut::new();
-    let call = loop {
-        if let Some(frame) = frame::cut(&mut buffer, MAX_FRAME).unwrap() {
-            break frame;
-        }
-        let mut bytes = [0; 4096];
-        let len = socket.read(&mut bytes).unwrap();
-        buffer.extend_from_slice(&bytes[..len]);
-    };
+    // Not a byte more than the frame: the next one carries the descriptor.
+    let mut word = [0; frame::LENGTH_SIZE];
+    socket.read_exact(&mut word).unwrap();
+    let mut buffer = BytesMut::from(&word[..]);
+    buffer.resize(u32::from_be_bytes(word) as usize, 0);
+    socket.read_exact(&mut buffer[frame::LENGTH_SIZE..]).unwrap();
+    let call = frame::cut(&mut buffer, MAX_FRAME).unwrap().unwrap();
     assert_eq!(call.header.kind, FrameType::CALL_WITH_FDS);
     assert_eq!(call.payload[..4], 1u32.to_be_bytes());
-    assert!(buffer.is_empty(), "the byte with the descriptor must come alone");
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [9];
     let bytes = &mut [IoSliceMut::new(&mut byte)];

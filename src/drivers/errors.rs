@@ -2,7 +2,9 @@
 
 use crate::conf::{ConfError, ErrorKind};
 use crate::error::{Code, Error, Origin};
+use crate::qemu::capabilities::{LookupError, ProbeError};
 use crate::qemu::job::JobError;
+use crate::qemu::monitor::MonitorError;
 
 impl From<ConfError> for Error {
     fn from(error: ConfError) -> Self {
@@ -29,7 +31,38 @@ impl From<JobError> for Error {
             JobError::NotRunning | JobError::NotParked => {
                 Self::operation_invalid(sentence).from_origin(Origin::DOMAIN)
             }
+            JobError::StillAlive { .. } => Self::system_error(sentence),
+            JobError::Kill { .. } => Self::internal_error(sentence),
             JobError::Gone { .. } => Self::no_domain(sentence).from_origin(Origin::DOMAIN),
         }
+    }
+}
+
+impl From<LookupError> for Error {
+    fn from(error: LookupError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            LookupError::Missing { source, .. } | LookupError::NotExecutable { source, .. } => {
+                let mut built = Self::system_error(sentence);
+                built.errno = source.raw_os_error();
+                built
+            }
+            LookupError::Converse { .. } => Self::internal_error(sentence),
+            LookupError::Probe { source: ProbeError::TooOld(_), .. } => Self::config_unsupported(sentence),
+            LookupError::Probe { .. } => Self::internal_error(sentence),
+        }
+    }
+}
+
+impl From<MonitorError> for Error {
+    fn from(error: MonitorError) -> Self {
+        let sentence = error.to_string();
+        let code = match error {
+            MonitorError::Closed => Code::OPERATION_FAILED,
+            MonitorError::Timeout { .. } => Code::OPERATION_TIMEOUT,
+            MonitorError::NoHumanMonitor { .. } => Code::OPERATION_UNSUPPORTED,
+            _ => Code::INTERNAL_ERROR,
+        };
+        Self::new(code, sentence).with_source(error)
     }
 }

@@ -1,11 +1,21 @@
 //! What the API means: objects, lookups, jobs begun, events published.
 
+pub mod capabilities;
 pub mod domain;
 mod errors;
 pub mod event_bus;
 pub mod node;
 
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::drivers::capabilities::HostCapabilities;
+use crate::drivers::domain::Domains;
 use crate::drivers::event_bus::EventBus;
+use crate::drivers::node::Node;
+use crate::error::Result;
+use crate::qemu::capabilities::Emulators;
 use crate::util::paths::Paths;
 
 /// A connection, as far as anything below `rpc` knows of it: the owner of guests that go when it closes.
@@ -16,11 +26,21 @@ pub struct ClientId(pub u64);
 #[derive(Debug)]
 pub struct Drivers {
     pub paths: Paths,
-    pub events: EventBus,
+    pub events: Arc<EventBus>,
+    pub node: Node,
+    pub emulators: Emulators,
+    pub capabilities: HostCapabilities,
+    pub domains: Arc<Domains>,
 }
 
 impl Drivers {
-    pub fn new(paths: Paths) -> Self {
-        Self { paths, events: EventBus::default() }
+    /// `search_path` is $PATH, where the QEMU binaries are.
+    pub fn new(paths: Paths, search_path: OsString) -> Result<Self> {
+        let node = Node::new(Path::new("/"));
+        let emulators = Emulators::new(&paths.qemu_cache(), search_path);
+        let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), &paths)?;
+        let events = Arc::new(EventBus::default());
+        let domains = Arc::new(Domains::new(paths.clone(), Arc::clone(&events)));
+        Ok(Self { paths, events, node, emulators, capabilities, domains })
     }
 }

@@ -3,4 +3,5 @@
 pub mod capabilities;
 pub mod facts;
 pub mod job;
+pub mod monitor;
 pub mod run_state;

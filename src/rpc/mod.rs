@@ -15,6 +15,7 @@ pub mod convert;
 pub mod events;
 pub mod handlers;
 pub mod keepalive;
+pub mod listen;
 pub mod outbox;
 pub mod router;
 pub mod routes;

@@ -79,10 +79,6 @@ impl State {
         self.end - self.sent > FULL_BYTES as u64
     }
 
-    fn is_closed(&self) -> bool {
-        self.ending == Some(Ending::Now)
-    }
-
     /// Notes a change; the waker to wake once the lock is released, if the task sleeps.
     fn change(&mut self) -> Option<Waker> {
         self.changed = true;
@@ -219,8 +215,9 @@ impl Outbox {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    pub fn is_closed(&self) -> bool {
-        self.lock().is_closed()
+    /// Bytes that the client has not taken yet.
+    pub fn unsent(&self) -> u64 {
+        self.status().unsent
     }
 
     /// For the connection's task, at the start of each turn: changes are seen without waking from here on.

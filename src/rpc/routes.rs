@@ -1,6 +1,6 @@
 //! Everything that is served, one line per part.
 
-use ferrovirt_protocol::{qemu, remote};
+use ferrovirt_protocol::{admin, qemu, remote};
 
 use super::handlers;
 use super::router::{RouteError, Router};
@@ -11,8 +11,17 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .program(remote::PROGRAM, remote::ENTRIES)
         .program(qemu::PROGRAM, qemu::ENTRIES)
         .routes(handlers::connect::routes)
+        .routes(handlers::domain::routes)
+        .routes(handlers::domain_lifecycle::routes)
+        .routes(handlers::domain_reads::routes)
         .routes(handlers::events::routes)
+        .routes(handlers::node::routes)
         .build()
+}
+
+/// The server for the daemon's administration.
+pub fn administration() -> Result<Router, RouteError> {
+    Router::builder().program(admin::PROGRAM, admin::ENTRIES).routes(handlers::admin::routes).build()
 }
 
 #[cfg(test)]
@@ -21,6 +30,8 @@ mod tests {
 
     #[test]
     fn every_route_leads_somewhere() {
-        assert!(hypervisor().unwrap().supported().count() > 10);
+        for router in [hypervisor(), administration()] {
+            assert!(router.unwrap().supported().count() > 0);
+        }
     }
 }

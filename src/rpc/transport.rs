@@ -91,9 +91,11 @@ impl Transport for UnixTransport {
             ready!(self.socket.poll_read_ready(context))?;
             let read = attempt(&self.socket, Interest::READABLE, || {
                 let had = descriptors.len();
+                bytes.reserve(fds::MIN_READ);
+                let room = (bytes.capacity() - bytes.len()).min(fds::MAX_READ);
                 let read = fds::recv_now(self.socket.as_fd(), bytes, descriptors, MAX_WAITING_FDS)?;
                 // A read that brought descriptors stops behind them, whatever follows.
-                let short = read > 0 && bytes.len() < bytes.capacity() && had == descriptors.len();
+                let short = (1..room).contains(&read) && had == descriptors.len();
                 Ok(if short { Done::All(read) } else { Done::More(read) })
             });
             if let Some(read) = read? {

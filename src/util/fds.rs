@@ -21,9 +21,9 @@ use tokio::net::UnixStream;
 pub const MAX_PER_MESSAGE: usize = 32;
 
 /// The most bytes one [`recv`] takes in; larger reads only cost latency for everyone else.
-const MAX_READ: usize = 64 * 1024;
+pub const MAX_READ: usize = 64 * 1024;
 /// The fewest bytes of room [`recv`] makes.
-const MIN_READ: usize = 4 * 1024;
+pub const MIN_READ: usize = 4 * 1024;
 
 /// Sends `descriptors` as libvirt does: one zero byte for each, carrying it.
 pub async fn send_each(stream: &UnixStream, descriptors: &[impl AsFd]) -> io::Result<()> {

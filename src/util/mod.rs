@@ -2,8 +2,10 @@
 
 pub mod arch;
 pub mod bitmap;
+pub mod conf_file;
 pub mod fds;
 pub mod file;
+pub mod host_cpu;
 pub mod mac;
 pub mod paths;
 pub mod pidfile;

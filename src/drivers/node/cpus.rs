@@ -122,6 +122,20 @@ pub enum Which {
     One(u32),
 }
 
+impl Which {
+    /// As clients number processors: -1 is all of them.
+    pub fn from_number(number: i32) -> Result<Self> {
+        match u32::try_from(number) {
+            Ok(number) => Ok(Self::One(number)),
+            Err(_) if number == -1 => Ok(Self::All),
+            Err(_) => {
+                let sentence = "cpuNum in virNodeGetCPUStats only accepts -1 as a negative value";
+                Err(Error::bare_argument(sentence).from_origin(Origin::DOMAIN))
+            }
+        }
+    }
+}
+
 /// Time spent since boot, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuStats {

@@ -16,6 +16,20 @@ pub enum Whose {
     Cell(u32),
 }
 
+impl Whose {
+    /// As clients number cells: -1 is all of them.
+    pub fn from_number(number: i32) -> Result<Self> {
+        match u32::try_from(number) {
+            Ok(number) => Ok(Self::Cell(number)),
+            Err(_) if number == -1 => Ok(Self::Host),
+            Err(_) => {
+                let sentence = "cellNum in virNodeGetMemoryStats only accepts -1 as a negative value";
+                Err(Error::bare_argument(sentence).from_origin(Origin::DOMAIN))
+            }
+        }
+    }
+}
+
 /// KiB, by the names that clients see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryStats {

@@ -121,6 +121,11 @@ impl Node {
         Ok(last.min(i64::from(start) + i64::from(max) - 1))
     }
 
+    /// Whether devices can be kept to their guest's memory.
+    pub fn has_iommu(&self) -> bool {
+        self.files.names("/sys/kernel/iommu_groups").is_ok_and(|groups| !groups.is_empty())
+    }
+
     /// The page sizes in KiB that the host knows.
     pub fn page_sizes(&self) -> Result<Vec<u32>> {
         memory::page_sizes(&self.files)

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::JobError;
 use super::kinds::{Allowed, AsyncOp, Beginnable, Destroy, Phase, Writes};
-use super::object::{DomainHandle, DomainObject, State};
+use super::object::{DomainHandle, DomainObject};
 use super::slots::Want;
+use super::state::{Machine, State};
+use crate::qemu::monitor::Monitor;
 
 /// A normal job.
 #[derive(Debug)]
@@ -24,11 +26,16 @@ impl<'a, K: Beginnable> Job<'a, K> {
         Ok(job)
     }
 
+    /// The running guest, for as long as the job lasts.
+    pub fn live(&self) -> Result<Live<'_>, JobError> {
+        Live::of(self.object)
+    }
+
     pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R
     where
         K: Writes,
     {
-        self.object.update(change)
+        self.object.observe(change, |_, _| ())
     }
 
     /// [`Job::update`], and then, before anybody else changes the state, `then`: for events, which must
@@ -41,7 +48,7 @@ impl<'a, K: Beginnable> Job<'a, K> {
     where
         K: Writes,
     {
-        self.object.update_then(change, then)
+        self.object.observe(change, then)
     }
 }
 
@@ -122,7 +129,7 @@ impl<O: AsyncOp> AsyncJob<O> {
     }
 
     pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        self.handle.object().update(change)
+        self.handle.object().observe(change, |_, _| ())
     }
 }
 
@@ -147,13 +154,44 @@ impl<'a> NestedJob<'a> {
         Ok(Self { object })
     }
 
+    /// The running guest, for as long as the job lasts.
+    pub fn live(&self) -> Result<Live<'_>, JobError> {
+        Live::of(self.object)
+    }
+
     pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        self.object.update(change)
+        self.object.observe(change, |_, _| ())
     }
 }
 
 impl Drop for NestedJob<'_> {
     fn drop(&mut self) {
         self.object.desk.leave(Want::Nested);
+    }
+}
+
+/// A running guest in the hands of somebody who holds a job on it: the only way to its monitor.
+#[derive(Debug)]
+pub struct Live<'a> {
+    machine: Arc<Machine>,
+    state: Arc<State>,
+    job: PhantomData<&'a ()>,
+}
+
+impl Live<'_> {
+    fn of(object: &DomainObject) -> Result<Self, JobError> {
+        let state = object.state();
+        let machine = state.machine().map(Arc::clone).ok_or(JobError::NotRunning)?;
+        Ok(Self { machine, state, job: PhantomData })
+    }
+
+    /// For commands within this job; a clone of it must not outlive the job.
+    pub fn monitor(&self) -> &Monitor {
+        &self.machine.monitor
+    }
+
+    /// The domain as it was when the job got to its guest.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 }

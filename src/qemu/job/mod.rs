@@ -11,6 +11,10 @@
 //!                               park(at) resume(at)       between two calls of one migration
 //! ```
 //!
+//! [`DomainHandle::stop`] ends the guest without a job, and thereby every job that waits for its monitor.
+//! What QEMU reports is taken over without one ([`DomainObject::observe`]), and so is a change of what the
+//! domain starts with the next time ([`DomainObject::configure`]).
+//!
 //! `begin` borrows the handle mutably and `begin_async` consumes it, so one call cannot wait for a second
 //! job while it holds a first (libvirt's source of deadlocks); the compiler refuses it:
 //!
@@ -33,6 +37,18 @@
 //! # drop((first, second)); Ok(()) }
 //! ```
 //!
+//! What is reached through a job does not outlive it:
+//!
+//! ```compile_fail,E0505
+//! # use ferrovirt::qemu::job::*;
+//! # async fn misuse(mut domain: DomainHandle) -> Result<(), JobError> {
+//! let job = domain.begin::<Query>().await?;
+//! let live = job.live()?;
+//! drop(job);
+//! let _ = live.monitor(); // the job is over
+//! # Ok(()) }
+//! ```
+//!
 //! A query does not write:
 //!
 //! ```compile_fail,E0277
@@ -48,6 +64,7 @@ mod guards;
 mod kinds;
 mod object;
 mod slots;
+mod state;
 
 use std::sync::Arc;
 
@@ -56,13 +73,14 @@ use thiserror::Error;
 use crate::util::uuid::Uuid;
 
 pub use self::desk::Limits;
-pub use self::guards::{AgentJob, AsyncJob, Job, NestedJob};
+pub use self::guards::{AgentJob, AsyncJob, Job, Live, NestedJob};
 pub use self::kinds::{
     Abort, Allowed, AsyncOp, Backup, Beginnable, Destroy, Dump, Kind, MigrationIn, MigrationOp, MigrationOut,
     MigrationSafe, Modify, Operation, Phase, Query, Save, Snapshot, Start, Suspend, Writes,
 };
-pub use self::object::{DomainHandle, DomainObject, State};
+pub use self::object::{Configuration, DomainHandle, DomainObject, Kill};
 pub use self::slots::{Blocker, SlotName};
+pub use self::state::{Ending, Machine, State};
 
 /// Why a job did not begin.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -78,6 +96,10 @@ pub enum JobError {
     Gone { uuid: Uuid, name: Arc<str> },
     #[error("no operation of this kind waits for its next phase")]
     NotParked,
+    #[error("Failed to terminate process {pid} with {signal}")]
+    StillAlive { pid: u32, signal: &'static str },
+    #[error("Failed to terminate process {pid}: {detail}")]
+    Kill { pid: u32, detail: String },
 }
 
 fn held(blocker: &Option<Blocker>) -> String {

@@ -1,6 +1,6 @@
 //! One domain: its state as an immutable snapshot, its job slots, the handle that calls use.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -9,35 +9,32 @@ use super::JobError;
 use super::desk::{Desk, Limits};
 use super::guards::{AgentJob, AsyncJob, Job};
 use super::kinds::{AsyncOp, Beginnable, Operation, Phase};
-use crate::qemu::run_state::RunState;
-use crate::util::uuid::Uuid;
+use super::state::{Ending, Machine, State};
+use crate::qemu::monitor::MonitorError;
+use crate::util::process::Signal;
 
-/// Everything about a domain that changes. Cheap to clone: writers replace it as a whole, readers keep the
-/// one they took.
-#[derive(Debug, Clone)]
-pub struct State {
-    pub name: Arc<str>,
-    pub uuid: Uuid,
-    /// While it runs.
-    pub id: Option<i32>,
-    pub run: RunState,
-    /// Starts with the host.
-    pub autostart: bool,
-    /// No longer in the list: whoever still holds a handle begins no job on it.
-    pub gone: bool,
-}
+/// How long QEMU gets to write its buffers and go, when it is asked to.
+const TERMINATE_LIMIT: Duration = Duration::from_secs(10);
+/// How long the kernel gets to take it down (it may be stuck in I/O).
+const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// A domain as the list keeps it.
 #[derive(Debug)]
 pub struct DomainObject {
     state: ArcSwap<State>,
     writing: Mutex<()>,
+    files: Mutex<()>,
     pub(super) desk: Desk,
 }
 
 impl DomainObject {
     pub fn new(state: State, limits: Limits) -> Self {
-        Self { state: ArcSwap::from_pointee(state), writing: Mutex::new(()), desk: Desk::new(limits) }
+        Self {
+            state: ArcSwap::from_pointee(state),
+            writing: Mutex::new(()),
+            files: Mutex::new(()),
+            desk: Desk::new(limits),
+        }
     }
 
     /// What the domain is at this moment; stays as it is while the domain changes.
@@ -45,13 +42,16 @@ impl DomainObject {
         self.state.load_full()
     }
 
-    /// Replaces the state by a changed copy. What `change` returns is published by `then` before anybody
-    /// else changes the state, so that events have the order of the states.
-    pub(super) fn update_then<R>(
-        &self,
-        change: impl FnOnce(&mut State) -> R,
-        then: impl FnOnce(&Arc<State>, &R),
-    ) -> R {
+    /// The right to change what the domain starts with the next time, and the files that say so. Needs no
+    /// job, so that a hung guest keeps nobody from it; not held across an await, by its type.
+    pub fn configure(&self) -> Configuration<'_> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        Configuration { object: self, _files: files }
+    }
+
+    /// Changes the state to what QEMU or the kernel reported. Facts need no job; what a client asks for
+    /// does. `then` runs before anybody else changes the state, so that events have the states' order.
+    pub fn observe<R>(&self, change: impl FnOnce(&mut State) -> R, then: impl FnOnce(&Arc<State>, &R)) -> R {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = State::clone(&self.state.load());
         let result = change(&mut next);
@@ -61,10 +61,6 @@ impl DomainObject {
         result
     }
 
-    pub(super) fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        self.update_then(change, |_, _| ())
-    }
-
     pub(super) fn still_there(&self) -> Result<(), JobError> {
         let state = self.state.load();
         match state.gone {
@@ -72,6 +68,32 @@ impl DomainObject {
             false => Ok(()),
         }
     }
+}
+
+/// See [`DomainObject::configure`].
+#[derive(Debug)]
+pub struct Configuration<'a> {
+    object: &'a DomainObject,
+    _files: MutexGuard<'a, ()>,
+}
+
+impl Configuration<'_> {
+    pub fn state(&self) -> Arc<State> {
+        self.object.state()
+    }
+
+    pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R, then: impl FnOnce(&Arc<State>, &R)) -> R {
+        self.object.observe(change, then)
+    }
+}
+
+/// How hard a guest's process is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kill {
+    /// Asks; a process that stays is left alone.
+    Gracefully,
+    /// Asks first, then has the kernel end it.
+    Surely,
 }
 
 /// A call's access to one domain. One per call, from a lookup; not `Clone`, so that a call holds one job.
@@ -85,7 +107,7 @@ impl DomainHandle {
         Self { object }
     }
 
-    pub(super) fn object(&self) -> &DomainObject {
+    pub fn object(&self) -> &Arc<DomainObject> {
         &self.object
     }
 
@@ -124,5 +146,50 @@ impl DomainHandle {
             true => Ok(AsyncJob::own(self)),
             false => Err(JobError::NotParked),
         }
+    }
+
+    /// Ends the guest's process, whatever anybody waits for: takes no job, and fails every monitor command
+    /// of this guest at once. Returns when the domain is shut off.
+    ///
+    /// Whoever watches the process (the event task, or the start that has not handed over yet) takes the
+    /// domain down, with the reason given here.
+    pub async fn stop(&mut self, how: Kill, ending: Ending) -> Result<(), JobError> {
+        let state = self.state();
+        let machine = state.machine().ok_or(JobError::NotRunning)?;
+        self.intend(machine, Some(ending));
+        if how == Kill::Surely {
+            machine.monitor.fail_all(&MonitorError::Closed);
+        }
+        self.end_process(machine, how).await?;
+        machine.ended().await;
+        Ok(())
+    }
+
+    async fn end_process(&self, machine: &Arc<Machine>, how: Kill) -> Result<(), JobError> {
+        let pid = machine.process.pid();
+        let failed = |error: std::io::Error| JobError::Kill { pid, detail: error.to_string() };
+        machine.process.signal(Signal::TERM).map_err(failed)?;
+        if machine.process.exited_within(TERMINATE_LIMIT).await.map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        if how == Kill::Gracefully {
+            self.intend(machine, None);
+            return Err(JobError::StillAlive { pid, signal: "SIGTERM" });
+        }
+        machine.process.signal(Signal::KILL).map_err(failed)?;
+        match machine.process.exited_within(KILL_LIMIT).await.map_err(failed)? {
+            Some(_) => Ok(()),
+            None => Err(JobError::StillAlive { pid, signal: "SIGKILL" }),
+        }
+    }
+
+    /// Notes what the end of this very process will mean.
+    fn intend(&self, machine: &Arc<Machine>, ending: Option<Ending>) {
+        let set = |state: &mut State| {
+            if state.machine().is_some_and(|it| Arc::ptr_eq(it, machine)) {
+                state.ending = ending;
+            }
+        };
+        self.object.observe(set, |_, ()| ());
     }
 }

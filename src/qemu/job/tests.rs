@@ -4,18 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::qemu::run_state::{RunState, Shutoff};
 use crate::util::uuid::Uuid;
 
 fn domain(wait: Duration) -> Arc<DomainObject> {
-    let state = State {
-        name: "guest".into(),
-        uuid: Uuid([7; 16]),
-        id: None,
-        run: RunState::Shutoff(Shutoff::Unknown),
-        autostart: false,
-        gone: false,
-    };
+    let state = State::new("guest", Uuid([7; 16]));
     Arc::new(DomainObject::new(state, Limits { wait, max_queued: 2 }))
 }
 

@@ -9,7 +9,7 @@ use crate::rpc::session::{Authentication, Rights};
 use crate::util::paths::Scope;
 
 /// The version of libvirt whose behaviour this daemon has: 11.3.0.
-const LIB_VERSION: u64 = 11_003_000;
+pub const LIB_VERSION: u64 = 11_003_000;
 /// The flag with which a client asks for a read-only connection.
 const OPEN_READ_ONLY: u32 = 1;
 

@@ -1,4 +1,9 @@
 //! What each call does: one file per part of the API, each opening with its routes.
 
+pub mod admin;
 pub mod connect;
+pub mod domain;
+pub mod domain_lifecycle;
+pub mod domain_reads;
 pub mod events;
+pub mod node;

@@ -766,38 +766,6 @@ impl Decode for ConnectEventConnectionClosedMsg {
     }
 }
 
-impl Encode for ConnectGetStoragePoolCapabilitiesArgs {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        self.flags.encode(out)
-    }
-}
-
-impl Decode for ConnectGetStoragePoolCapabilitiesArgs {
-    const MIN_SIZE: usize = 4;
-
-    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        Ok(Self {
-            flags: u32::decode(input)?,
-        })
-    }
-}
-
-impl Encode for ConnectGetStoragePoolCapabilitiesRet {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        out.string(&self.capabilities, STRING_MAX)
-    }
-}
-
-impl Decode for ConnectGetStoragePoolCapabilitiesRet {
-    const MIN_SIZE: usize = 4;
-
-    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        Ok(Self {
-            capabilities: input.string(STRING_MAX)?,
-        })
-    }
-}
-
 impl Encode for ConnectSetIdentityArgs {
     fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
         out.list(&self.params, CONNECT_IDENTITY_PARAMS_MAX)?;
@@ -2362,48 +2330,6 @@ impl Decode for DomainCreateWithFlagsRet {
     }
 }
 
-impl Encode for DomainInjectNmiArgs {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        self.dom.encode(out)?;
-        self.flags.encode(out)
-    }
-}
-
-impl Decode for DomainInjectNmiArgs {
-    const MIN_SIZE: usize = 28;
-
-    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        Ok(Self {
-            dom: Domain::decode(input)?,
-            flags: u32::decode(input)?,
-        })
-    }
-}
-
-impl Encode for DomainSendKeyArgs {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        self.dom.encode(out)?;
-        self.codeset.encode(out)?;
-        self.holdtime.encode(out)?;
-        out.list(&self.keycodes, DOMAIN_SEND_KEY_MAX)?;
-        self.flags.encode(out)
-    }
-}
-
-impl Decode for DomainSendKeyArgs {
-    const MIN_SIZE: usize = 40;
-
-    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        Ok(Self {
-            dom: Domain::decode(input)?,
-            codeset: u32::decode(input)?,
-            holdtime: u32::decode(input)?,
-            keycodes: input.list(DOMAIN_SEND_KEY_MAX)?,
-            flags: u32::decode(input)?,
-        })
-    }
-}
-
 impl Encode for DomainDestroyFlagsArgs {
     fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
         self.dom.encode(out)?;
@@ -2493,28 +2419,6 @@ impl Decode for DomainPmWakeupArgs {
     fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
         Ok(Self {
             dom: Domain::decode(input)?,
-            flags: u32::decode(input)?,
-        })
-    }
-}
-
-impl Encode for DomainSendProcessSignalArgs {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        self.dom.encode(out)?;
-        self.pid_value.encode(out)?;
-        self.signum.encode(out)?;
-        self.flags.encode(out)
-    }
-}
-
-impl Decode for DomainSendProcessSignalArgs {
-    const MIN_SIZE: usize = 40;
-
-    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        Ok(Self {
-            dom: Domain::decode(input)?,
-            pid_value: i64::decode(input)?,
-            signum: u32::decode(input)?,
             flags: u32::decode(input)?,
         })
     }
@@ -4031,6 +3935,70 @@ impl Decode for DomainSetIothreadParamsArgs {
             dom: Domain::decode(input)?,
             iothread_id: u32::decode(input)?,
             params: input.list(DOMAIN_IOTHREAD_PARAMS_MAX)?,
+            flags: u32::decode(input)?,
+        })
+    }
+}
+
+impl Encode for DomainInjectNmiArgs {
+    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
+        self.dom.encode(out)?;
+        self.flags.encode(out)
+    }
+}
+
+impl Decode for DomainInjectNmiArgs {
+    const MIN_SIZE: usize = 28;
+
+    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
+        Ok(Self {
+            dom: Domain::decode(input)?,
+            flags: u32::decode(input)?,
+        })
+    }
+}
+
+impl Encode for DomainSendKeyArgs {
+    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
+        self.dom.encode(out)?;
+        self.codeset.encode(out)?;
+        self.holdtime.encode(out)?;
+        out.list(&self.keycodes, DOMAIN_SEND_KEY_MAX)?;
+        self.flags.encode(out)
+    }
+}
+
+impl Decode for DomainSendKeyArgs {
+    const MIN_SIZE: usize = 40;
+
+    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
+        Ok(Self {
+            dom: Domain::decode(input)?,
+            codeset: u32::decode(input)?,
+            holdtime: u32::decode(input)?,
+            keycodes: input.list(DOMAIN_SEND_KEY_MAX)?,
+            flags: u32::decode(input)?,
+        })
+    }
+}
+
+impl Encode for DomainSendProcessSignalArgs {
+    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
+        self.dom.encode(out)?;
+        self.pid_value.encode(out)?;
+        self.signum.encode(out)?;
+        self.flags.encode(out)
+    }
+}
+
+impl Decode for DomainSendProcessSignalArgs {
+    const MIN_SIZE: usize = 40;
+
+    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
+        Ok(Self {
+            dom: Domain::decode(input)?,
+            pid_value: i64::decode(input)?,
+            signum: u32::decode(input)?,
             flags: u32::decode(input)?,
         })
     }
@@ -8202,44 +8170,6 @@ impl Decode for NetworkGetDhcpLeasesRet {
     }
 }
 
-impl Encode for NetworkListAllPortsArgs {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        self.network.encode(out)?;
-        self.need_results.encode(out)?;
-        self.flags.encode(out)
-    }
-}
-
-impl Decode for NetworkListAllPortsArgs {
-    const MIN_SIZE: usize = 28;
-
-    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        Ok(Self {
-            network: Network::decode(input)?,
-            need_results: i32::decode(input)?,
-            flags: u32::decode(input)?,
-        })
-    }
-}
-
-impl Encode for NetworkListAllPortsRet {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        out.list(&self.ports, NETWORK_PORT_LIST_MAX)?;
-        self.ret.encode(out)
-    }
-}
-
-impl Decode for NetworkListAllPortsRet {
-    const MIN_SIZE: usize = 8;
-
-    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        Ok(Self {
-            ports: input.list(NETWORK_PORT_LIST_MAX)?,
-            ret: u32::decode(input)?,
-        })
-    }
-}
-
 impl Encode for NetworkDefineXmlFlagsArgs {
     fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
         out.string(&self.xml, STRING_MAX)?;
@@ -8548,6 +8478,44 @@ impl Decode for NetworkPortDeleteArgs {
         Ok(Self {
             port: NetworkPort::decode(input)?,
             flags: u32::decode(input)?,
+        })
+    }
+}
+
+impl Encode for NetworkListAllPortsArgs {
+    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
+        self.network.encode(out)?;
+        self.need_results.encode(out)?;
+        self.flags.encode(out)
+    }
+}
+
+impl Decode for NetworkListAllPortsArgs {
+    const MIN_SIZE: usize = 28;
+
+    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
+        Ok(Self {
+            network: Network::decode(input)?,
+            need_results: i32::decode(input)?,
+            flags: u32::decode(input)?,
+        })
+    }
+}
+
+impl Encode for NetworkListAllPortsRet {
+    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
+        out.list(&self.ports, NETWORK_PORT_LIST_MAX)?;
+        self.ret.encode(out)
+    }
+}
+
+impl Decode for NetworkListAllPortsRet {
+    const MIN_SIZE: usize = 8;
+
+    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
+        Ok(Self {
+            ports: input.list(NETWORK_PORT_LIST_MAX)?,
+            ret: u32::decode(input)?,
         })
     }
 }
@@ -10014,6 +9982,38 @@ impl Decode for StoragePoolLookupByTargetPathRet {
     fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
         Ok(Self {
             pool: StoragePool::decode(input)?,
+        })
+    }
+}
+
+impl Encode for ConnectGetStoragePoolCapabilitiesArgs {
+    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
+        self.flags.encode(out)
+    }
+}
+
+impl Decode for ConnectGetStoragePoolCapabilitiesArgs {
+    const MIN_SIZE: usize = 4;
+
+    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
+        Ok(Self {
+            flags: u32::decode(input)?,
+        })
+    }
+}
+
+impl Encode for ConnectGetStoragePoolCapabilitiesRet {
+    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
+        out.string(&self.capabilities, STRING_MAX)
+    }
+}
+
+impl Decode for ConnectGetStoragePoolCapabilitiesRet {
+    const MIN_SIZE: usize = 4;
+
+    fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
+        Ok(Self {
+            capabilities: input.string(STRING_MAX)?,
         })
     }
 }

@@ -373,22 +373,6 @@ impl Sample for ConnectEventConnectionClosedMsg {
     }
 }
 
-impl Sample for ConnectGetStoragePoolCapabilitiesArgs {
-    fn sample(source: &mut Source<'_>) -> Self {
-        Self {
-            flags: u32::sample(source),
-        }
-    }
-}
-
-impl Sample for ConnectGetStoragePoolCapabilitiesRet {
-    fn sample(source: &mut Source<'_>) -> Self {
-        Self {
-            capabilities: source.text(STRING_MAX),
-        }
-    }
-}
-
 impl Sample for ConnectSetIdentityArgs {
     fn sample(source: &mut Source<'_>) -> Self {
         Self {
@@ -1171,27 +1155,6 @@ impl Sample for DomainCreateWithFlagsRet {
     }
 }
 
-impl Sample for DomainInjectNmiArgs {
-    fn sample(source: &mut Source<'_>) -> Self {
-        Self {
-            dom: Domain::sample(source),
-            flags: u32::sample(source),
-        }
-    }
-}
-
-impl Sample for DomainSendKeyArgs {
-    fn sample(source: &mut Source<'_>) -> Self {
-        Self {
-            dom: Domain::sample(source),
-            codeset: u32::sample(source),
-            holdtime: u32::sample(source),
-            keycodes: source.list(DOMAIN_SEND_KEY_MAX, |source| u32::sample(source)),
-            flags: u32::sample(source),
-        }
-    }
-}
-
 impl Sample for DomainDestroyFlagsArgs {
     fn sample(source: &mut Source<'_>) -> Self {
         Self {
@@ -1234,17 +1197,6 @@ impl Sample for DomainPmWakeupArgs {
     fn sample(source: &mut Source<'_>) -> Self {
         Self {
             dom: Domain::sample(source),
-            flags: u32::sample(source),
-        }
-    }
-}
-
-impl Sample for DomainSendProcessSignalArgs {
-    fn sample(source: &mut Source<'_>) -> Self {
-        Self {
-            dom: Domain::sample(source),
-            pid_value: i64::sample(source),
-            signum: u32::sample(source),
             flags: u32::sample(source),
         }
     }
@@ -2003,6 +1955,38 @@ impl Sample for DomainSetIothreadParamsArgs {
             dom: Domain::sample(source),
             iothread_id: u32::sample(source),
             params: source.list(DOMAIN_IOTHREAD_PARAMS_MAX, |source| TypedParam::sample(source)),
+            flags: u32::sample(source),
+        }
+    }
+}
+
+impl Sample for DomainInjectNmiArgs {
+    fn sample(source: &mut Source<'_>) -> Self {
+        Self {
+            dom: Domain::sample(source),
+            flags: u32::sample(source),
+        }
+    }
+}
+
+impl Sample for DomainSendKeyArgs {
+    fn sample(source: &mut Source<'_>) -> Self {
+        Self {
+            dom: Domain::sample(source),
+            codeset: u32::sample(source),
+            holdtime: u32::sample(source),
+            keycodes: source.list(DOMAIN_SEND_KEY_MAX, |source| u32::sample(source)),
+            flags: u32::sample(source),
+        }
+    }
+}
+
+impl Sample for DomainSendProcessSignalArgs {
+    fn sample(source: &mut Source<'_>) -> Self {
+        Self {
+            dom: Domain::sample(source),
+            pid_value: i64::sample(source),
+            signum: u32::sample(source),
             flags: u32::sample(source),
         }
     }
@@ -4091,25 +4075,6 @@ impl Sample for NetworkGetDhcpLeasesRet {
     }
 }
 
-impl Sample for NetworkListAllPortsArgs {
-    fn sample(source: &mut Source<'_>) -> Self {
-        Self {
-            network: Network::sample(source),
-            need_results: i32::sample(source),
-            flags: u32::sample(source),
-        }
-    }
-}
-
-impl Sample for NetworkListAllPortsRet {
-    fn sample(source: &mut Source<'_>) -> Self {
-        Self {
-            ports: source.list(NETWORK_PORT_LIST_MAX, |source| NetworkPort::sample(source)),
-            ret: u32::sample(source),
-        }
-    }
-}
-
 impl Sample for NetworkDefineXmlFlagsArgs {
     fn sample(source: &mut Source<'_>) -> Self {
         Self {
@@ -4262,6 +4227,25 @@ impl Sample for NetworkPortDeleteArgs {
         Self {
             port: NetworkPort::sample(source),
             flags: u32::sample(source),
+        }
+    }
+}
+
+impl Sample for NetworkListAllPortsArgs {
+    fn sample(source: &mut Source<'_>) -> Self {
+        Self {
+            network: Network::sample(source),
+            need_results: i32::sample(source),
+            flags: u32::sample(source),
+        }
+    }
+}
+
+impl Sample for NetworkListAllPortsRet {
+    fn sample(source: &mut Source<'_>) -> Self {
+        Self {
+            ports: source.list(NETWORK_PORT_LIST_MAX, |source| NetworkPort::sample(source)),
+            ret: u32::sample(source),
         }
     }
 }
@@ -4995,6 +4979,22 @@ impl Sample for StoragePoolLookupByTargetPathRet {
     fn sample(source: &mut Source<'_>) -> Self {
         Self {
             pool: StoragePool::sample(source),
+        }
+    }
+}
+
+impl Sample for ConnectGetStoragePoolCapabilitiesArgs {
+    fn sample(source: &mut Source<'_>) -> Self {
+        Self {
+            flags: u32::sample(source),
+        }
+    }
+}
+
+impl Sample for ConnectGetStoragePoolCapabilitiesRet {
+    fn sample(source: &mut Source<'_>) -> Self {
+        Self {
+            capabilities: source.text(STRING_MAX),
         }
     }
 }
@@ -6461,8 +6461,6 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.data::<ConnectGetDomainCapabilitiesArgs>("remote::ConnectGetDomainCapabilitiesArgs");
     visitor.data::<ConnectGetDomainCapabilitiesRet>("remote::ConnectGetDomainCapabilitiesRet");
     visitor.data::<ConnectEventConnectionClosedMsg>("remote::ConnectEventConnectionClosedMsg");
-    visitor.data::<ConnectGetStoragePoolCapabilitiesArgs>("remote::ConnectGetStoragePoolCapabilitiesArgs");
-    visitor.data::<ConnectGetStoragePoolCapabilitiesRet>("remote::ConnectGetStoragePoolCapabilitiesRet");
     visitor.data::<ConnectSetIdentityArgs>("remote::ConnectSetIdentityArgs");
     visitor.data::<ConnectCompareCpuArgs>("remote::ConnectCompareCpuArgs");
     visitor.data::<ConnectCompareCpuRet>("remote::ConnectCompareCpuRet");
@@ -6551,14 +6549,11 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.data::<DomainSuspendArgs>("remote::DomainSuspendArgs");
     visitor.data::<DomainCreateWithFlagsArgs>("remote::DomainCreateWithFlagsArgs");
     visitor.data::<DomainCreateWithFlagsRet>("remote::DomainCreateWithFlagsRet");
-    visitor.data::<DomainInjectNmiArgs>("remote::DomainInjectNmiArgs");
-    visitor.data::<DomainSendKeyArgs>("remote::DomainSendKeyArgs");
     visitor.data::<DomainDestroyFlagsArgs>("remote::DomainDestroyFlagsArgs");
     visitor.data::<DomainResetArgs>("remote::DomainResetArgs");
     visitor.data::<DomainShutdownFlagsArgs>("remote::DomainShutdownFlagsArgs");
     visitor.data::<DomainPmSuspendForDurationArgs>("remote::DomainPmSuspendForDurationArgs");
     visitor.data::<DomainPmWakeupArgs>("remote::DomainPmWakeupArgs");
-    visitor.data::<DomainSendProcessSignalArgs>("remote::DomainSendProcessSignalArgs");
     visitor.data::<DomainCreateXmlWithFilesArgs>("remote::DomainCreateXmlWithFilesArgs");
     visitor.data::<DomainCreateXmlWithFilesRet>("remote::DomainCreateXmlWithFilesRet");
     visitor.data::<DomainCreateWithFilesArgs>("remote::DomainCreateWithFilesArgs");
@@ -6639,6 +6634,9 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.data::<DomainSetGuestVcpusArgs>("remote::DomainSetGuestVcpusArgs");
     visitor.data::<DomainSetVcpuArgs>("remote::DomainSetVcpuArgs");
     visitor.data::<DomainSetIothreadParamsArgs>("remote::DomainSetIothreadParamsArgs");
+    visitor.data::<DomainInjectNmiArgs>("remote::DomainInjectNmiArgs");
+    visitor.data::<DomainSendKeyArgs>("remote::DomainSendKeyArgs");
+    visitor.data::<DomainSendProcessSignalArgs>("remote::DomainSendProcessSignalArgs");
     visitor.data::<DomainAttachDeviceArgs>("remote::DomainAttachDeviceArgs");
     visitor.data::<DomainDetachDeviceArgs>("remote::DomainDetachDeviceArgs");
     visitor.data::<DomainAttachDeviceFlagsArgs>("remote::DomainAttachDeviceFlagsArgs");
@@ -6860,8 +6858,6 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.data::<NetworkDhcpLease>("remote::NetworkDhcpLease");
     visitor.data::<NetworkGetDhcpLeasesArgs>("remote::NetworkGetDhcpLeasesArgs");
     visitor.data::<NetworkGetDhcpLeasesRet>("remote::NetworkGetDhcpLeasesRet");
-    visitor.data::<NetworkListAllPortsArgs>("remote::NetworkListAllPortsArgs");
-    visitor.data::<NetworkListAllPortsRet>("remote::NetworkListAllPortsRet");
     visitor.data::<NetworkDefineXmlFlagsArgs>("remote::NetworkDefineXmlFlagsArgs");
     visitor.data::<NetworkDefineXmlFlagsRet>("remote::NetworkDefineXmlFlagsRet");
     visitor.data::<NetworkCreateXmlFlagsArgs>("remote::NetworkCreateXmlFlagsArgs");
@@ -6879,6 +6875,8 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.data::<NetworkPortGetXmlDescArgs>("remote::NetworkPortGetXmlDescArgs");
     visitor.data::<NetworkPortGetXmlDescRet>("remote::NetworkPortGetXmlDescRet");
     visitor.data::<NetworkPortDeleteArgs>("remote::NetworkPortDeleteArgs");
+    visitor.data::<NetworkListAllPortsArgs>("remote::NetworkListAllPortsArgs");
+    visitor.data::<NetworkListAllPortsRet>("remote::NetworkListAllPortsRet");
     visitor.data::<NwfilterLookupByNameArgs>("remote::NwfilterLookupByNameArgs");
     visitor.data::<NwfilterLookupByNameRet>("remote::NwfilterLookupByNameRet");
     visitor.data::<NwfilterLookupByUuidArgs>("remote::NwfilterLookupByUuidArgs");
@@ -6967,6 +6965,8 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.data::<ConnectListAllStoragePoolsRet>("remote::ConnectListAllStoragePoolsRet");
     visitor.data::<StoragePoolLookupByTargetPathArgs>("remote::StoragePoolLookupByTargetPathArgs");
     visitor.data::<StoragePoolLookupByTargetPathRet>("remote::StoragePoolLookupByTargetPathRet");
+    visitor.data::<ConnectGetStoragePoolCapabilitiesArgs>("remote::ConnectGetStoragePoolCapabilitiesArgs");
+    visitor.data::<ConnectGetStoragePoolCapabilitiesRet>("remote::ConnectGetStoragePoolCapabilitiesRet");
     visitor.data::<StoragePoolNumOfVolumesArgs>("remote::StoragePoolNumOfVolumesArgs");
     visitor.data::<StoragePoolNumOfVolumesRet>("remote::StoragePoolNumOfVolumesRet");
     visitor.data::<StoragePoolListVolumesArgs>("remote::StoragePoolListVolumesArgs");
@@ -7144,7 +7144,6 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.call::<procedure::ConnectGetDomainCapabilities>();
     visitor.call::<procedure::ConnectRegisterCloseCallback>();
     visitor.call::<procedure::ConnectUnregisterCloseCallback>();
-    visitor.call::<procedure::ConnectGetStoragePoolCapabilities>();
     visitor.call::<procedure::ConnectSetIdentity>();
     visitor.call::<procedure::ConnectCompareCpu>();
     visitor.call::<procedure::ConnectBaselineCpu>();
@@ -7198,14 +7197,11 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.call::<procedure::DomainShutdown>();
     visitor.call::<procedure::DomainSuspend>();
     visitor.call::<procedure::DomainCreateWithFlags>();
-    visitor.call::<procedure::DomainInjectNmi>();
-    visitor.call::<procedure::DomainSendKey>();
     visitor.call::<procedure::DomainDestroyFlags>();
     visitor.call::<procedure::DomainReset>();
     visitor.call::<procedure::DomainShutdownFlags>();
     visitor.call::<procedure::DomainPmSuspendForDuration>();
     visitor.call::<procedure::DomainPmWakeup>();
-    visitor.call::<procedure::DomainSendProcessSignal>();
     visitor.call::<procedure::DomainCreateXmlWithFiles>();
     visitor.call::<procedure::DomainCreateWithFiles>();
     visitor.call::<procedure::DomainFdAssociate>();
@@ -7252,6 +7248,9 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.call::<procedure::DomainSetGuestVcpus>();
     visitor.call::<procedure::DomainSetVcpu>();
     visitor.call::<procedure::DomainSetIothreadParams>();
+    visitor.call::<procedure::DomainInjectNmi>();
+    visitor.call::<procedure::DomainSendKey>();
+    visitor.call::<procedure::DomainSendProcessSignal>();
     visitor.call::<procedure::DomainAttachDevice>();
     visitor.call::<procedure::DomainDetachDevice>();
     visitor.call::<procedure::DomainAttachDeviceFlags>();
@@ -7394,7 +7393,6 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.call::<procedure::ConnectListAllNetworks>();
     visitor.call::<procedure::NetworkUpdate>();
     visitor.call::<procedure::NetworkGetDhcpLeases>();
-    visitor.call::<procedure::NetworkListAllPorts>();
     visitor.call::<procedure::NetworkDefineXmlFlags>();
     visitor.call::<procedure::NetworkCreateXmlFlags>();
     visitor.call::<procedure::NetworkSetMetadata>();
@@ -7405,6 +7403,7 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.call::<procedure::NetworkPortSetParameters>();
     visitor.call::<procedure::NetworkPortGetXmlDesc>();
     visitor.call::<procedure::NetworkPortDelete>();
+    visitor.call::<procedure::NetworkListAllPorts>();
     visitor.call::<procedure::NwfilterLookupByName>();
     visitor.call::<procedure::NwfilterLookupByUuid>();
     visitor.call::<procedure::NwfilterGetXmlDesc>();
@@ -7459,6 +7458,7 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
     visitor.call::<procedure::StoragePoolIsPersistent>();
     visitor.call::<procedure::ConnectListAllStoragePools>();
     visitor.call::<procedure::StoragePoolLookupByTargetPath>();
+    visitor.call::<procedure::ConnectGetStoragePoolCapabilities>();
     visitor.call::<procedure::StoragePoolNumOfVolumes>();
     visitor.call::<procedure::StoragePoolListVolumes>();
     visitor.call::<procedure::StorageVolCreateXml>();

@@ -4,6 +4,8 @@
 use super::{PROGRAM, types::*};
 use crate::procedure::{Acl, Priority, Procedure, Program, Plain, StreamBoth, StreamDown, StreamUp, WithFds, When};
 
+/// The first call of every connection.
+///
 /// `virAuthList`
 #[derive(Debug, Clone, Copy)]
 pub enum AuthList {}
@@ -36,6 +38,8 @@ impl Procedure for AuthSaslInit {
     type Ret = AuthSaslInitRet;
 }
 
+/// `nil` tells an absent string from an empty one.
+///
 /// `virAuthSaslStart`
 #[derive(Debug, Clone, Copy)]
 pub enum AuthSaslStart {}
@@ -68,6 +72,8 @@ impl Procedure for AuthSaslStep {
     type Ret = AuthSaslStepRet;
 }
 
+/// The daemon asks polkit about the peer of the socket.
+///
 /// `virAuthPolkit`
 #[derive(Debug, Clone, Copy)]
 pub enum AuthPolkit {}
@@ -84,6 +90,8 @@ impl Procedure for AuthPolkit {
     type Ret = AuthPolkitRet;
 }
 
+/// `name` is the URI, or nothing for the daemon's default. Flag 1 makes the connection read-only.
+///
 /// `virConnectOpen`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectOpen {}
@@ -100,6 +108,8 @@ impl Procedure for ConnectOpen {
     type Ret = ();
 }
 
+/// The daemon frees what the connection holds; the socket closes afterwards.
+///
 /// `virConnectClose`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectClose {}
@@ -132,6 +142,8 @@ impl Procedure for ConnectGetType {
     type Ret = ConnectGetTypeRet;
 }
 
+/// Major times 1,000,000 plus minor times 1,000 plus release.
+///
 /// `virConnectGetVersion`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectGetVersion {}
@@ -196,6 +208,8 @@ impl Procedure for ConnectGetHostname {
     type Ret = ConnectGetHostnameRet;
 }
 
+/// Answered before `connect_open`, too.
+///
 /// `virConnectSupportsFeature`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectSupportsFeature {}
@@ -292,6 +306,8 @@ impl Procedure for ConnectGetDomainCapabilities {
     type Ret = ConnectGetDomainCapabilitiesRet;
 }
 
+/// From now on the daemon says when it closes the hypervisor's connection.
+///
 /// `virConnectRegisterCloseCallback`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectRegisterCloseCallback {}
@@ -324,22 +340,8 @@ impl Procedure for ConnectUnregisterCloseCallback {
     type Ret = ();
 }
 
-/// `virConnectGetStoragePoolCapabilities`
-#[derive(Debug, Clone, Copy)]
-pub enum ConnectGetStoragePoolCapabilities {}
-
-impl Procedure for ConnectGetStoragePoolCapabilities {
-    const PROGRAM: Program = PROGRAM;
-    const NUMBER: i32 = 403;
-    const NAME: &'static str = "connect_get_storage_pool_capabilities";
-    const API: &'static str = "virConnectGetStoragePoolCapabilities";
-    const PRIORITY: Priority = Priority::Low;
-    const ACL: &'static [Acl] = &[Acl { object: "connect", permission: "read", when: When::Always }];
-    type Kind = Plain;
-    type Args = ConnectGetStoragePoolCapabilitiesArgs;
-    type Ret = ConnectGetStoragePoolCapabilitiesRet;
-}
-
+/// Who the caller acts for, said by a daemon that forwards calls.
+///
 /// `virConnectSetIdentity`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectSetIdentity {}
@@ -452,6 +454,8 @@ impl Procedure for NodeGetInfo {
     type Ret = NodeGetInfoRet;
 }
 
+/// Bytes in each NUMA cell.
+///
 /// `virNodeGetCellsFreeMemory`
 #[derive(Debug, Clone, Copy)]
 pub enum NodeGetCellsFreeMemory {}
@@ -644,6 +648,8 @@ impl Procedure for NodeGetSevInfo {
     type Ret = NodeGetSevInfoRet;
 }
 
+/// At most `maxnames` names.
+///
 /// `virConnectListDefinedDomains`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectListDefinedDomains {}
@@ -756,6 +762,8 @@ impl Procedure for ConnectNumOfDomains {
     type Ret = ConnectNumOfDomainsRet;
 }
 
+/// Flags filter by state and kind.
+///
 /// `virConnectListAllDomains`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectListAllDomains {}
@@ -791,6 +799,8 @@ impl Procedure for DomainDefineXml {
     type Ret = DomainDefineXmlRet;
 }
 
+/// Flags choose the inactive, the migratable, or a definition with secrets.
+///
 /// `virDomainGetXMLDesc`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainGetXmlDesc {}
@@ -1085,6 +1095,8 @@ impl Procedure for DomainSetAutostartOnce {
     type Ret = ();
 }
 
+/// Starts the inactive definition.
+///
 /// `virDomainCreate`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainCreate {}
@@ -1101,6 +1113,8 @@ impl Procedure for DomainCreate {
     type Ret = ();
 }
 
+/// Starts a guest that is gone once it stops.
+///
 /// `virDomainCreateXML`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainCreateXml {}
@@ -1120,6 +1134,8 @@ impl Procedure for DomainCreateXml {
     type Ret = DomainCreateXmlRet;
 }
 
+/// Stops at once, as if the power went.
+///
 /// `virDomainDestroy`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainDestroy {}
@@ -1175,6 +1191,8 @@ impl Procedure for DomainResume {
     type Ret = ();
 }
 
+/// Asks the guest to power off; returns before it does.
+///
 /// `virDomainShutdown`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainShutdown {}
@@ -1221,38 +1239,6 @@ impl Procedure for DomainCreateWithFlags {
     type Kind = Plain;
     type Args = DomainCreateWithFlagsArgs;
     type Ret = DomainCreateWithFlagsRet;
-}
-
-/// `virDomainInjectNMI`
-#[derive(Debug, Clone, Copy)]
-pub enum DomainInjectNmi {}
-
-impl Procedure for DomainInjectNmi {
-    const PROGRAM: Program = PROGRAM;
-    const NUMBER: i32 = 210;
-    const NAME: &'static str = "domain_inject_nmi";
-    const API: &'static str = "virDomainInjectNMI";
-    const PRIORITY: Priority = Priority::Low;
-    const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "inject_nmi", when: When::Always }];
-    type Kind = Plain;
-    type Args = DomainInjectNmiArgs;
-    type Ret = ();
-}
-
-/// `virDomainSendKey`
-#[derive(Debug, Clone, Copy)]
-pub enum DomainSendKey {}
-
-impl Procedure for DomainSendKey {
-    const PROGRAM: Program = PROGRAM;
-    const NUMBER: i32 = 226;
-    const NAME: &'static str = "domain_send_key";
-    const API: &'static str = "virDomainSendKey";
-    const PRIORITY: Priority = Priority::Low;
-    const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "send_input", when: When::Always }];
-    type Kind = Plain;
-    type Args = DomainSendKeyArgs;
-    type Ret = ();
 }
 
 /// `virDomainDestroyFlags`
@@ -1342,22 +1328,8 @@ impl Procedure for DomainPmWakeup {
     type Ret = ();
 }
 
-/// `virDomainSendProcessSignal`
-#[derive(Debug, Clone, Copy)]
-pub enum DomainSendProcessSignal {}
-
-impl Procedure for DomainSendProcessSignal {
-    const PROGRAM: Program = PROGRAM;
-    const NUMBER: i32 = 295;
-    const NAME: &'static str = "domain_send_process_signal";
-    const API: &'static str = "virDomainSendProcessSignal";
-    const PRIORITY: Priority = Priority::Low;
-    const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "send_signal", when: When::Always }];
-    type Kind = Plain;
-    type Args = DomainSendProcessSignalArgs;
-    type Ret = ();
-}
-
+/// The descriptors that come along are for a container's first process.
+///
 /// `virDomainCreateXMLWithFiles`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainCreateXmlWithFiles {}
@@ -1393,6 +1365,8 @@ impl Procedure for DomainCreateWithFiles {
     type Ret = DomainCreateWithFilesRet;
 }
 
+/// Names the descriptors that come along; a disk uses the name instead of a path.
+///
 /// `virDomainFDAssociate`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainFdAssociate {}
@@ -1409,6 +1383,8 @@ impl Procedure for DomainFdAssociate {
     type Ret = ();
 }
 
+/// From memory, without the guest; memory in KiB, time in ns.
+///
 /// `virDomainGetInfo`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainGetInfo {}
@@ -1473,6 +1449,8 @@ impl Procedure for DomainInterfaceStats {
     type Ret = DomainInterfaceStatsRet;
 }
 
+/// At most `max_stats`; tags are numbers of the public API.
+///
 /// `virDomainMemoryStats`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainMemoryStats {}
@@ -1617,6 +1595,8 @@ impl Procedure for DomainSetTime {
     type Ret = ();
 }
 
+/// For the named domains, or all that `flags` choose.
+///
 /// `virConnectGetAllDomainStats`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectGetAllDomainStats {}
@@ -1736,6 +1716,8 @@ impl Procedure for DomainSetMemory {
     type Ret = ();
 }
 
+/// Of the guest's memory, physical or virtual by `flags`.
+///
 /// `virDomainMemoryPeek`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainMemoryPeek {}
@@ -1856,6 +1838,8 @@ impl Procedure for DomainGetMaxVcpus {
     type Ret = DomainGetMaxVcpusRet;
 }
 
+/// `cpumaps` holds `maplen` bytes per virtual CPU.
+///
 /// `virDomainGetVcpus`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainGetVcpus {}
@@ -2198,6 +2182,54 @@ impl Procedure for DomainSetIothreadParams {
     fn deciding(args: &DomainSetIothreadParamsArgs) -> u32 {
         args.flags
     }
+}
+
+/// `virDomainInjectNMI`
+#[derive(Debug, Clone, Copy)]
+pub enum DomainInjectNmi {}
+
+impl Procedure for DomainInjectNmi {
+    const PROGRAM: Program = PROGRAM;
+    const NUMBER: i32 = 210;
+    const NAME: &'static str = "domain_inject_nmi";
+    const API: &'static str = "virDomainInjectNMI";
+    const PRIORITY: Priority = Priority::Low;
+    const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "inject_nmi", when: When::Always }];
+    type Kind = Plain;
+    type Args = DomainInjectNmiArgs;
+    type Ret = ();
+}
+
+/// `virDomainSendKey`
+#[derive(Debug, Clone, Copy)]
+pub enum DomainSendKey {}
+
+impl Procedure for DomainSendKey {
+    const PROGRAM: Program = PROGRAM;
+    const NUMBER: i32 = 226;
+    const NAME: &'static str = "domain_send_key";
+    const API: &'static str = "virDomainSendKey";
+    const PRIORITY: Priority = Priority::Low;
+    const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "send_input", when: When::Always }];
+    type Kind = Plain;
+    type Args = DomainSendKeyArgs;
+    type Ret = ();
+}
+
+/// `virDomainSendProcessSignal`
+#[derive(Debug, Clone, Copy)]
+pub enum DomainSendProcessSignal {}
+
+impl Procedure for DomainSendProcessSignal {
+    const PROGRAM: Program = PROGRAM;
+    const NUMBER: i32 = 295;
+    const NAME: &'static str = "domain_send_process_signal";
+    const API: &'static str = "virDomainSendProcessSignal";
+    const PRIORITY: Priority = Priority::Low;
+    const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "send_signal", when: When::Always }];
+    type Kind = Plain;
+    type Args = DomainSendProcessSignalArgs;
+    type Ret = ();
 }
 
 /// `virDomainAttachDevice`
@@ -2592,6 +2624,8 @@ impl Procedure for DomainDelThrottleGroup {
     }
 }
 
+/// `nparams` is how many parameters the getter below may answer.
+///
 /// `virDomainGetSchedulerType`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainGetSchedulerType {}
@@ -3697,6 +3731,8 @@ impl Procedure for DomainMigratePrepareTunnel {
     type Ret = ();
 }
 
+/// In milliseconds.
+///
 /// `virDomainMigrateSetMaxDowntime`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainMigrateSetMaxDowntime {}
@@ -3713,6 +3749,8 @@ impl Procedure for DomainMigrateSetMaxDowntime {
     type Ret = ();
 }
 
+/// In MiB/s.
+///
 /// `virDomainMigrateSetMaxSpeed`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainMigrateSetMaxSpeed {}
@@ -3849,6 +3887,8 @@ impl Procedure for DomainMigrateGetMaxSpeed {
     type Ret = DomainMigrateGetMaxSpeedRet;
 }
 
+/// In bytes.
+///
 /// `virDomainMigrateGetCompressionCache`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainMigrateGetCompressionCache {}
@@ -4017,6 +4057,8 @@ impl Procedure for DomainMigrateGetMaxDowntime {
     type Ret = DomainMigrateGetMaxDowntimeRet;
 }
 
+/// `dev_name` is a device's alias; the first console without it.
+///
 /// `virDomainOpenConsole`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainOpenConsole {}
@@ -4033,6 +4075,8 @@ impl Procedure for DomainOpenConsole {
     type Ret = ();
 }
 
+/// `mime` names the format of the picture that follows.
+///
 /// `virDomainScreenshot`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainScreenshot {}
@@ -4049,6 +4093,8 @@ impl Procedure for DomainScreenshot {
     type Ret = DomainScreenshotRet;
 }
 
+/// The descriptor that comes along becomes a connection to the display.
+///
 /// `virDomainOpenGraphics`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainOpenGraphics {}
@@ -4065,6 +4111,8 @@ impl Procedure for DomainOpenGraphics {
     type Ret = ();
 }
 
+/// `name` is the alias or target of a channel; the first one without it.
+///
 /// `virDomainOpenChannel`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainOpenChannel {}
@@ -4081,6 +4129,8 @@ impl Procedure for DomainOpenChannel {
     type Ret = ();
 }
 
+/// Answers a descriptor that is connected to the display.
+///
 /// `virDomainOpenGraphicsFD`
 #[derive(Debug, Clone, Copy)]
 pub enum DomainOpenGraphicsFd {}
@@ -4615,6 +4665,8 @@ impl Procedure for ConnectListAllNetworks {
     type Ret = ConnectListAllNetworksRet;
 }
 
+/// Adds, changes or removes one element of a section of the definition.
+///
 /// `virNetworkUpdate`
 #[derive(Debug, Clone, Copy)]
 pub enum NetworkUpdate {}
@@ -4653,22 +4705,6 @@ impl Procedure for NetworkGetDhcpLeases {
     type Kind = Plain;
     type Args = NetworkGetDhcpLeasesArgs;
     type Ret = NetworkGetDhcpLeasesRet;
-}
-
-/// `virNetworkListAllPorts`
-#[derive(Debug, Clone, Copy)]
-pub enum NetworkListAllPorts {}
-
-impl Procedure for NetworkListAllPorts {
-    const PROGRAM: Program = PROGRAM;
-    const NUMBER: i32 = 404;
-    const NAME: &'static str = "network_list_all_ports";
-    const API: &'static str = "virNetworkListAllPorts";
-    const PRIORITY: Priority = Priority::High;
-    const ACL: &'static [Acl] = &[Acl { object: "network", permission: "search_ports", when: When::Always }];
-    type Kind = Plain;
-    type Args = NetworkListAllPortsArgs;
-    type Ret = NetworkListAllPortsRet;
 }
 
 /// `virNetworkDefineXMLFlags`
@@ -4843,6 +4879,22 @@ impl Procedure for NetworkPortDelete {
     type Kind = Plain;
     type Args = NetworkPortDeleteArgs;
     type Ret = ();
+}
+
+/// `virNetworkListAllPorts`
+#[derive(Debug, Clone, Copy)]
+pub enum NetworkListAllPorts {}
+
+impl Procedure for NetworkListAllPorts {
+    const PROGRAM: Program = PROGRAM;
+    const NUMBER: i32 = 404;
+    const NAME: &'static str = "network_list_all_ports";
+    const API: &'static str = "virNetworkListAllPorts";
+    const PRIORITY: Priority = Priority::High;
+    const ACL: &'static [Acl] = &[Acl { object: "network", permission: "search_ports", when: When::Always }];
+    type Kind = Plain;
+    type Args = NetworkListAllPortsArgs;
+    type Ret = NetworkListAllPortsRet;
 }
 
 /// `virNWFilterLookupByName`
@@ -5724,6 +5776,22 @@ impl Procedure for StoragePoolLookupByTargetPath {
     type Ret = StoragePoolLookupByTargetPathRet;
 }
 
+/// `virConnectGetStoragePoolCapabilities`
+#[derive(Debug, Clone, Copy)]
+pub enum ConnectGetStoragePoolCapabilities {}
+
+impl Procedure for ConnectGetStoragePoolCapabilities {
+    const PROGRAM: Program = PROGRAM;
+    const NUMBER: i32 = 403;
+    const NAME: &'static str = "connect_get_storage_pool_capabilities";
+    const API: &'static str = "virConnectGetStoragePoolCapabilities";
+    const PRIORITY: Priority = Priority::Low;
+    const ACL: &'static [Acl] = &[Acl { object: "connect", permission: "read", when: When::Always }];
+    type Kind = Plain;
+    type Args = ConnectGetStoragePoolCapabilitiesArgs;
+    type Ret = ConnectGetStoragePoolCapabilitiesRet;
+}
+
 /// `virStoragePoolNumOfVolumes`
 #[derive(Debug, Clone, Copy)]
 pub enum StoragePoolNumOfVolumes {}
@@ -5916,6 +5984,8 @@ impl Procedure for StorageVolWipe {
     type Ret = ();
 }
 
+/// Flag 1 accepts holes instead of zeros.
+///
 /// `virStorageVolUpload`
 #[derive(Debug, Clone, Copy)]
 pub enum StorageVolUpload {}
@@ -5932,6 +6002,8 @@ impl Procedure for StorageVolUpload {
     type Ret = ();
 }
 
+/// Flag 1 sends holes instead of zeros.
+///
 /// `virStorageVolDownload`
 #[derive(Debug, Clone, Copy)]
 pub enum StorageVolDownload {}
@@ -6124,6 +6196,8 @@ impl Procedure for NodeDeviceListCaps {
     type Ret = NodeDeviceListCapsRet;
 }
 
+/// The misspelling is the protocol's.
+///
 /// `virNodeDeviceDettach`
 #[derive(Debug, Clone, Copy)]
 pub enum NodeDeviceDettach {}
@@ -6557,6 +6631,8 @@ impl Procedure for ConnectListAllSecrets {
     type Ret = ConnectListAllSecretsRet;
 }
 
+/// Lifecycle only.
+///
 /// `virConnectDomainEventRegister`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectDomainEventRegister {}
@@ -6589,6 +6665,8 @@ impl Procedure for ConnectDomainEventDeregister {
     type Ret = ConnectDomainEventDeregisterRet;
 }
 
+/// One subscription per kind of event.
+///
 /// `virConnectDomainEventRegisterAny`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectDomainEventRegisterAny {}
@@ -6653,6 +6731,8 @@ impl Procedure for ConnectNetworkEventDeregisterAny {
     type Ret = ();
 }
 
+/// Answers a callback id that each message repeats; `dom` limits it to one domain.
+///
 /// `virConnectDomainEventRegisterAny`
 #[derive(Debug, Clone, Copy)]
 pub enum ConnectDomainEventCallbackRegisterAny {}

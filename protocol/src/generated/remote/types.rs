@@ -291,18 +291,6 @@ pub struct ConnectEventConnectionClosedMsg {
     pub reason: i32,
 }
 
-/// Arguments of [`ConnectGetStoragePoolCapabilities`](super::procedure::ConnectGetStoragePoolCapabilities).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ConnectGetStoragePoolCapabilitiesArgs {
-    pub flags: u32,
-}
-
-/// Results of [`ConnectGetStoragePoolCapabilities`](super::procedure::ConnectGetStoragePoolCapabilities).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ConnectGetStoragePoolCapabilitiesRet {
-    pub capabilities: String,
-}
-
 /// Arguments of [`ConnectSetIdentity`](super::procedure::ConnectSetIdentity).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ConnectSetIdentityArgs {
@@ -907,23 +895,6 @@ pub struct DomainCreateWithFlagsRet {
     pub dom: Domain,
 }
 
-/// Arguments of [`DomainInjectNmi`](super::procedure::DomainInjectNmi).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DomainInjectNmiArgs {
-    pub dom: Domain,
-    pub flags: u32,
-}
-
-/// Arguments of [`DomainSendKey`](super::procedure::DomainSendKey).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DomainSendKeyArgs {
-    pub dom: Domain,
-    pub codeset: u32,
-    pub holdtime: u32,
-    pub keycodes: Vec<u32>,
-    pub flags: u32,
-}
-
 /// Arguments of [`DomainDestroyFlags`](super::procedure::DomainDestroyFlags).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DomainDestroyFlagsArgs {
@@ -958,15 +929,6 @@ pub struct DomainPmSuspendForDurationArgs {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DomainPmWakeupArgs {
     pub dom: Domain,
-    pub flags: u32,
-}
-
-/// Arguments of [`DomainSendProcessSignal`](super::procedure::DomainSendProcessSignal).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DomainSendProcessSignalArgs {
-    pub dom: Domain,
-    pub pid_value: i64,
-    pub signum: u32,
     pub flags: u32,
 }
 
@@ -1558,6 +1520,32 @@ pub struct DomainSetIothreadParamsArgs {
     pub dom: Domain,
     pub iothread_id: u32,
     pub params: Vec<TypedParam>,
+    pub flags: u32,
+}
+
+/// Arguments of [`DomainInjectNmi`](super::procedure::DomainInjectNmi).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DomainInjectNmiArgs {
+    pub dom: Domain,
+    pub flags: u32,
+}
+
+/// Arguments of [`DomainSendKey`](super::procedure::DomainSendKey).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DomainSendKeyArgs {
+    pub dom: Domain,
+    pub codeset: u32,
+    pub holdtime: u32,
+    pub keycodes: Vec<u32>,
+    pub flags: u32,
+}
+
+/// Arguments of [`DomainSendProcessSignal`](super::procedure::DomainSendProcessSignal).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DomainSendProcessSignalArgs {
+    pub dom: Domain,
+    pub pid_value: i64,
+    pub signum: u32,
     pub flags: u32,
 }
 
@@ -3200,21 +3188,6 @@ pub struct NetworkGetDhcpLeasesRet {
     pub ret: u32,
 }
 
-/// Arguments of [`NetworkListAllPorts`](super::procedure::NetworkListAllPorts).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct NetworkListAllPortsArgs {
-    pub network: Network,
-    pub need_results: i32,
-    pub flags: u32,
-}
-
-/// Results of [`NetworkListAllPorts`](super::procedure::NetworkListAllPorts).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct NetworkListAllPortsRet {
-    pub ports: Vec<NetworkPort>,
-    pub ret: u32,
-}
-
 /// Arguments of [`NetworkDefineXmlFlags`](super::procedure::NetworkDefineXmlFlags).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkDefineXmlFlagsArgs {
@@ -3335,6 +3308,21 @@ pub struct NetworkPortGetXmlDescRet {
 pub struct NetworkPortDeleteArgs {
     pub port: NetworkPort,
     pub flags: u32,
+}
+
+/// Arguments of [`NetworkListAllPorts`](super::procedure::NetworkListAllPorts).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkListAllPortsArgs {
+    pub network: Network,
+    pub need_results: i32,
+    pub flags: u32,
+}
+
+/// Results of [`NetworkListAllPorts`](super::procedure::NetworkListAllPorts).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkListAllPortsRet {
+    pub ports: Vec<NetworkPort>,
+    pub ret: u32,
 }
 
 /// Arguments of [`NwfilterLookupByName`](super::procedure::NwfilterLookupByName).
@@ -3892,6 +3880,18 @@ pub struct StoragePoolLookupByTargetPathArgs {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoragePoolLookupByTargetPathRet {
     pub pool: StoragePool,
+}
+
+/// Arguments of [`ConnectGetStoragePoolCapabilities`](super::procedure::ConnectGetStoragePoolCapabilities).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectGetStoragePoolCapabilitiesArgs {
+    pub flags: u32,
+}
+
+/// Results of [`ConnectGetStoragePoolCapabilities`](super::procedure::ConnectGetStoragePoolCapabilities).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConnectGetStoragePoolCapabilitiesRet {
+    pub capabilities: String,
 }
 
 /// Arguments of [`StoragePoolNumOfVolumes`](super::procedure::StoragePoolNumOfVolumes).

@@ -1,0 +1,310 @@
+//! `libvirtd.conf`: which keys count here, what they mean, what they are without a file.
+//!
+//! Keys of libvirt's that this daemon has no use for are accepted and named in the log, and so are
+//! unknown ones: libvirt takes both in silence. Keys that would restrict access in a way this daemon
+//! cannot are refused, because to ignore them would open what the administrator closed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::util::conf_file::{self, Setting, SyntaxError, Value};
+use crate::util::reason::Reason;
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read configuration file {}: {}", path.display(), Reason(source))]
+    Read { path: PathBuf, source: io::Error },
+    #[error("configuration file syntax error: {}:{}: {}", path.display(), source.line, source.what)]
+    Syntax { path: PathBuf, source: SyntaxError },
+    #[error("{}:{line}: {what}", path.display())]
+    Value { path: PathBuf, line: usize, what: String },
+}
+
+/// Where and for whom the daemon listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketConfig {
+    pub directory: Option<PathBuf>,
+    pub group: Option<String>,
+    pub mode: u32,
+    pub read_only_mode: u32,
+    pub admin_mode: u32,
+}
+
+/// What the clients of one server may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerConfig {
+    pub max_clients: u32,
+    pub max_queued_clients: u32,
+    /// 0: no limit of their own.
+    pub max_anonymous_clients: u32,
+    pub max_client_requests: u32,
+    /// Seconds; -1 or 0: no pings.
+    pub keepalive_interval: i32,
+    pub keepalive_count: u32,
+}
+
+/// What is logged, and where to; see `logging`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogConfig {
+    /// 1 debug, 2 info, 3 warning, 4 error; 0: the default.
+    pub level: u32,
+    pub filters: String,
+    pub outputs: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub sockets: SocketConfig,
+    pub server: ServerConfig,
+    pub admin: ServerConfig,
+    pub log: LogConfig,
+    pub host_uuid: Option<String>,
+    pub host_uuid_source: Option<String>,
+    /// Lines worth a warning once logging works.
+    pub remarks: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sockets: SocketConfig {
+                directory: None,
+                group: None,
+                mode: 0o700,
+                read_only_mode: 0o777,
+                admin_mode: 0o700,
+            },
+            server: ServerConfig {
+                max_clients: 5000,
+                max_queued_clients: 1000,
+                max_anonymous_clients: 20,
+                max_client_requests: 5,
+                keepalive_interval: 5,
+                keepalive_count: 5,
+            },
+            admin: ServerConfig {
+                max_clients: 5000,
+                max_queued_clients: 20,
+                max_anonymous_clients: 0,
+                max_client_requests: 5,
+                keepalive_interval: 5,
+                keepalive_count: 5,
+            },
+            log: LogConfig::default(),
+            host_uuid: None,
+            host_uuid_source: None,
+            remarks: Vec::new(),
+        }
+    }
+}
+
+/// Keys of libvirt's without a meaning here: there is no worker pool, no network listener, no audit.
+const WITHOUT_EFFECT: &[&str] = &[
+    "admin_keepalive_required",
+    "admin_max_workers",
+    "admin_min_workers",
+    "audit_level",
+    "audit_logging",
+    "auth_tcp",
+    "auth_tls",
+    "ca_file",
+    "cert_file",
+    "crl_file",
+    "keepalive_required",
+    "key_file",
+    "listen_addr",
+    "listen_tcp",
+    "listen_tls",
+    "max_workers",
+    "min_workers",
+    "ovs_timeout",
+    "prio_workers",
+    "sasl_allowed_username_list",
+    "tcp_min_ssf",
+    "tcp_port",
+    "tls_allowed_dn_list",
+    "tls_no_sanity_certificate",
+    "tls_no_verify_certificate",
+    "tls_port",
+    "tls_priority",
+];
+
+impl Config {
+    /// Reads `path`, which has to exist.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::read(path, &text)
+    }
+
+    /// As [`Config::load`]; what it is without a file if there is none.
+    pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
+        match Self::load(path) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// Reads the content of a file; `path` is for the errors.
+    pub fn read(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let settings =
+            conf_file::parse(text).map_err(|source| ConfigError::Syntax { path: path.to_owned(), source })?;
+        let mut config = Self::default();
+        for setting in settings {
+            let line = setting.line;
+            config.apply(setting).map_err(|what| ConfigError::Value { path: path.to_owned(), line, what })?;
+        }
+        Ok(config)
+    }
+
+    fn apply(&mut self, setting: Setting) -> Result<(), String> {
+        let key = setting.key.as_str();
+        let (server, key_of_server) = match key.strip_prefix("admin_") {
+            Some(key) => (&mut self.admin, key),
+            None => (&mut self.server, key),
+        };
+        match key_of_server {
+            "max_clients" => server.max_clients = positive(&setting)?,
+            "max_queued_clients" => server.max_queued_clients = number(&setting)?,
+            "max_anonymous_clients" if key_of_server == key => {
+                server.max_anonymous_clients = number(&setting)?
+            }
+            "max_client_requests" => server.max_client_requests = positive(&setting)?,
+            "keepalive_interval" => server.keepalive_interval = number(&setting)?,
+            "keepalive_count" => server.keepalive_count = number(&setting)?,
+            _ => self.apply_other(setting)?,
+        }
+        Ok(())
+    }
+
+    fn apply_other(&mut self, setting: Setting) -> Result<(), String> {
+        match setting.key.as_str() {
+            "unix_sock_dir" => self.sockets.directory = Some(text(setting)?.into()),
+            "unix_sock_group" => self.sockets.group = Some(text(setting)?),
+            "unix_sock_rw_perms" => self.sockets.mode = mode(setting)?,
+            "unix_sock_ro_perms" => self.sockets.read_only_mode = mode(setting)?,
+            "unix_sock_admin_perms" => self.sockets.admin_mode = mode(setting)?,
+            "auth_unix_rw" | "auth_unix_ro" => without_authentication(setting)?,
+            "access_drivers" => without_access_drivers(setting)?,
+            "log_level" => self.log.level = number(&setting)?,
+            "log_filters" => self.log.filters = text(setting)?,
+            "log_outputs" => self.log.outputs = text(setting)?,
+            "host_uuid" => self.host_uuid = Some(text(setting)?),
+            "host_uuid_source" => self.host_uuid_source = Some(text(setting)?),
+            key if WITHOUT_EFFECT.contains(&key) => {
+                self.remarks.push(format!("line {}: '{key}' has no effect here", setting.line));
+            }
+            key => self.remarks.push(format!("line {}: unknown setting '{key}'", setting.line)),
+        }
+        Ok(())
+    }
+}
+
+fn expected(setting: &Setting, what: &str) -> String {
+    format!("expected a {what} for '{}' parameter, not a {}", setting.key, setting.value.kind())
+}
+
+fn number<N: TryFrom<i64>>(setting: &Setting) -> Result<N, String> {
+    let Value::Integer(number) = setting.value else { return Err(expected(setting, "number")) };
+    N::try_from(number).map_err(|_| format!("value {number} for '{}' parameter is out of range", setting.key))
+}
+
+fn positive(setting: &Setting) -> Result<u32, String> {
+    match number(setting)? {
+        0 => Err(format!("'{}' must be greater than 0", setting.key)),
+        number => Ok(number),
+    }
+}
+
+fn text(setting: Setting) -> Result<String, String> {
+    match setting.value {
+        Value::Text(text) => Ok(text),
+        _ => Err(expected(&setting, "string")),
+    }
+}
+
+fn mode(setting: Setting) -> Result<u32, String> {
+    let mode = text(setting)?;
+    match u32::from_str_radix(&mode, 8) {
+        Ok(bits) if bits <= 0o7777 => Ok(bits),
+        _ => Err(format!("Failed to parse mode '{mode}'")),
+    }
+}
+
+fn without_authentication(setting: Setting) -> Result<(), String> {
+    let key = setting.key.clone();
+    match text(setting)?.as_str() {
+        "none" => Ok(()),
+        known @ ("sasl" | "polkit") => Err(format!("{key}: authentication '{known}' is not supported")),
+        other => Err(format!("unsupported auth {other}")),
+    }
+}
+
+fn without_access_drivers(setting: Setting) -> Result<(), String> {
+    let drivers = match setting.value {
+        Value::List(drivers) => drivers,
+        driver => vec![driver],
+    };
+    match drivers.iter().find(|driver| **driver != Value::Text("none".to_owned())) {
+        None => Ok(()),
+        Some(driver) => Err(format!("access driver {driver} is not supported")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        Config::read(Path::new("/x.conf"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn settings_of_both_servers_and_of_the_sockets() {
+        let config = read(
+            "max_clients = 7\nadmin_max_clients = 3\nkeepalive_interval = -1\nadmin_keepalive_count = 9\n\
+             unix_sock_rw_perms = \"0770\"\nunix_sock_group = \"kvm\"\nauth_unix_rw = \"none\"\n\
+             access_drivers = [ \"none\" ]\nlog_filters = \"1:qemu\"\n",
+        )
+        .unwrap();
+        assert_eq!((config.server.max_clients, config.admin.max_clients), (7, 3));
+        assert_eq!((config.server.keepalive_interval, config.admin.keepalive_count), (-1, 9));
+        assert_eq!((config.sockets.mode, config.sockets.group.as_deref()), (0o770, Some("kvm")));
+        assert_eq!(config.log.filters, "1:qemu");
+        assert_eq!(config.remarks, [""; 0]);
+    }
+
+    #[test]
+    fn what_has_no_effect_is_named() {
+        let config = read("max_workers = 3\n\ncolour = 'green'\nadmin_max_anonymous_clients = 1").unwrap();
+        let remarks = [
+            "line 1: 'max_workers' has no effect here",
+            "line 3: unknown setting 'colour'",
+            "line 4: unknown setting 'admin_max_anonymous_clients'",
+        ];
+        assert_eq!(config.remarks, remarks);
+    }
+
+    #[test]
+    fn mistakes_are_errors_with_file_and_line() {
+        for (text, error) in [
+            ("a =", "configuration file syntax error: /x.conf:1: expecting a value"),
+            (
+                "\nmax_clients = \"1\"",
+                "/x.conf:2: expected a number for 'max_clients' parameter, not a string",
+            ),
+            ("max_clients = -1", "/x.conf:1: value -1 for 'max_clients' parameter is out of range"),
+            ("max_clients = 0", "/x.conf:1: 'max_clients' must be greater than 0"),
+            ("unix_sock_ro_perms = '0888'", "/x.conf:1: Failed to parse mode '0888'"),
+            ("auth_unix_rw = 'polkit'", "/x.conf:1: auth_unix_rw: authentication 'polkit' is not supported"),
+            ("auth_unix_ro = 'x'", "/x.conf:1: unsupported auth x"),
+            ("access_drivers = ['polkit']", "/x.conf:1: access driver \"polkit\" is not supported"),
+        ] {
+            assert_eq!(read(text).err().as_deref(), Some(error), "{text:?}");
+        }
+    }
+}

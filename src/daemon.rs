@@ -1,0 +1,194 @@
+//! A whole daemon in one value: pid files, sockets, drivers, servers.
+//!
+//! `main` runs one of it; tests run several in one process, each on a root of its own.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::task::JoinSet;
+
+use crate::config::{Config, ServerConfig, SocketConfig};
+use crate::drivers::Drivers;
+use crate::rpc::keepalive::Patience;
+use crate::rpc::listen::{self, Access, Listener, Service};
+use crate::rpc::router::RouteError;
+use crate::rpc::routes;
+use crate::rpc::server::{Limits, Server};
+use crate::rpc::session::Rights;
+use crate::util::file;
+use crate::util::paths::{Paths, Scope};
+use crate::util::pidfile::{PidFile, PidFileError};
+use crate::util::reason::Reason;
+
+/// How long running calls may take to finish when the daemon stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+/// The names that libvirt's own daemons for QEMU lock: neither may serve the same directories.
+const PID_FILES: [&str; 2] = ["libvirtd.pid", "virtqemud.pid"];
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("cannot create directory {}: {}", path.display(), Reason(source))]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("another daemon serves this directory: {0}")]
+    PidFile(#[from] PidFileError),
+    #[error("cannot find group '{0}'")]
+    Group(String),
+    #[error(transparent)]
+    Failed(#[from] crate::error::Error),
+    #[error(transparent)]
+    Routes(#[from] RouteError),
+}
+
+/// What a daemon is started with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub paths: Paths,
+    pub config: Config,
+    /// $PATH: where QEMU and other helpers are.
+    pub search_path: OsString,
+    /// A pid file beside the standard ones.
+    pub pid_file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub struct Daemon {
+    listeners: Vec<(Listener, Service)>,
+    hypervisor: Arc<Server>,
+    administration: Arc<Server>,
+    drivers: Arc<Drivers>,
+    /// Last: whoever gets the lock next finds nothing of ours any more.
+    _pid_files: Vec<PidFile>,
+}
+
+impl Daemon {
+    /// Takes the directories, binds the sockets, loads what is there. Clients wait in the backlog meanwhile.
+    pub async fn start(setup: Setup) -> Result<Self, StartError> {
+        let Setup { paths, config, search_path, pid_file } = setup;
+        let directory = |path: PathBuf, mode| {
+            file::make_directory(&path, mode).map_err(|source| StartError::Directory { path, source })
+        };
+        let mode = match paths.scope {
+            Scope::System => 0o755,
+            Scope::Session => 0o700,
+        };
+        let sockets = config.sockets.directory.clone().unwrap_or_else(|| paths.runtime.clone());
+        for path in [&paths.pidfile, &paths.runtime, &sockets] {
+            directory(path.clone(), mode)?;
+        }
+        let standard = PID_FILES.map(|name| paths.pidfile.join(name));
+        let extra = pid_file.filter(|path| !standard.contains(path));
+        let pid_files = standard.iter().chain(&extra).map(|path| PidFile::acquire(path));
+        let pid_files = pid_files.collect::<Result<_, _>>()?;
+
+        let group = config.sockets.group.as_deref().map(group_id).transpose()?;
+        let mut listeners = Vec::new();
+        for &(name, service) in listen::names(paths.scope) {
+            let access = Access { mode: socket_mode(&config.sockets, service), group };
+            let backlog = server_config(&config, service).max_queued_clients;
+            listeners.push((Listener::bind(&sockets.join(name), access, backlog)?, service));
+        }
+
+        let state = paths.qemu_config();
+        let drivers = Arc::new(Drivers::new(paths, search_path)?);
+        let loading = Arc::clone(&drivers);
+        let loaded = tokio::task::spawn_blocking(move || loading.domains.load()).await;
+        match loaded {
+            Ok(Ok(())) => {}
+            Ok(Err(source)) => return Err(StartError::Directory { path: state, source }),
+            Err(panicked) => tracing::error!(error = %panicked, "loading definitions stopped"),
+        }
+        let server = |name, router, limits| Server::new(name, router, Arc::clone(&drivers), limits);
+        let hypervisor = server("libvirtd", routes::hypervisor()?, limits(&config.server));
+        let administration = server("admin", routes::administration()?, limits(&config.admin));
+        Ok(Self { listeners, hypervisor, administration, drivers, _pid_files: pid_files })
+    }
+
+    /// The server for hypervisors.
+    pub fn hypervisor(&self) -> &Arc<Server> {
+        &self.hypervisor
+    }
+
+    pub fn drivers(&self) -> &Arc<Drivers> {
+        &self.drivers
+    }
+
+    /// Serves until `stop` is ready, then lets running calls finish.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        let Self { listeners, hypervisor, administration, .. } = self;
+        let mut accepting = JoinSet::new();
+        for (listener, service) in listeners {
+            let (server, rights) = match service {
+                Service::ReadWrite => (&hypervisor, Rights::ReadWrite),
+                Service::ReadOnly => (&hypervisor, Rights::ReadOnly),
+                Service::Admin => (&administration, Rights::ReadWrite),
+            };
+            let server = Arc::clone(server);
+            accepting.spawn(async move { listener.accept_all(server, rights).await });
+        }
+        stop.await;
+        accepting.shutdown().await;
+        tokio::join!(hypervisor.stop(STOP_PATIENCE), administration.stop(STOP_PATIENCE));
+    }
+
+    /// Ready once nobody has been connected for `patience`.
+    pub fn idle(&self, patience: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let mut counts = [self.hypervisor.client_count(), self.administration.client_count()];
+        async move {
+            loop {
+                for count in &mut counts {
+                    if count.wait_for(|&clients| clients == 0).await.is_err() {
+                        return;
+                    }
+                }
+                let [first, second] = &mut counts;
+                let somebody = async {
+                    tokio::select! {
+                        _ = first.wait_for(|&clients| clients > 0) => {}
+                        _ = second.wait_for(|&clients| clients > 0) => {}
+                    }
+                };
+                if tokio::time::timeout(patience, somebody).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn server_config(config: &Config, service: Service) -> &ServerConfig {
+    match service {
+        Service::ReadWrite | Service::ReadOnly => &config.server,
+        Service::Admin => &config.admin,
+    }
+}
+
+fn socket_mode(sockets: &SocketConfig, service: Service) -> u32 {
+    match service {
+        Service::ReadWrite => sockets.mode,
+        Service::ReadOnly => sockets.read_only_mode,
+        Service::Admin => sockets.admin_mode,
+    }
+}
+
+fn limits(config: &ServerConfig) -> Limits {
+    let whole = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let interval = u64::try_from(config.keepalive_interval).ok().filter(|&seconds| seconds > 0);
+    Limits {
+        clients: whole(config.max_clients),
+        anonymous_clients: Some(whole(config.max_anonymous_clients)).filter(|&places| places > 0),
+        requests_per_client: whole(config.max_client_requests),
+        keepalive: Patience { interval: interval.map(Duration::from_secs), count: config.keepalive_count },
+    }
+}
+
+fn group_id(name: &str) -> Result<u32, StartError> {
+    let unknown = || StartError::Group(name.to_owned());
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        _ => name.parse().map_err(|_| unknown()),
+    }
+}

@@ -1,0 +1,239 @@
+//! What this host can run: `<capabilities>`, `<domainCapabilities>` and the limits that go with them.
+//!
+//! The document about the host is kept as text and made again only when a QEMU binary, the processors
+//! that are switched on, or the pages that are set aside changed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::conf::capabilities::host::{Cell, Host, HostCpu, HostTopology, Iommu, SecurityModel};
+use crate::conf::capabilities::{Capabilities, Guest, GuestMachine};
+use crate::drivers::node::Node;
+use crate::error::{Error, Origin, Result};
+use crate::qemu::capabilities::{Cap, Emulators, Machine, QemuCaps};
+use crate::util::arch::Arch;
+use crate::util::host_cpu;
+use crate::util::paths::{Paths, Scope};
+use crate::util::uuid::Uuid;
+
+/// The most virtual CPUs of a guest without KVM, as libvirt has said since its first days.
+const MAX_VCPUS: u32 = 16;
+
+/// Answers what this host can run.
+#[derive(Debug)]
+pub struct HostCapabilities {
+    node: Node,
+    emulators: Emulators,
+    uuid: Uuid,
+    security: Vec<SecurityModel>,
+    document: Mutex<Option<Document>>,
+}
+
+/// A document and what it was made from.
+#[derive(Debug)]
+struct Document {
+    guests: Vec<(Arch, Arc<QemuCaps>)>,
+    cells: Vec<Cell>,
+    text: Arc<str>,
+}
+
+impl HostCapabilities {
+    pub fn new(node: Node, emulators: Emulators, paths: &Paths) -> Result<Self> {
+        let uuid = host_uuid().map_err(|error| Error::io("cannot make a UUID for this host", error))?;
+        let security = security_models(paths.scope);
+        Ok(Self { node, emulators, uuid, security, document: Mutex::default() })
+    }
+
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// What keeps guests apart; the first one is the main one.
+    pub fn security(&self) -> &[SecurityModel] {
+        &self.security
+    }
+
+    /// `virConnectGetCapabilities`
+    pub async fn document(&self) -> Result<Arc<str>> {
+        let guests = self.guests().await;
+        let cells = self.node.cells()?;
+        if let Some(text) = self.known(&guests, &cells) {
+            return Ok(text);
+        }
+        let host = self.host(cells.clone())?;
+        let described = guests.iter().map(|(arch, caps)| guest(*arch, caps)).collect();
+        let text: Arc<str> = Capabilities { host, guests: described }.to_xml().into();
+        let document = Document { guests, cells, text: text.clone() };
+        *self.document.lock().unwrap_or_else(PoisonError::into_inner) = Some(document);
+        Ok(text)
+    }
+
+    fn known(&self, guests: &[(Arch, Arc<QemuCaps>)], cells: &[Cell]) -> Option<Arc<str>> {
+        let document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
+        let document = document.as_ref()?;
+        let mut pairs = document.guests.iter().zip(guests);
+        let same = document.guests.len() == guests.len()
+            && pairs.all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(&old.1, &new.1));
+        (same && document.cells == cells).then(|| document.text.clone())
+    }
+
+    /// What runs guests of each architecture. A binary that does not answer is left out.
+    async fn guests(&self) -> Vec<(Arch, Arc<QemuCaps>)> {
+        let mut guests = Vec::new();
+        for arch in Arch::ALL {
+            let Some(binary) = self.emulators.default_binary(*arch) else { continue };
+            match self.emulators.lookup(&binary).await {
+                Ok(caps) => guests.push((*arch, caps)),
+                Err(error) => tracing::warn!(%error, "left out of the capabilities"),
+            }
+        }
+        guests
+    }
+
+    fn host(&self, cells: Vec<Cell>) -> Result<Host> {
+        Ok(Host {
+            uuid: self.uuid,
+            arch: self.node.arch(),
+            cpu: self.cpu()?,
+            page_sizes: self.node.page_sizes()?,
+            iommu: if self.node.has_iommu() { Iommu::Present } else { Iommu::Absent },
+            cells,
+            caches: self.node.cache_banks()?,
+            security: self.security.clone(),
+        })
+    }
+
+    fn cpu(&self) -> Result<HostCpu> {
+        let info = self.node.info()?;
+        let topology = HostTopology {
+            sockets: info.sockets,
+            dies: 1,
+            clusters: 1,
+            cores: info.cores,
+            threads: info.threads,
+        };
+        Ok(HostCpu { topology: Some(topology), ..HostCpu::default() })
+    }
+
+    /// `virConnectGetMaxVcpus`
+    pub fn max_vcpus(&self, virt_type: Option<&str>) -> Result<u32> {
+        match virt_type.map(str::to_ascii_lowercase).as_deref() {
+            None | Some("qemu") => Ok(MAX_VCPUS),
+            Some("kvm") => host_cpu::max_vcpus().map_err(|error| Error::io("Unable to open /dev/kvm", error)),
+            Some(_) => {
+                let given = virt_type.unwrap_or_default();
+                Err(Error::invalid_arg(format!("unknown type '{given}'")))
+            }
+        }
+    }
+
+    /// `virConnectGetVersion`: that of the binary that runs the host's own architecture.
+    pub async fn version(&self) -> Result<u32> {
+        let host = self.node.arch().unwrap_or(Arch::X86_64);
+        let binary = self.emulators.default_binary(host);
+        let binary = binary.ok_or_else(|| no_emulator(host))?;
+        Ok(self.emulators.lookup(&binary).await?.version)
+    }
+}
+
+fn no_emulator(arch: Arch) -> Error {
+    Error::invalid_arg(format!("could not find capabilities for ostype=hvm arch={arch} "))
+        .from_origin(Origin::CAPABILITIES)
+}
+
+/// The host's own number: what its firmware says, or else one that holds until the daemon ends.
+fn host_uuid() -> std::io::Result<Uuid> {
+    let firmware = ["/sys/devices/virtual/dmi/id/product_uuid", "/sys/class/dmi/id/product_uuid"];
+    let read = |path: &&str| std::fs::read_to_string(path).ok()?.trim().parse::<Uuid>().ok();
+    firmware.iter().find_map(read).filter(Uuid::is_plausible).map_or_else(Uuid::random, Ok)
+}
+
+fn security_models(scope: Scope) -> Vec<SecurityModel> {
+    let mut models = vec![SecurityModel { model: "none", doi: "0", base_labels: Vec::new() }];
+    if scope == Scope::System {
+        let user = rustix::process::geteuid().as_raw();
+        let group = rustix::process::getegid().as_raw();
+        let label = format!("+{user}:+{group}");
+        let base_labels = vec![("kvm", label.clone()), ("qemu", label)];
+        models.push(SecurityModel { model: "dac", doi: "0", base_labels });
+    }
+    models
+}
+
+fn guest(arch: Arch, caps: &QemuCaps) -> Guest {
+    let machines = caps.accel(caps.best_accel()).map(|accel| accel.machines.as_slice());
+    Guest {
+        arch,
+        emulator: caps.binary.to_string_lossy().into_owned(),
+        machines: guest_machines(machines.unwrap_or_default()),
+        has_tcg: caps.supports(Cap::Tcg),
+        has_kvm: caps.supports(Cap::Kvm),
+    }
+}
+
+/// Each machine under its name and, after that, under its alias.
+fn guest_machines(machines: &[Machine]) -> Vec<GuestMachine> {
+    let entry = |machine: &Machine, name: &str, canonical: Option<&str>| GuestMachine {
+        name: name.to_owned(),
+        canonical: canonical.map(str::to_owned),
+        max_cpus: machine.max_cpus,
+        deprecated: machine.deprecated,
+    };
+    let names = |machine: &Machine| {
+        let alias = machine.alias.as_deref().map(|alias| entry(machine, alias, Some(&machine.name)));
+        [Some(entry(machine, &machine.name, None)), alias]
+    };
+    machines.iter().flat_map(names).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(root: &std::path::Path) -> HostCapabilities {
+        let paths = Paths::system(root);
+        let emulators = Emulators::new(&paths.qemu_cache(), "/usr/bin:/bin".into());
+        HostCapabilities::new(Node::new("/".as_ref()), emulators, &paths).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_document_is_made_once_and_names_what_runs_here() {
+        let root = tempfile::tempdir().unwrap();
+        let host = host(root.path());
+        let text = host.document().await.unwrap();
+        assert!(text.starts_with("<capabilities>\n\n  <host>\n    <uuid>"), "{text}");
+        assert!(text.contains("<arch name='x86_64'>\n      <wordsize>64</wordsize>\n"), "{text}");
+        assert!(text.contains("<machine canonical='pc-q35-"), "{text}");
+        assert!(text.ends_with("  </guest>\n\n</capabilities>\n"), "{text}");
+        assert!(Arc::ptr_eq(&text, &host.document().await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn without_qemu_the_host_is_still_described() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::session(root.path(), root.path(), root.path());
+        let emulators = Emulators::new(&paths.qemu_cache(), "/nonexistent".into());
+        let host = HostCapabilities::new(Node::new("/".as_ref()), emulators, &paths).unwrap();
+        let text = host.document().await.unwrap();
+        assert!(text.ends_with("  </host>\n\n</capabilities>\n"), "{text}");
+        assert_eq!(host.security().len(), 1);
+        let error = host.version().await.unwrap_err();
+        assert!(error.message().starts_with("invalid argument: could not find capabilities for"), "{error}");
+    }
+
+    #[test]
+    fn limits_are_by_type() {
+        let root = tempfile::tempdir().unwrap();
+        let host = host(root.path());
+        assert_eq!((host.max_vcpus(None).unwrap(), host.max_vcpus(Some("QEMU")).unwrap()), (16, 16));
+        let error = host.max_vcpus(Some("xen")).unwrap_err();
+        assert_eq!((error.code.0, error.message().as_str()), (8, "invalid argument: unknown type 'xen'"));
+    }
+
+    #[test]
+    fn a_machine_with_an_alias_is_listed_under_both_names() {
+        let machine = Machine { name: "pc-q35-10.0".into(), alias: Some("q35".into()), ..Machine::default() };
+        let listed = guest_machines(&[machine]);
+        let names: Vec<_> = listed.iter().map(|m| (m.name.as_str(), m.canonical.as_deref())).collect();
+        assert_eq!(names, [("pc-q35-10.0", None), ("q35", Some("pc-q35-10.0"))]);
+    }
+}

@@ -1,0 +1,127 @@
+//! What a domain starts with the next time: define, undefine, autostart.
+
+use std::sync::Arc;
+
+use super::event::{Defined, DomainEvent, Lifecycle, Undefined};
+use super::flags::{CallFlags, DefineFlags, UndefineFlags};
+use super::list::{Added, Existing};
+use super::{Domains, blocking};
+use crate::conf::domain::Domain;
+use crate::error::{Error, Result};
+use crate::qemu::job::{DomainHandle, DomainObject, State};
+
+impl Domains {
+    /// Adds a persistent domain, or changes what an existing one starts with the next time.
+    pub async fn define(self: &Arc<Self>, xml: &str, flags: u32) -> Result<Arc<State>> {
+        DefineFlags::accept(flags)?;
+        let definition = self.read_definition(xml).await?;
+        let domains = Arc::clone(self);
+        blocking(move || domains.define_read(Arc::new(definition))).await
+    }
+
+    fn define_read(&self, definition: Arc<Domain>) -> Result<Arc<State>> {
+        let name = &*definition.name;
+        let fresh = || {
+            let mut state = State::new(name, definition.uuid);
+            state.inactive = Some(Arc::clone(&definition));
+            DomainObject::new(state, self.limits)
+        };
+        let Added { object, is_new } = self.list.add((name, definition.uuid), Existing::Redefine, fresh)?;
+        let configuration = object.configure();
+        if configuration.state().gone {
+            return Err(Error::operation_failed(format!("domain '{name}' is already being removed")));
+        }
+        if let Err(error) = self.definitions.save(&definition) {
+            if is_new {
+                configuration.update(|state| state.gone = true, |_, ()| ());
+                self.list.remove(definition.uuid);
+            }
+            return Err(Error::io(format_args!("cannot save the definition of domain '{name}'"), error));
+        }
+        let detail = if is_new { Defined::Added } else { Defined::Updated };
+        configuration.update(
+            |state| state.inactive = Some(Arc::clone(&definition)),
+            |state, ()| self.publish(state, DomainEvent::Lifecycle(Lifecycle::Defined(detail))),
+        );
+        tracing::info!(domain = name, "defined");
+        Ok(configuration.state())
+    }
+
+    /// Forgets a persistent domain; one that runs goes on as a transient one.
+    pub async fn undefine(self: &Arc<Self>, domain: DomainHandle, flags: u32) -> Result<()> {
+        let flags = UndefineFlags::accept(flags)?;
+        for (both, what) in [
+            (UndefineFlags::NVRAM | UndefineFlags::KEEP_NVRAM, "nvram"),
+            (UndefineFlags::TPM | UndefineFlags::KEEP_TPM, "TPM"),
+        ] {
+            if flags.contains(both) {
+                return Err(Error::operation_invalid(format!("cannot both keep and delete {what}")));
+            }
+        }
+        let domains = Arc::clone(self);
+        blocking(move || domains.undefine_now(domain.object(), flags)).await
+    }
+
+    fn undefine_now(&self, object: &DomainObject, flags: UndefineFlags) -> Result<()> {
+        let configuration = object.configure();
+        let state = configuration.state();
+        self.check_there(&state)?;
+        if !state.is_persistent() {
+            return Err(Error::operation_invalid("cannot undefine transient domain"));
+        }
+        self.drop_managed_save(&state, flags)?;
+        let name = &state.name;
+        self.definitions.remove(name).map_err(|error| {
+            Error::io(format_args!("cannot remove the definition of domain '{name}'"), error)
+        })?;
+        let forget = |state: &mut State| {
+            state.inactive = None;
+            state.autostart = false;
+            state.gone = !state.is_active();
+            state.gone
+        };
+        let gone = configuration.update(forget, |state, _| {
+            self.publish(state, DomainEvent::Lifecycle(Lifecycle::Undefined(Undefined::Removed)));
+        });
+        if gone {
+            self.list.remove(state.uuid);
+        }
+        tracing::info!(domain = %name, "undefined");
+        Ok(())
+    }
+
+    fn drop_managed_save(&self, state: &State, flags: UndefineFlags) -> Result<()> {
+        let image = self.managed_save(&state.name);
+        match image.exists() {
+            false => Ok(()),
+            true if !flags.contains(UndefineFlags::MANAGED_SAVE) => {
+                Err(Error::operation_invalid("Refusing to undefine while domain managed save image exists"))
+            }
+            true => std::fs::remove_file(&image)
+                .map_err(|_| Error::internal_error("Failed to remove domain managed save image")),
+        }
+    }
+
+    /// Whether a domain starts with the host.
+    pub async fn set_autostart(self: &Arc<Self>, domain: DomainHandle, on: bool) -> Result<()> {
+        let domains = Arc::clone(self);
+        blocking(move || domains.set_autostart_now(domain.object(), on)).await
+    }
+
+    fn set_autostart_now(&self, object: &DomainObject, on: bool) -> Result<()> {
+        let configuration = object.configure();
+        let state = configuration.state();
+        self.check_there(&state)?;
+        if !state.is_persistent() {
+            return Err(Error::operation_invalid("cannot set autostart for transient domain"));
+        }
+        if state.autostart == on {
+            return Ok(());
+        }
+        self.definitions.set_autostart(&state.name, on).map_err(|error| {
+            Error::io(format_args!("cannot change the autostart link of domain '{}'", state.name), error)
+        })?;
+        configuration.update(|state| state.autostart = on, |_, ()| ());
+        Ok(())
+    }
+}

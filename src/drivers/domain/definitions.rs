@@ -1,0 +1,122 @@
+//! Definitions on disk: `NAME.xml` per persistent domain, a link in `autostart/` for those that start with
+//! the host. The same files as libvirt's, in the same places.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::num::NonZero;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::conf::domain::Domain;
+use crate::conf::xml::Form;
+use crate::util::file::{self, Durability};
+
+const HEADER: &str = "\
+<!--
+This file is written by the daemon; what you change here is overwritten.
+Use 'virsh edit' or another client instead.
+-->
+
+";
+
+/// More than any definition: libvirt's own limit on a file it parses.
+const MAX_FILE: u64 = 10 * 1024 * 1024;
+
+/// The two directories.
+#[derive(Debug, Clone)]
+pub(super) struct Definitions {
+    config: PathBuf,
+    autostart: PathBuf,
+}
+
+/// One definition as found at start.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub definition: Domain,
+    pub autostart: bool,
+}
+
+impl Definitions {
+    pub(super) fn new(config: PathBuf, autostart: PathBuf) -> Self {
+        Self { config, autostart }
+    }
+
+    /// Makes the directories.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        file::make_directory(&self.config, 0o700)?;
+        file::make_directory(&self.autostart, 0o755)
+    }
+
+    pub(super) fn save(&self, definition: &Domain) -> io::Result<()> {
+        let text = format!("{HEADER}{}", definition.to_xml(Form::SECURE));
+        file::replace(&self.file(&definition.name), text.as_bytes(), 0o600, Durability::PowerCut)
+    }
+
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        file::remove_if_there(&self.link(name))?;
+        file::remove_if_there(&self.file(name))
+    }
+
+    pub(super) fn set_autostart(&self, name: &str, on: bool) -> io::Result<()> {
+        let link = self.link(name);
+        file::remove_if_there(&link)?;
+        match on {
+            true => symlink(self.file(name), &link),
+            false => Ok(()),
+        }
+    }
+
+    /// Reads all definitions, on all processors. A file that cannot be read or is no definition is logged
+    /// and left alone.
+    pub(super) fn load(&self) -> Vec<Found> {
+        let files = names(&self.config);
+        let linked: HashSet<_> = names(&self.autostart).into_iter().collect();
+        let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let share = files.len().div_ceil(workers).max(1);
+        std::thread::scope(|scope| {
+            let read_share = |share: &[Box<OsStr>]| -> Vec<Found> {
+                share.iter().filter_map(|name| self.read(name, linked.contains(name))).collect()
+            };
+            let threads: Vec<_> =
+                files.chunks(share).map(|share| scope.spawn(move || read_share(share))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+        })
+    }
+
+    fn read(&self, name: &OsStr, autostart: bool) -> Option<Found> {
+        let path = self.config.join(name);
+        let read = || -> Result<Domain, String> {
+            let text = file::read_at_most(&path, MAX_FILE).map_err(|error| error.to_string())?;
+            let text = String::from_utf8(text).map_err(|error| error.to_string())?;
+            Domain::parse(&text, Form::INACTIVE).map_err(|error| error.to_string())
+        };
+        match read() {
+            Ok(definition) => Some(Found { definition, autostart }),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), error, "skipped a definition");
+                None
+            }
+        }
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.config.join(format!("{name}.xml"))
+    }
+
+    fn link(&self, name: &str) -> PathBuf {
+        self.autostart.join(format!("{name}.xml"))
+    }
+}
+
+/// The `.xml` names in a directory, sorted, so that a start is like the last one.
+fn names(directory: &Path) -> Vec<Box<OsStr>> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<Box<OsStr>> = entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().into_boxed_os_str()))
+        .filter(|name| Path::new(name).extension() == Some(OsStr::new("xml")))
+        .collect();
+    names.sort_unstable();
+    names
+}

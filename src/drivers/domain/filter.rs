@@ -1,0 +1,36 @@
+//! Which domains a list call answers with.
+
+use super::flags::ListFlags;
+use crate::qemu::job::State;
+use crate::qemu::run_state::RunState;
+
+/// Whether `filter` lets the domain through: in every group of alternatives in which it names any, the
+/// domain must be one of those named.
+pub(super) fn matches(filter: ListFlags, state: &State) -> bool {
+    let is = |condition: bool, yes: ListFlags, no: ListFlags| if condition { yes } else { no };
+    let run = match state.run {
+        RunState::Running(_) => ListFlags::RUNNING,
+        RunState::Paused(_) => ListFlags::PAUSED,
+        RunState::Shutoff(_) => ListFlags::SHUTOFF,
+        _ => ListFlags::OTHER,
+    };
+    let groups = [
+        (
+            is(state.is_active(), ListFlags::ACTIVE, ListFlags::INACTIVE),
+            ListFlags::ACTIVE | ListFlags::INACTIVE,
+        ),
+        (
+            is(state.is_persistent(), ListFlags::PERSISTENT, ListFlags::TRANSIENT),
+            ListFlags::PERSISTENT | ListFlags::TRANSIENT,
+        ),
+        (run, ListFlags::RUNNING | ListFlags::PAUSED | ListFlags::SHUTOFF | ListFlags::OTHER),
+        (ListFlags::NO_MANAGED_SAVE, ListFlags::MANAGED_SAVE | ListFlags::NO_MANAGED_SAVE),
+        (
+            is(state.autostart, ListFlags::AUTOSTART, ListFlags::NO_AUTOSTART),
+            ListFlags::AUTOSTART | ListFlags::NO_AUTOSTART,
+        ),
+        (ListFlags::NO_SNAPSHOT, ListFlags::HAS_SNAPSHOT | ListFlags::NO_SNAPSHOT),
+        (ListFlags::NO_CHECKPOINT, ListFlags::HAS_CHECKPOINT | ListFlags::NO_CHECKPOINT),
+    ];
+    groups.iter().all(|(has, group)| !filter.intersects(*group) || filter.intersects(*has))
+}

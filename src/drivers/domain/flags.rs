@@ -1,0 +1,147 @@
+//! The flag words of domain calls, as libvirt numbers them.
+
+use crate::error::{Error, Result};
+
+/// A flag word of one call.
+pub trait CallFlags: bitflags::Flags<Bits = u32> {
+    /// The function of libvirt's driver that refuses unknown bits.
+    const FUNCTION: &'static str;
+
+    /// Takes a client's word; bits that the call does not know are refused by value.
+    fn accept(bits: u32) -> Result<Self> {
+        match bits & !Self::all().bits() {
+            0 => Ok(Self::from_bits_retain(bits)),
+            unknown => Err(Error::unsupported_flags(unknown, Self::FUNCTION)),
+        }
+    }
+}
+
+/// Calls that have a flag word and no flag.
+pub fn no_flags(bits: u32, function: &'static str) -> Result<()> {
+    match bits {
+        0 => Ok(()),
+        unknown => Err(Error::unsupported_flags(unknown, function)),
+    }
+}
+
+macro_rules! flag_words {
+    ($($(#[$doc:meta])* $name:ident of $function:literal { $($flag:ident = $bit:expr,)* })*) => {$(
+        bitflags::bitflags! {
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+            pub struct $name: u32 { $(const $flag = $bit;)* }
+        }
+
+        impl CallFlags for $name {
+            const FUNCTION: &'static str = $function;
+        }
+    )*};
+}
+
+flag_words!(
+    /// `virDomainDefineFlags`
+    DefineFlags of "qemuDomainDefineXMLFlags" {
+        VALIDATE = 1,
+    }
+    /// `virDomainUndefineFlagsValues`
+    UndefineFlags of "qemuDomainUndefineFlags" {
+        MANAGED_SAVE = 1,
+        SNAPSHOTS_METADATA = 1 << 1,
+        NVRAM = 1 << 2,
+        KEEP_NVRAM = 1 << 3,
+        CHECKPOINTS_METADATA = 1 << 4,
+        TPM = 1 << 5,
+        KEEP_TPM = 1 << 6,
+    }
+    /// `virDomainCreateFlags` of a domain that is there.
+    StartFlags of "qemuDomainCreateWithFlags" {
+        PAUSED = 1,
+        AUTODESTROY = 1 << 1,
+        BYPASS_CACHE = 1 << 2,
+        FORCE_BOOT = 1 << 3,
+        RESET_NVRAM = 1 << 5,
+    }
+    /// `virDomainCreateFlags` of a domain that comes with the call.
+    CreateFlags of "qemuDomainCreateXML" {
+        PAUSED = 1,
+        AUTODESTROY = 1 << 1,
+        VALIDATE = 1 << 4,
+        RESET_NVRAM = 1 << 5,
+    }
+    /// `virDomainDestroyFlagsValues`
+    DestroyFlags of "qemuDomainDestroyFlags" {
+        GRACEFUL = 1,
+        REMOVE_LOGS = 1 << 1,
+    }
+    /// `virDomainShutdownFlagValues`, as far as QEMU has them.
+    ShutdownFlags of "qemuDomainShutdownFlags" {
+        ACPI_POWER_BTN = 1,
+        GUEST_AGENT = 1 << 1,
+    }
+    /// `virDomainRebootFlagValues`, as far as QEMU has them.
+    RebootFlags of "qemuDomainReboot" {
+        ACPI_POWER_BTN = 1,
+        GUEST_AGENT = 1 << 1,
+    }
+    /// `virDomainXMLFlags`
+    XmlFlags of "qemuDomainGetXMLDesc" {
+        SECURE = 1,
+        INACTIVE = 1 << 1,
+        UPDATE_CPU = 1 << 2,
+        MIGRATABLE = 1 << 3,
+    }
+    /// `virDomainConsoleFlags`
+    ConsoleFlags of "qemuDomainOpenConsole" {
+        FORCE = 1,
+        SAFE = 1 << 1,
+    }
+    /// `virDomainQemuMonitorCommandFlags`
+    MonitorCommandFlags of "qemuDomainQemuMonitorCommand" {
+        HMP = 1,
+    }
+    /// `virDomainModificationImpact`
+    Impact of "qemuDomainGetMetadata" {
+        LIVE = 1,
+        CONFIG = 1 << 1,
+    }
+    /// `virDomainVcpuFlags`
+    VcpuFlags of "qemuDomainGetVcpusFlags" {
+        LIVE = 1,
+        CONFIG = 1 << 1,
+        MAXIMUM = 1 << 2,
+        GUEST = 1 << 3,
+    }
+    /// `virConnectListAllDomainsFlags`: groups of alternatives; a group without a flag filters nothing.
+    ListFlags of "qemuConnectListAllDomains" {
+        ACTIVE = 1,
+        INACTIVE = 1 << 1,
+        PERSISTENT = 1 << 2,
+        TRANSIENT = 1 << 3,
+        RUNNING = 1 << 4,
+        PAUSED = 1 << 5,
+        SHUTOFF = 1 << 6,
+        OTHER = 1 << 7,
+        MANAGED_SAVE = 1 << 8,
+        NO_MANAGED_SAVE = 1 << 9,
+        AUTOSTART = 1 << 10,
+        NO_AUTOSTART = 1 << 11,
+        HAS_SNAPSHOT = 1 << 12,
+        NO_SNAPSHOT = 1 << 13,
+        HAS_CHECKPOINT = 1 << 14,
+        NO_CHECKPOINT = 1 << 15,
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_bits_are_refused_by_value_and_function() {
+        assert_eq!(DestroyFlags::accept(1).unwrap(), DestroyFlags::GRACEFUL);
+        let error = DestroyFlags::accept(0x81).unwrap_err();
+        assert_eq!(error.message(), "unsupported flags (0x80) in function qemuDomainDestroyFlags");
+        assert!(no_flags(0, "f").is_ok());
+        assert!(no_flags(4, "f").is_err());
+    }
+}

@@ -1,0 +1,132 @@
+//! What clients do with a running guest as a whole.
+
+use super::Domains;
+use super::flags::{CallFlags, DestroyFlags, RebootFlags, ShutdownFlags, no_flags};
+use crate::conf::devices::{Channel, ChannelTarget};
+use crate::conf::domain::LifecycleAction;
+use crate::error::{Error, Origin, Result};
+use crate::qemu::job::{DomainHandle, Ending, Job, Kill, Modify, Suspend};
+use crate::qemu::monitor::{Cont, Stop, SystemPowerdown, SystemReset};
+use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
+
+impl Domains {
+    /// Stops the vCPUs. A guest whose vCPUs stand still already is left as it is.
+    pub async fn suspend(&self, mut domain: DomainHandle) -> Result<()> {
+        let object = domain.object().clone();
+        let job = domain.begin::<Suspend>().await?;
+        let live = job.live()?;
+        match live.state().run {
+            RunState::PmSuspended(_) => return Err(invalid("domain is pmsuspended")),
+            RunState::Paused(_) => return Ok(()),
+            _ => job.update(|state| state.pausing = Paused::User),
+        }
+        let stopped = live.monitor().execute(Stop {}).await;
+        match stopped {
+            Ok(_) => self.note_stop(&object),
+            Err(_) => job.update(|state| state.pausing = Paused::Unknown),
+        }
+        Ok(stopped.map(drop)?)
+    }
+
+    /// Lets the vCPUs go on.
+    pub async fn resume(&self, mut domain: DomainHandle) -> Result<()> {
+        let object = domain.object().clone();
+        let job = domain.begin::<Modify>().await?;
+        let live = job.live()?;
+        match live.state().run {
+            RunState::PmSuspended(_) => return Err(invalid("domain is pmsuspended")),
+            RunState::Running(_) => return Err(invalid("domain is already running")),
+            RunState::Paused(_) | RunState::Crashed(Crashed::Panicked) => {}
+            _ => return Ok(()),
+        }
+        job.update(|state| state.resuming = Running::Unpaused);
+        let resumed = live.monitor().execute(Cont {}).await;
+        match resumed {
+            Ok(_) => self.note_resume(&object),
+            Err(_) => job.update(|state| state.resuming = Running::Unknown),
+        }
+        Ok(resumed.map(drop)?)
+    }
+
+    /// Presses the guest's reset button.
+    pub async fn reset(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
+        no_flags(flags, "qemuDomainReset")?;
+        let job = domain.begin::<Modify>().await?;
+        let live = job.live()?;
+        live.monitor().execute(SystemReset {}).await?;
+        job.update(|state| {
+            state.reboots = false;
+            if let RunState::Crashed(_) = state.run {
+                state.run = RunState::Paused(Paused::Crashed);
+            }
+        });
+        Ok(())
+    }
+
+    /// Asks the guest to power off. Returns when it has been asked.
+    pub async fn shutdown(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
+        let flags = ShutdownFlags::accept(flags)?;
+        if flags == ShutdownFlags::GUEST_AGENT {
+            return Err(no_agent(&domain));
+        }
+        let job = domain.begin::<Modify>().await?;
+        press_power_button(&job, AfterPowerOff::Ends).await
+    }
+
+    /// Asks the guest to power off, and starts it again when it has.
+    pub async fn reboot(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
+        let flags = RebootFlags::accept(flags)?;
+        if flags == RebootFlags::GUEST_AGENT {
+            return Err(no_agent(&domain));
+        }
+        let job = domain.begin::<Modify>().await?;
+        let ends = [LifecycleAction::Destroy, LifecycleAction::Preserve];
+        let restarts = job.live()?.state().live.as_ref().is_none_or(|live| !ends.contains(&live.on_reboot));
+        let after = if restarts { AfterPowerOff::Restarts } else { AfterPowerOff::Ends };
+        press_power_button(&job, after).await
+    }
+
+    /// Ends the guest's process now.
+    pub async fn destroy(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
+        let flags = DestroyFlags::accept(flags)?;
+        let how = if flags.contains(DestroyFlags::GRACEFUL) { Kill::Gracefully } else { Kill::Surely };
+        domain.stop(how, Ending::Destroyed).await?;
+        if flags.contains(DestroyFlags::REMOVE_LOGS) {
+            self.remove_log(&domain.state().name);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterPowerOff {
+    Ends,
+    Restarts,
+}
+
+async fn press_power_button(job: &Job<'_, Modify>, after: AfterPowerOff) -> Result<()> {
+    let live = job.live()?;
+    // Before the button: the guest may be off before the reply is here.
+    job.update(|state| state.reboots = after == AfterPowerOff::Restarts);
+    live.monitor().execute(SystemPowerdown {}).await?;
+    Ok(())
+}
+
+fn invalid(sentence: &'static str) -> Error {
+    Error::operation_invalid(sentence)
+}
+
+/// Why the guest's agent cannot be asked.
+fn no_agent(domain: &DomainHandle) -> Error {
+    match domain.state().live.as_ref() {
+        None => Error::operation_invalid("domain is not running").from_origin(Origin::DOMAIN),
+        Some(live) if live.devices.channels.iter().any(is_agent) => {
+            Error::agent_unresponsive("QEMU guest agent is not connected")
+        }
+        Some(_) => Error::argument_unsupported("QEMU guest agent is not configured"),
+    }
+}
+
+fn is_agent(channel: &Channel) -> bool {
+    matches!(&channel.target, ChannelTarget::Virtio { name: Some(name), .. } if &**name == "org.qemu.guest_agent.0")
+}

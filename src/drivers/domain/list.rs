@@ -1,0 +1,141 @@
+//! Which domains there are: by name, by uuid, and by id while they run.
+//!
+//! Looking one up is the only way to a [`DomainHandle`]. Locks are held for the length of a map operation;
+//! the domains behind them are read without locks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::error::{Error, Origin, Result};
+use crate::qemu::job::{DomainHandle, DomainObject};
+use crate::util::uuid::Uuid;
+
+/// What a call that adds a domain does when there is one of that name and uuid already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Changes it, running or not.
+    Redefine,
+    /// Starts it, so it must be persistent and not running.
+    Start,
+}
+
+/// The domain that a definition belongs to, and whether it was there before.
+#[derive(Debug)]
+pub struct Added {
+    pub object: Arc<DomainObject>,
+    pub is_new: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    by_name: BTreeMap<Arc<str>, Arc<DomainObject>>,
+    by_uuid: HashMap<Uuid, Arc<DomainObject>>,
+    by_id: BTreeMap<i32, Arc<DomainObject>>,
+}
+
+#[derive(Debug, Default)]
+pub struct DomainList {
+    tables: RwLock<Tables>,
+}
+
+impl DomainList {
+    /// The domain that a client holds a reference to; `name` is for the error.
+    pub fn referred(&self, uuid: Uuid, name: &str) -> Result<DomainHandle> {
+        let object = self.read().by_uuid.get(&uuid).map(Arc::clone);
+        object.map(DomainHandle::new).ok_or_else(|| missing(format!("uuid '{uuid}' ({name})")))
+    }
+
+    pub fn by_uuid(&self, uuid: Uuid) -> Result<DomainHandle> {
+        let object = self.read().by_uuid.get(&uuid).map(Arc::clone);
+        object.map(DomainHandle::new).ok_or_else(|| missing(format!("uuid '{uuid}'")))
+    }
+
+    pub fn by_name(&self, name: &str) -> Result<DomainHandle> {
+        let object = self.read().by_name.get(name).map(Arc::clone);
+        object.map(DomainHandle::new).ok_or_else(|| missing(format!("name '{name}'")))
+    }
+
+    pub fn by_id(&self, id: i32) -> Result<DomainHandle> {
+        let object = self.read().by_id.get(&id).map(Arc::clone);
+        object.map(DomainHandle::new).ok_or_else(|| missing(format!("id {id}")))
+    }
+
+    /// All domains, by name.
+    pub fn all(&self) -> Vec<Arc<DomainObject>> {
+        self.read().by_name.values().map(Arc::clone).collect()
+    }
+
+    /// Finds the domain of this name and uuid, or adds what `make` makes. A name or uuid that belongs to
+    /// another domain is refused.
+    pub fn add(
+        &self,
+        (name, uuid): (&str, Uuid),
+        existing: Existing,
+        make: impl FnOnce() -> DomainObject,
+    ) -> Result<Added> {
+        let mut tables = self.write();
+        if let Some(object) = tables.by_uuid.get(&uuid) {
+            let state = object.state();
+            if *state.name != *name {
+                return Err(taken(format!("domain '{}' is already defined with uuid {uuid}", state.name)));
+            }
+            if existing == Existing::Start && state.is_active() {
+                return Err(busy(format!("domain '{name}' is already active")));
+            }
+            if existing == Existing::Start && !state.is_persistent() {
+                return Err(busy(format!("domain '{name}' is already being started")));
+            }
+            return Ok(Added { object: Arc::clone(object), is_new: false });
+        }
+        if let Some(object) = tables.by_name.get(name) {
+            let other = object.state().uuid;
+            return Err(taken(format!("domain '{name}' already exists with uuid {other}")));
+        }
+        let object = Arc::new(make());
+        tables.by_name.insert(Arc::clone(&object.state().name), Arc::clone(&object));
+        tables.by_uuid.insert(uuid, Arc::clone(&object));
+        Ok(Added { object, is_new: true })
+    }
+
+    /// From now on `id` finds the domain.
+    pub fn bind_id(&self, id: i32, object: &Arc<DomainObject>) {
+        self.write().by_id.insert(id, Arc::clone(object));
+    }
+
+    pub fn release_id(&self, id: i32) {
+        self.write().by_id.remove(&id);
+    }
+
+    /// Takes a domain off the list. Handles that calls still hold stay valid and begin no more jobs, once
+    /// its state says that it is gone.
+    pub fn remove(&self, uuid: Uuid) {
+        let mut tables = self.write();
+        if let Some(object) = tables.by_uuid.remove(&uuid) {
+            let state = object.state();
+            tables.by_name.remove(&state.name);
+            if let Some(id) = state.id {
+                tables.by_id.remove(&id);
+            }
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn missing(what: String) -> Error {
+    Error::no_domain(format!("no domain with matching {what}"))
+}
+
+fn taken(sentence: String) -> Error {
+    Error::operation_failed(sentence).from_origin(Origin::DOMAIN)
+}
+
+fn busy(sentence: String) -> Error {
+    Error::operation_invalid(sentence).from_origin(Origin::DOMAIN)
+}

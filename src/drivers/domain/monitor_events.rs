@@ -1,0 +1,445 @@
+//! What QEMU reports, one task per running guest, in the order in which it came.
+//!
+//! ```text
+//!  start ──hands over──► watch ──► STOP, RESUME, SHUTDOWN, … (state changes, subscribers hear)
+//!                          │
+//!                          └──► end of the monitor or of the process ──► take_down
+//! ```
+//!
+//! The task takes no job for what QEMU only reports. What needs the monitor (a reboot after power off) runs
+//! beside it, so that a guest that answers nothing does not keep its own end from being seen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Domains;
+use super::event::{
+    Crashed as CrashedDetail, DomainEvent, GraphicsAddress, GraphicsPhase, IoErrorAction, Lifecycle,
+    PmSuspended as PmSuspendedDetail, Resumed, Shutdown as ShutdownDetail, Started, Suspended, TrayChange,
+    WatchdogAction,
+};
+use crate::conf::devices::{Disk, Place, Storage};
+use crate::conf::domain::{ClockOffset, Domain, LifecycleAction};
+use crate::error::Error;
+use crate::qemu::job::{DomainHandle, DomainObject, Ending, Modify, State};
+use crate::qemu::monitor::{Cont, Event, EventKind, MonitorError, MonitorEvent, SystemReset, VncClient};
+use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running, Shutdown};
+use crate::util::process::{Process, Signal};
+
+/// How long a QEMU may live on that has closed its monitor.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
+impl Domains {
+    /// Follows a guest until its process is gone and the domain is down.
+    pub async fn watch(
+        self: Arc<Self>,
+        object: Arc<DomainObject>,
+        process: Process,
+        mut events: mpsc::Receiver<MonitorEvent>,
+    ) {
+        let end = loop {
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(MonitorEvent::Guest(event)) => self.handle(&object, &event),
+                    Some(MonitorEvent::End(reason)) => break reason,
+                    None => break MonitorError::Closed,
+                },
+                _ = process.exited() => break MonitorError::Closed,
+            }
+        };
+        // What it said before it died, if its death was seen first.
+        while let Ok(MonitorEvent::Guest(event)) = events.try_recv() {
+            self.handle(&object, &event);
+        }
+        self.outlive(&object, &process, &end).await;
+        self.take_down(&object).await;
+    }
+
+    /// Returns when the process is gone.
+    async fn outlive(&self, object: &DomainObject, process: &Process, end: &MonitorError) {
+        let name = Arc::clone(&object.state().name);
+        if !matches!(end, MonitorError::Eof { .. } | MonitorError::Closed) {
+            // The guest runs on; nothing can be asked of it any more.
+            tracing::error!(domain = %name, error = %end, "lost the monitor");
+            self.tell(object, |_| vec![DomainEvent::ControlError]);
+        } else if let Ok(None) = process.exited_within(LAST_BREATH).await {
+            tracing::warn!(domain = %name, "QEMU closed its monitor and stays; killing it");
+            if let Err(error) = process.signal(Signal::KILL) {
+                tracing::error!(domain = %name, %error, "cannot kill QEMU");
+            }
+        }
+        if let Err(error) = process.exited().await {
+            tracing::error!(domain = %name, %error, "cannot wait for QEMU");
+        }
+    }
+
+    /// Changes the state; whatever events that makes are published before the next change.
+    pub(super) fn tell(&self, object: &DomainObject, change: impl FnOnce(&mut State) -> Vec<DomainEvent>) {
+        object.observe(change, |state, events| {
+            for event in events {
+                self.publish(state, event.clone());
+            }
+        });
+    }
+
+    fn handle(self: &Arc<Self>, object: &Arc<DomainObject>, event: &Event) {
+        tracing::debug!(domain = %object.state().name, event = event.name, "QEMU reports");
+        if self.events.wants_monitor_events() {
+            let monitor_event = DomainEvent::Monitor {
+                event: event.name.clone(),
+                seconds: event.timestamp.seconds,
+                micros: u32::try_from(event.timestamp.microseconds).unwrap_or(0),
+                details: event.data(),
+            };
+            self.publish(&object.state(), monitor_event);
+        }
+        match event.kind() {
+            EventKind::Stop => self.note_stop(object),
+            EventKind::Resume => self.note_resume(object),
+            EventKind::Shutdown { guest, .. } => self.note_shutdown(object, guest),
+            EventKind::Reset { .. } => self.note_reset(object),
+            EventKind::GuestPanicked { .. } => self.note_panic(object),
+            EventKind::Suspend => self.note_sleep(object, DomainEvent::PmSuspend, PmSuspendedDetail::Memory),
+            EventKind::SuspendDisk => {
+                self.note_sleep(object, DomainEvent::PmSuspendDisk, PmSuspendedDetail::Disk);
+            }
+            EventKind::Wakeup => self.note_wakeup(object),
+            EventKind::Watchdog { action } => self.note_watchdog(object, &action),
+            other => self.note_detail(object, other),
+        }
+    }
+
+    /// Events that tell of a device or a clock, not of the guest as a whole.
+    fn note_detail(&self, object: &DomainObject, kind: EventKind) {
+        match kind {
+            EventKind::RtcChange { offset } => {
+                self.note_clock(object, offset);
+            }
+            EventKind::BlockIoError { qom_path, node_name, action, nospace, reason, .. } => {
+                let disk = Failed { node_name, qom_path };
+                let reason = match (nospace, reason) {
+                    (Some(true), _) => "enospc",
+                    (_, Some(_)) => "message",
+                    _ => "",
+                };
+                self.note_io_error(object, &disk, &action, reason);
+            }
+            EventKind::DeviceTrayMoved { id, tray_open, .. } => {
+                let change = if tray_open { TrayChange::Open } else { TrayChange::Close };
+                let alias = id.unwrap_or_default();
+                self.tell(object, |_| vec![DomainEvent::TrayChange { alias, change }]);
+            }
+            EventKind::DeviceDeleted { device: Some(alias), .. } => {
+                self.tell(object, |_| vec![DomainEvent::DeviceRemoved { alias }]);
+            }
+            EventKind::DeviceUnplugGuestError { device: Some(alias), .. } => {
+                self.tell(object, |_| vec![DomainEvent::DeviceRemovalFailed { alias }]);
+            }
+            EventKind::BalloonChange { actual } => self.note_balloon(object, actual / 1024),
+            EventKind::VncConnected(client) => self.note_graphics(object, GraphicsPhase::Connect, client),
+            EventKind::VncInitialized(client) => {
+                self.note_graphics(object, GraphicsPhase::Initialize, client);
+            }
+            EventKind::VncDisconnected(client) => {
+                self.note_graphics(object, GraphicsPhase::Disconnect, client);
+            }
+            _ => {}
+        }
+    }
+
+    /// The vCPUs stand still. Told by QEMU and by whoever stopped them; whoever comes first changes the state.
+    pub(super) fn note_stop(&self, object: &DomainObject) {
+        self.tell(object, |state| {
+            // While a guest is between power off and reset, that it stands still is nobody's business.
+            if !matches!(state.run, RunState::Running(_)) || state.restarting {
+                return Vec::new();
+            }
+            let reason = std::mem::replace(&mut state.pausing, Paused::Unknown);
+            state.run = RunState::Paused(reason);
+            vec![DomainEvent::Lifecycle(Lifecycle::Suspended(suspended(reason)))]
+        });
+    }
+
+    /// The vCPUs go on.
+    pub(super) fn note_resume(&self, object: &DomainObject) {
+        self.tell(object, |state| {
+            if matches!(state.run, RunState::Running(_)) || !state.is_active() {
+                return Vec::new();
+            }
+            let reason = match std::mem::replace(&mut state.resuming, Running::Unknown) {
+                Running::Unknown => Running::Unpaused,
+                known => known,
+            };
+            state.run = RunState::Running(reason);
+            vec![DomainEvent::Lifecycle(Lifecycle::Resumed(resumed(reason)))]
+        });
+    }
+
+    /// The guest has powered off; QEMU waits to be told what now.
+    fn note_shutdown(self: &Arc<Self>, object: &Arc<DomainObject>, guest: Option<bool>) {
+        if matches!(object.state().run, RunState::Shutdown(_)) {
+            return;
+        }
+        self.tell(object, |state| {
+            let restart = LifecycleAction::Restart;
+            state.restarting =
+                state.reboots || state.live.as_ref().is_some_and(|live| live.on_poweroff == restart);
+            if state.restarting {
+                return Vec::new();
+            }
+            state.run = RunState::Shutdown(Shutdown::Unknown);
+            state.ending.get_or_insert(Ending::Shutdown);
+            let detail = match guest {
+                Some(true) => ShutdownDetail::Guest,
+                Some(false) => ShutdownDetail::Host,
+                None => ShutdownDetail::Finished,
+            };
+            vec![DomainEvent::Lifecycle(Lifecycle::Shutdown(detail))]
+        });
+        self.end_or_restart(object);
+    }
+
+    fn end_or_restart(self: &Arc<Self>, object: &Arc<DomainObject>) {
+        let state = object.state();
+        if state.restarting {
+            let (domains, domain) = (Arc::clone(self), DomainHandle::new(Arc::clone(object)));
+            tokio::spawn(async move { domains.restart(domain).await });
+        } else {
+            end(&state);
+        }
+    }
+
+    /// A reboot without the guest's help: it is off, so it is reset and goes on.
+    async fn restart(self: Arc<Self>, mut domain: DomainHandle) {
+        let object = Arc::clone(domain.object());
+        let restarted = async {
+            let job = domain.begin::<Modify>().await?;
+            let live = job.live()?;
+            live.monitor().execute(SystemReset {}).await?;
+            let crashed = matches!(live.state().run, RunState::Crashed(_));
+            job.update(|state| state.resuming = if crashed { Running::Crashed } else { Running::Booted });
+            live.monitor().execute(Cont {}).await?;
+            Ok::<(), Error>(())
+        };
+        let result = restarted.await;
+        object.observe(
+            |state| {
+                state.restarting = false;
+                state.reboots = false;
+            },
+            |_, ()| (),
+        );
+        match result {
+            Ok(()) => self.note_resume(&object),
+            Err(error) => {
+                tracing::error!(domain = %object.state().name, %error, "cannot restart the guest; ending it");
+                end(&object.state());
+            }
+        }
+    }
+
+    fn note_reset(&self, object: &DomainObject) {
+        self.tell(object, |state| {
+            if state.run == RunState::Paused(Paused::StartingUp) {
+                return Vec::new();
+            }
+            state.reboots = false;
+            vec![DomainEvent::Reboot]
+        });
+    }
+
+    fn note_panic(self: &Arc<Self>, object: &Arc<DomainObject>) {
+        self.tell(object, |state| {
+            state.run = RunState::Crashed(Crashed::Panicked);
+            vec![DomainEvent::Lifecycle(Lifecycle::Crashed(CrashedDetail::Panicked))]
+        });
+        let state = object.state();
+        match state.live.as_ref().map(|live| &live.on_crash) {
+            Some(LifecycleAction::Destroy | LifecycleAction::CoredumpDestroy) => {
+                object.observe(|state| state.ending = state.ending.or(Some(Ending::Crashed)), |_, ()| ());
+                end(&state);
+            }
+            Some(LifecycleAction::Restart | LifecycleAction::CoredumpRestart) => {
+                object.observe(|state| state.restarting = true, |_, ()| ());
+                self.end_or_restart(object);
+            }
+            _ => {}
+        }
+    }
+
+    fn note_sleep(&self, object: &DomainObject, told: DomainEvent, detail: PmSuspendedDetail) {
+        self.tell(object, |state| {
+            let mut events = vec![told];
+            if matches!(state.run, RunState::Running(_)) {
+                state.run = RunState::PmSuspended(PmSuspended::Unknown);
+                events.push(DomainEvent::Lifecycle(Lifecycle::PmSuspended(detail)));
+            }
+            events
+        });
+    }
+
+    fn note_wakeup(&self, object: &DomainObject) {
+        self.tell(object, |state| {
+            let mut events = vec![DomainEvent::PmWakeup];
+            if matches!(state.run, RunState::PmSuspended(_)) {
+                state.run = RunState::Running(Running::Wakeup);
+                events.push(DomainEvent::Lifecycle(Lifecycle::Started(Started::Wakeup)));
+            }
+            events
+        });
+    }
+
+    fn note_watchdog(&self, object: &DomainObject, action: &str) {
+        let action = match action {
+            "pause" => WatchdogAction::Pause,
+            "reset" => WatchdogAction::Reset,
+            "poweroff" => WatchdogAction::Poweroff,
+            "shutdown" => WatchdogAction::Shutdown,
+            "debug" => WatchdogAction::Debug,
+            "inject-nmi" => WatchdogAction::InjectNmi,
+            _ => WatchdogAction::None,
+        };
+        self.tell(object, |state| {
+            let mut events = vec![DomainEvent::Watchdog(action)];
+            if action == WatchdogAction::Pause && matches!(state.run, RunState::Running(_)) {
+                state.run = RunState::Paused(Paused::Watchdog);
+                events.push(DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::Watchdog)));
+            }
+            events
+        });
+    }
+
+    fn note_io_error(&self, object: &DomainObject, failed: &Failed, action: &str, reason: &str) {
+        let action = match action {
+            "stop" => IoErrorAction::Pause,
+            "report" => IoErrorAction::Report,
+            _ => IoErrorAction::None,
+        };
+        self.tell(object, |state| {
+            let disk = state.live.as_ref().and_then(|live| failed.find(live));
+            let alias = disk.and_then(|disk| disk.info.alias.as_deref()).unwrap_or_default().to_owned();
+            let source =
+                disk.and_then(|disk| source_path(&disk.storage.place)).unwrap_or_default().to_owned();
+            let mut events = vec![DomainEvent::IoError { source, alias, action, reason: reason.to_owned() }];
+            if action == IoErrorAction::Pause && matches!(state.run, RunState::Running(_)) {
+                state.run = RunState::Paused(Paused::IoError);
+                events.push(DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::IoError)));
+            }
+            events
+        });
+    }
+
+    /// The guest set its clock: `offset_s` seconds from what it was started with.
+    fn note_clock(&self, object: &DomainObject, mut offset_s: i64) {
+        self.tell(object, |state| {
+            let base_s = state.clock_base_s;
+            let live = state.live.as_mut().map(Arc::make_mut);
+            if let Some(ClockOffset::Variable { adjustment_s, .. }) = live.map(|live| &mut live.clock.offset)
+            {
+                offset_s += base_s;
+                *adjustment_s = offset_s;
+            }
+            vec![DomainEvent::RtcChange { offset_s }]
+        });
+    }
+
+    fn note_balloon(&self, object: &DomainObject, actual_kib: u64) {
+        self.tell(object, |state| {
+            if let Some(live) = &mut state.live {
+                Arc::make_mut(live).memory.current_kib = actual_kib;
+            }
+            vec![DomainEvent::BalloonChange { actual_kib }]
+        });
+    }
+
+    fn note_graphics(&self, object: &DomainObject, phase: GraphicsPhase, client: VncClient) {
+        let VncClient { server, client } = client;
+        let subject = [("x509dname", client.x509_dname), ("saslUsername", client.sasl_username)]
+            .into_iter()
+            .filter_map(|(kind, name)| Some((kind.to_owned(), name?)))
+            .collect();
+        let address = |host, service, family: &str| GraphicsAddress {
+            family: match family {
+                "ipv4" => 0,
+                "ipv6" => 1,
+                _ => 2,
+            },
+            node: host,
+            service,
+        };
+        let event = DomainEvent::Graphics {
+            phase,
+            local: address(server.host, server.service, &server.family),
+            remote: address(client.host, client.service, &client.family),
+            auth_scheme: server.auth.unwrap_or_default(),
+            subject,
+        };
+        self.tell(object, |_| vec![event]);
+    }
+}
+
+/// QEMU is to write what it has buffered and go; the end of its process is seen by [`Domains::watch`].
+fn end(state: &State) {
+    let Some(process) = state.process() else { return };
+    if let Err(error) = process.signal(Signal::TERM) {
+        tracing::error!(domain = %state.name, %error, "cannot end QEMU");
+    }
+}
+
+/// What a pause is as an event's detail.
+fn suspended(reason: Paused) -> Suspended {
+    match reason {
+        Paused::Migration => Suspended::Migrated,
+        Paused::FromSnapshot => Suspended::FromSnapshot,
+        Paused::Postcopy => Suspended::Postcopy,
+        Paused::PostcopyFailed => Suspended::PostcopyFailed,
+        Paused::ApiError => Suspended::ApiError,
+        _ => Suspended::Paused,
+    }
+}
+
+/// What going on is as an event's detail.
+fn resumed(reason: Running) -> Resumed {
+    match reason {
+        Running::Restored | Running::FromSnapshot => Resumed::FromSnapshot,
+        Running::Migrated | Running::MigrationCanceled => Resumed::Migrated,
+        Running::Postcopy => Resumed::Postcopy,
+        Running::PostcopyFailed => Resumed::PostcopyFailed,
+        _ => Resumed::Unpaused,
+    }
+}
+
+/// What QEMU calls a disk that failed.
+struct Failed {
+    node_name: Option<String>,
+    qom_path: Option<String>,
+}
+
+impl Failed {
+    fn find<'a>(&self, domain: &'a Domain) -> Option<&'a Disk> {
+        domain.devices.disks.iter().find(|disk| self.is_in(&disk.storage) || self.is_device(disk))
+    }
+
+    /// Block nodes are named `libvirt-INDEX-…` by the layer's number in the chain.
+    fn is_in(&self, storage: &Storage) -> bool {
+        let index =
+            self.node_name.as_deref().and_then(|name| name.strip_prefix("libvirt-")?.split('-').next());
+        index.and_then(|index| index.parse().ok()).is_some_and(|index: u32| storage.index == Some(index))
+    }
+
+    fn is_device(&self, disk: &Disk) -> bool {
+        let alias = disk.info.alias.as_deref();
+        let mut parts = self.qom_path.as_deref().unwrap_or_default().split('/');
+        alias.is_some_and(|alias| parts.any(|part| part == alias))
+    }
+}
+
+fn source_path(place: &Place) -> Option<&str> {
+    match place {
+        Place::File(path) | Place::Block(path) | Place::Dir(path) => path.as_deref(),
+        Place::Other(..) => None,
+    }
+}

@@ -1,0 +1,248 @@
+//! Answers that need no job: they come from the domain's state and from the kernel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::thread::CpuSet;
+
+use super::Domains;
+use super::event::{DomainRef, MetadataKind};
+use super::filter;
+use super::flags::{CallFlags, Impact, ListFlags, VcpuFlags, XmlFlags};
+use crate::conf::domain::Domain;
+use crate::conf::xml::Form;
+use crate::error::{Error, Origin, Result};
+use crate::qemu::job::{DomainHandle, State};
+use crate::util::bitmap::Bitmap;
+
+/// `virDomainInfo`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Info {
+    pub state: i32,
+    pub max_memory_kib: u64,
+    pub memory_kib: u64,
+    pub vcpus: u32,
+    pub cpu_time: Duration,
+}
+
+/// What one vCPU does on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VcpuInfo {
+    pub number: u32,
+    pub cpu_time: Duration,
+    /// The host CPU it ran on last.
+    pub host_cpu: i32,
+}
+
+impl Domains {
+    /// The domains that `flags` let through, by name.
+    pub fn list_all(&self, flags: u32) -> Result<Vec<DomainRef>> {
+        let filter = ListFlags::accept(flags)?;
+        let all = self.list.all();
+        let states = all.iter().map(|object| object.state());
+        Ok(states.filter(|state| filter::matches(filter, state)).map(|state| DomainRef::of(&state)).collect())
+    }
+
+    /// Whether the guest's memory waits in a file to be restored by the next start.
+    pub fn has_managed_save(&self, state: &State) -> bool {
+        self.managed_save(&state.name).exists()
+    }
+}
+
+/// The definition that answers for the domain.
+pub fn definition(state: &State) -> Result<&Arc<Domain>> {
+    // None only while the domain is being removed.
+    state.definition().ok_or_else(|| {
+        let (uuid, name) = (state.uuid, &state.name);
+        Error::no_domain(format!("no domain with matching uuid '{uuid}' ({name})"))
+    })
+}
+
+pub fn info(state: &State) -> Result<Info> {
+    let definition = definition(state)?;
+    let cpu_time = match state.process() {
+        None => Duration::ZERO,
+        Some(process) => cpu_time(process.pid(), None)
+            .ok_or_else(|| Error::operation_failed("cannot read cputime for domain"))?,
+    };
+    Ok(Info {
+        state: state.run.numbers().0,
+        max_memory_kib: definition.memory.total_kib,
+        memory_kib: definition.memory.current_kib,
+        vcpus: definition.vcpus.online(),
+        cpu_time,
+    })
+}
+
+/// Whether a text with these flags is more than a read-only client may see.
+pub fn shows_secrets(flags: u32) -> bool {
+    XmlFlags::from_bits_truncate(flags).intersects(XmlFlags::SECURE | XmlFlags::MIGRATABLE)
+}
+
+pub fn os_type(state: &State) -> Result<&'static str> {
+    Ok(definition(state)?.os.os_type.kind.0.as_str())
+}
+
+/// The definition as text: the live one while the domain runs, unless the inactive one is asked for.
+pub fn xml(state: &State, flags: u32) -> Result<String> {
+    let flags = XmlFlags::accept(flags)?;
+    let inactive = flags.contains(XmlFlags::INACTIVE);
+    let (source, mut form) = match (&state.live, &state.inactive) {
+        (Some(live), _) if !inactive => (live, Form::LIVE),
+        (_, Some(inactive)) => (inactive, Form::INACTIVE),
+        _ => (definition(state)?, Form::INACTIVE),
+    };
+    form.set(Form::SECURE, flags.contains(XmlFlags::SECURE));
+    form.set(Form::MIGRATABLE, flags.contains(XmlFlags::MIGRATABLE));
+    Ok(source.to_xml(form))
+}
+
+/// How many vCPUs: now or the next time, plugged in or at most.
+pub fn vcpu_count(state: &State, flags: u32) -> Result<u32> {
+    let flags = VcpuFlags::accept(flags)?;
+    if flags.contains(VcpuFlags::LIVE | VcpuFlags::CONFIG) {
+        return Err(Error::invalid_arg(
+            "flags 'VIR_DOMAIN_VCPU_LIVE' and 'VIR_DOMAIN_VCPU_CONFIG' are mutually exclusive",
+        ));
+    }
+    if flags.contains(VcpuFlags::GUEST) {
+        return Err(Error::argument_unsupported("QEMU guest agent is not configured"));
+    }
+    let definition = match flags {
+        flags if flags.contains(VcpuFlags::LIVE) => running(state)?,
+        flags if flags.contains(VcpuFlags::CONFIG) => persistent(state)?,
+        _ => definition(state)?,
+    };
+    Ok(match flags.contains(VcpuFlags::MAXIMUM) {
+        true => definition.vcpus.max,
+        false => definition.vcpus.online(),
+    })
+}
+
+/// The first `max` vCPUs of a running guest, and for each the host CPUs it may run on: `map_len` bytes.
+pub fn vcpus(state: &State, max: usize, map_len: usize) -> Result<(Vec<VcpuInfo>, Vec<u8>)> {
+    let Some(process) = state.process().filter(|_| state.is_active()) else {
+        return Err(Error::operation_invalid("cannot retrieve vcpu information for inactive domain"));
+    };
+    let (mut infos, mut maps) = (Vec::new(), Vec::new());
+    for (number, thread) in (0..).zip(state.vcpu_threads.iter().copied()).take(max) {
+        let Some(stat) = Stat::read(process.pid(), Some(thread)) else { continue };
+        infos.push(VcpuInfo { number, cpu_time: stat.cpu_time(), host_cpu: stat.processor });
+        maps.extend(affinity(thread).to_bytes(map_len));
+    }
+    Ok((infos, maps))
+}
+
+/// The host CPUs that the kernel lets a thread run on.
+fn affinity(thread: u32) -> Bitmap {
+    let mut cpus = Bitmap::new();
+    let pid = i32::try_from(thread).ok().and_then(Pid::from_raw);
+    if let Ok(set) = rustix::thread::sched_getaffinity(pid) {
+        (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).for_each(|cpu| cpus.insert(cpu));
+    }
+    cpus
+}
+
+/// `virDomainControlInfo`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Control {
+    /// `virDomainControlState`
+    pub state: u32,
+    pub since: Duration,
+}
+
+/// Whether the guest's monitor is free for a call.
+pub fn control(domain: &DomainHandle) -> Result<Control> {
+    const FREE: u32 = 0;
+    const JOB: u32 = 1;
+    running(&domain.state())?;
+    let busy = domain.operation().map(|(_, age)| age).or(domain.occupied().map(|(_, age)| age));
+    Ok(busy.map_or(Control { state: FREE, since: Duration::ZERO }, |since| Control { state: JOB, since }))
+}
+
+/// Title, description or a client's own element.
+pub fn metadata(state: &State, kind: i32, uri: Option<&str>, flags: u32) -> Result<String> {
+    let definition = match Impact::accept(flags)? {
+        flags if flags.contains(Impact::LIVE) => running(state)?,
+        flags if flags.contains(Impact::CONFIG) => persistent(state)?,
+        _ => definition(state)?,
+    };
+    let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+    let found = match MetadataKind::from_number(kind) {
+        Some(MetadataKind::Description) => text(&definition.description),
+        Some(MetadataKind::Title) => text(&definition.title),
+        Some(MetadataKind::Element) => {
+            uri.and_then(|uri| definition.metadata.as_ref().and_then(|metadata| metadata.get(uri)))
+        }
+        None => return Err(Error::invalid_arg("unknown metadata type")),
+    };
+    found.ok_or_else(|| {
+        Error::no_domain_metadata("Requested metadata element is not present").from_origin(Origin::DOMAIN)
+    })
+}
+
+/// The live definition of a guest that must run.
+pub fn running(state: &State) -> Result<&Arc<Domain>> {
+    state
+        .live
+        .as_ref()
+        .ok_or_else(|| Error::operation_invalid("domain is not running").from_origin(Origin::DOMAIN))
+}
+
+/// The inactive definition of a domain that must have one.
+pub fn persistent(state: &State) -> Result<&Arc<Domain>> {
+    state.inactive.as_ref().ok_or_else(|| {
+        Error::operation_invalid("transient domains do not have any persistent config")
+            .from_origin(Origin::DOMAIN)
+    })
+}
+
+/// What the kernel counts for a process or one of its threads.
+struct Stat {
+    ticks: u64,
+    processor: i32,
+}
+
+impl Stat {
+    fn read(pid: u32, thread: Option<u32>) -> Option<Self> {
+        let path = match thread {
+            None => format!("/proc/{pid}/stat"),
+            Some(thread) => format!("/proc/{pid}/task/{thread}/stat"),
+        };
+        Self::parse(&std::fs::read_to_string(path).ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        // The name in parentheses may hold blanks and parentheses itself. Field 3 comes first behind it.
+        let (_, fields) = text.rsplit_once(')')?;
+        let mut fields = fields.split_ascii_whitespace();
+        let user: u64 = fields.nth(11)?.parse().ok()?;
+        let system: u64 = fields.next()?.parse().ok()?;
+        let processor = fields.nth(23)?.parse().ok()?;
+        Some(Self { ticks: user + system, processor })
+    }
+
+    fn cpu_time(&self) -> Duration {
+        let per_second = rustix::param::clock_ticks_per_second();
+        Duration::from_nanos(self.ticks.saturating_mul(1_000_000_000 / per_second.max(1)))
+    }
+}
+
+fn cpu_time(pid: u32, thread: Option<u32>) -> Option<Duration> {
+    Some(Stat::read(pid, thread)?.cpu_time())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_line_is_read_behind_the_name() {
+        let line = "4242 (CPU 0/KVM) x) S 1 4242 4242 0 -1 4194560 2 0 0 0 150 25 0 0 20 0 6 0 8 1 2 3 \
+                    4 5 6 7 8 9 10 11 12 13 14 15 16 3 0 0 0 0 0 0 0 0 0 0 0 0 0";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!((stat.ticks, stat.processor), (175, 3));
+        assert!(Stat::read(std::process::id(), None).is_some());
+    }
+}

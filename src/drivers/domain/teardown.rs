@@ -1,0 +1,57 @@
+//! From a guest whose process is gone to a domain that is shut off, or to nothing.
+
+use std::sync::Arc;
+
+use super::Domains;
+use super::event::{DomainEvent, Lifecycle, Stopped};
+use crate::qemu::job::{Destroy, DomainHandle, DomainObject, Ending, State};
+use crate::qemu::run_state::Shutoff;
+
+impl Domains {
+    /// Takes a domain down whose process is gone. Only the task that watches the process calls this.
+    pub(super) async fn take_down(&self, object: &Arc<DomainObject>) {
+        let mut domain = DomainHandle::new(Arc::clone(object));
+        let job = loop {
+            match domain.begin::<Destroy>().await {
+                Ok(job) => break job,
+                // Whoever holds the job talks to a monitor that is gone, so it ends.
+                Err(error) => tracing::warn!(domain = %object.state().name, %error, "taking down waits"),
+            }
+        };
+        job.drop_parked();
+        let state = object.state();
+        self.release(&state);
+        let (reason, detail) = meaning(state.ending);
+        tracing::info!(domain = %state.name, ?reason, "stopped");
+        let end = |state: &mut State| {
+            state.detach(reason);
+            state.gone = !state.is_persistent();
+        };
+        job.update_then(end, |state, ()| {
+            self.publish(state, DomainEvent::Lifecycle(Lifecycle::Stopped(detail)));
+        });
+        if object.state().gone {
+            self.list.remove(state.uuid);
+        }
+    }
+
+    /// Gives back what the guest had of the host: its id, files, ports.
+    pub(super) fn release(&self, state: &State) {
+        if let Some(id) = state.id {
+            self.list.release_id(id);
+        }
+    }
+}
+
+/// What an ending is as a reason and as an event. Nobody caused it: the process died.
+fn meaning(ending: Option<Ending>) -> (Shutoff, Stopped) {
+    match ending {
+        None => (Shutoff::Crashed, Stopped::Failed),
+        Some(Ending::Shutdown) => (Shutoff::Shutdown, Stopped::Shutdown),
+        Some(Ending::Destroyed) => (Shutoff::Destroyed, Stopped::Destroyed),
+        Some(Ending::Crashed) => (Shutoff::Crashed, Stopped::Crashed),
+        Some(Ending::Saved) => (Shutoff::Saved, Stopped::Saved),
+        Some(Ending::Migrated) => (Shutoff::Migrated, Stopped::Migrated),
+        Some(Ending::Failed) => (Shutoff::Failed, Stopped::Failed),
+    }
+}

@@ -1,0 +1,149 @@
+//! What a domain is, as one immutable value.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::conf::domain::Domain;
+use crate::qemu::monitor::Monitor;
+use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
+use crate::util::process::Process;
+use crate::util::uuid::Uuid;
+
+/// Everything about a domain that changes. Cheap to clone: writers replace it as a whole, readers keep the
+/// one they took.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub name: Arc<str>,
+    pub uuid: Uuid,
+    /// What it starts with the next time. None: transient, it exists only as long as it runs.
+    pub inactive: Option<Arc<Domain>>,
+    /// What it runs with. None: it does not run.
+    pub live: Option<Arc<Domain>>,
+    /// While it runs.
+    pub id: Option<i32>,
+    pub run: RunState,
+    /// Starts with the host.
+    pub autostart: bool,
+    /// Why the next STOP that QEMU reports happens; set by who asks for it.
+    pub pausing: Paused,
+    /// Why the next RESUME that QEMU reports happens.
+    pub resuming: Running,
+    /// What its end will mean; set by who causes it.
+    pub ending: Option<Ending>,
+    /// When the guest powers off, it is reset and goes on: a reboot through the power button.
+    pub reboots: bool,
+    /// Powered off and about to be reset; to clients it runs on.
+    pub restarting: bool,
+    /// What the guest's clock was set to at start, relative to its basis.
+    pub clock_base_s: i64,
+    /// The threads of its vCPUs, by index.
+    pub vcpu_threads: Arc<[u32]>,
+    /// No longer in the list: whoever still holds a handle begins no job on it.
+    pub gone: bool,
+    machine: Option<Arc<Machine>>,
+}
+
+/// Why a guest's process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest powered off.
+    Shutdown,
+    /// A client ended it.
+    Destroyed,
+    /// The guest panicked, and is to end then.
+    Crashed,
+    /// Its memory went to a file.
+    Saved,
+    /// It went to another host.
+    Migrated,
+    /// The daemon could not go on with it.
+    Failed,
+}
+
+impl State {
+    /// A domain that does not run.
+    pub fn new(name: impl Into<Arc<str>>, uuid: Uuid) -> Self {
+        Self {
+            name: name.into(),
+            uuid,
+            inactive: None,
+            live: None,
+            id: None,
+            run: RunState::Shutoff(Shutoff::Unknown),
+            autostart: false,
+            pausing: Paused::Unknown,
+            resuming: Running::Unknown,
+            ending: None,
+            reboots: false,
+            restarting: false,
+            clock_base_s: 0,
+            vcpu_threads: Arc::new([]),
+            gone: false,
+            machine: None,
+        }
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.live.is_some()
+    }
+
+    pub fn is_persistent(&self) -> bool {
+        self.inactive.is_some()
+    }
+
+    /// What it is: the live definition while it runs, the inactive one otherwise.
+    pub fn definition(&self) -> Option<&Arc<Domain>> {
+        self.live.as_ref().or(self.inactive.as_ref())
+    }
+
+    /// QEMU's process, for reading what the kernel says about it.
+    pub fn process(&self) -> Option<&Process> {
+        self.machine.as_ref().map(|machine| &machine.process)
+    }
+
+    /// The guest has a process and a monitor from now on.
+    pub fn attach(&mut self, machine: Machine) {
+        self.machine = Some(Arc::new(machine));
+    }
+
+    /// The process is gone: the domain is shut off, and whoever waits for its end goes on.
+    pub fn detach(&mut self, reason: Shutoff) {
+        self.live = None;
+        self.id = None;
+        self.run = RunState::Shutoff(reason);
+        self.pausing = Paused::Unknown;
+        self.resuming = Running::Unknown;
+        self.ending = None;
+        self.reboots = false;
+        self.restarting = false;
+        self.vcpu_threads = Arc::new([]);
+        if let Some(machine) = self.machine.take() {
+            machine.ended.send_replace(true);
+        }
+    }
+
+    pub(super) fn machine(&self) -> Option<&Arc<Machine>> {
+        self.machine.as_ref()
+    }
+}
+
+/// A running guest, from the daemon's side.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) monitor: Monitor,
+    pub(super) process: Process,
+    pub(super) ended: watch::Sender<bool>,
+}
+
+impl Machine {
+    pub fn new(monitor: Monitor, process: Process) -> Self {
+        Self { monitor, process, ended: watch::Sender::new(false) }
+    }
+
+    /// Returns when the domain no longer has this process.
+    pub(super) async fn ended(&self) {
+        // The sender lives as long as self.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+}

@@ -1,0 +1,200 @@
+//! The conversation with one QEMU over QMP.
+//!
+//! ```text
+//!            connect                    greeting and the reply to qmp_capabilities
+//!  socket ────────────▶ negotiating ──────────────────────────────────────────────▶ open
+//!                            │                                                  │    │  ▲
+//!                            │ end of file, garbage,                            │    │  │ admit
+//!                            │ a reply that is too large                        │    ▼  │ fail_all
+//!                            └────────────────────▶ ended ◀─────────────────────┴── closed to callers
+//! ```
+//!
+//! * Any number of commands may be under way; QEMU runs them in order. What is submitted before the
+//!   writer gets its turn leaves in one write: submit the commands of one step first, then await them.
+//! * Every wait ends: with the reply, with the command's limit, with the end of the connection, or at
+//!   once when somebody calls [`Monitor::fail_all`], whatever QEMU does meanwhile.
+//! * Events keep their order and end with [`MonitorEvent::End`].
+//! * The last clone of a [`Monitor`] closes the connection.
+
+mod command;
+mod commands;
+mod connection;
+mod error;
+mod event;
+mod redact;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+pub use command::{Command, Done};
+pub use commands::*;
+pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES};
+pub use error::MonitorError;
+pub use event::{Event, EventKind, Timestamp, VncClient};
+
+use connection::{Shared, Waiting};
+
+/// The right to talk to one QEMU. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    link: Arc<Link>,
+}
+
+/// The connection as long as anyone holds a [`Monitor`].
+#[derive(Debug)]
+struct Link {
+    shared: Arc<Shared>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        self.shared.end(&MonitorError::Closed);
+    }
+}
+
+/// What QEMU sends on its own, in order.
+#[derive(Debug)]
+pub enum MonitorEvent {
+    Guest(Event),
+    /// The connection is over; nothing comes after this. [`MonitorError::Eof`] is QEMU's regular end.
+    End(MonitorError),
+}
+
+/// What [`Monitor::connect`] hands out.
+#[derive(Debug)]
+pub struct Connected {
+    pub monitor: Monitor,
+    pub greeting: Greeting,
+    pub events: mpsc::Receiver<MonitorEvent>,
+}
+
+impl Monitor {
+    /// Opens the conversation on a connected socket: ready once QEMU takes commands. `vm` names the guest
+    /// in errors. QEMU may not even listen yet; fails when it is not ready within `limit`.
+    pub async fn connect(stream: UnixStream, vm: &str, limit: Duration) -> Result<Connected, MonitorError> {
+        let (shared, greeting) = Shared::new(stream, vm);
+        let (sender, events) = connection::events();
+        let tasks = [
+            tokio::spawn(Arc::clone(&shared).read(sender)).abort_handle(),
+            tokio::spawn(Arc::clone(&shared).write()).abort_handle(),
+        ];
+        let monitor = Self { link: Arc::new(Link { shared, tasks }) };
+        let negotiated = async {
+            monitor.execute(Capabilities {}).await?;
+            greeting.await.map_err(|_| MonitorError::NoGreeting)
+        };
+        match tokio::time::timeout(limit, negotiated).await {
+            Ok(greeting) => Ok(Connected { greeting: greeting?, monitor, events }),
+            Err(_) => Err(MonitorError::Timeout { command: Capabilities::NAME.to_owned(), limit }),
+        }
+    }
+
+    /// Opens the conversation with the QEMU that listens on `path`.
+    pub async fn open(path: &Path, vm: &str, limit: Duration) -> Result<Connected, MonitorError> {
+        let stream = UnixStream::connect(path).await;
+        let stream = stream.map_err(|error| MonitorError::Connect { source: Arc::new(error) })?;
+        Self::connect(stream, vm, limit).await
+    }
+
+    /// Runs a command.
+    pub async fn execute<C: Command>(&self, command: C) -> Result<C::Reply, MonitorError> {
+        self.submit(command).reply().await
+    }
+
+    /// Queues a command now; its reply is awaited later. See the module's text about one write.
+    pub fn submit<C: Command>(&self, command: C) -> Pending<C> {
+        Pending {
+            reply: self.queue(C::NAME, command::arguments(&command), C::SECRET, None),
+            _command: command,
+        }
+    }
+
+    /// Runs a command with a descriptor beside it (`getfd`, `add-fd`).
+    pub async fn execute_with_fd<C: Command>(
+        &self,
+        command: C,
+        descriptor: OwnedFd,
+    ) -> Result<C::Reply, MonitorError> {
+        let reply = self.queue(C::NAME, command::arguments(&command), C::SECRET, Some(descriptor));
+        Pending { reply, _command: command }.reply().await
+    }
+
+    /// Runs a command that has no type here, or whose arguments are computed.
+    pub async fn execute_value(&self, name: &str, arguments: Option<Value>) -> Result<Value, MonitorError> {
+        let arguments = arguments.map(|arguments| arguments.to_string()).unwrap_or_default();
+        let line = self.queue(name, Ok(arguments), redact::Secret::Named, None)?;
+        command::parse_reply(name, &within(name, command::LIMIT, line).await?)
+    }
+
+    /// Sends a user's own QMP command and answers QEMU's whole reply, an error reply too.
+    pub async fn execute_raw(&self, json: &str, descriptor: Option<OwnedFd>) -> Result<String, MonitorError> {
+        let (name, line) = command::raw(json)?;
+        let reply = self.link.shared.submit(|id| line.with_id(id), descriptor)?;
+        command::compact(&within(&name, command::LIMIT, reply).await?)
+    }
+
+    /// Runs a command of QEMU's human monitor and answers what it prints.
+    pub async fn execute_human(&self, command_line: &str) -> Result<String, MonitorError> {
+        let human = HumanMonitorCommand { command_line: command_line.to_owned() };
+        self.execute(human).await.map_err(|error| match error {
+            MonitorError::Command { class, .. } if class == "CommandNotFound" => {
+                MonitorError::NoHumanMonitor { command_line: command_line.to_owned() }
+            }
+            error => error,
+        })
+    }
+
+    /// Ends every wait with `reason`, and refuses new commands with it. Events still arrive.
+    pub fn fail_all(&self, reason: &MonitorError) {
+        self.link.shared.seal(reason);
+    }
+
+    /// Takes [`Monitor::fail_all`] back, for a guest that was not stopped after all.
+    pub fn admit(&self) {
+        self.link.shared.unseal();
+    }
+
+    fn queue(
+        &self,
+        name: &str,
+        arguments: Result<String, MonitorError>,
+        secret: redact::Secret,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Waiting, MonitorError> {
+        let arguments = arguments?;
+        self.link.shared.submit(|id| command::Line::new(name, &arguments, id, secret), descriptor)
+    }
+}
+
+/// A command under way. Dropping this does not take it back.
+#[derive(Debug)]
+pub struct Pending<C> {
+    reply: Result<Waiting, MonitorError>,
+    _command: C,
+}
+
+impl<C: Command> Pending<C> {
+    pub async fn reply(self) -> Result<C::Reply, MonitorError> {
+        command::parse_reply(C::NAME, &within(C::NAME, C::LIMIT, self.reply?).await?)
+    }
+}
+
+/// Waits for the line that answers a command.
+async fn within(name: &str, limit: Duration, reply: Waiting) -> Result<bytes::Bytes, MonitorError> {
+    match tokio::time::timeout(limit, reply).await {
+        Ok(Ok(line)) => line,
+        Ok(Err(oneshot::error::RecvError { .. })) => Err(MonitorError::Closed),
+        Err(_) => Err(MonitorError::Timeout { command: name.to_owned(), limit }),
+    }
+}

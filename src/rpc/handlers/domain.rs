@@ -1,0 +1,128 @@
+//! Which domains there are, and what they start with: lookups, lists, define, undefine, autostart.
+
+use std::sync::Arc;
+
+use ferrovirt_protocol::remote::procedure::*;
+use ferrovirt_protocol::remote::*;
+
+use crate::drivers::domain::event::DomainRef;
+use crate::drivers::domain::flags::{DefineFlags, ListFlags};
+use crate::error::Result;
+use crate::qemu::job::{DomainHandle, State};
+use crate::rpc::convert;
+use crate::rpc::router::{Call, Routes};
+use crate::util::uuid::Uuid;
+
+pub fn routes(r: &mut Routes) {
+    r.on::<ConnectListAllDomains>(list_all);
+    r.on::<ConnectNumOfDomains>(num_of_domains);
+    r.on::<ConnectListDomains>(list_domains);
+    r.on::<ConnectNumOfDefinedDomains>(num_of_defined);
+    r.on::<ConnectListDefinedDomains>(list_defined);
+    r.on::<DomainLookupById>(lookup_by_id);
+    r.on::<DomainLookupByUuid>(lookup_by_uuid);
+    r.on::<DomainLookupByName>(lookup_by_name);
+    r.on::<DomainDefineXmlFlags>(define);
+    r.older_with::<DomainDefineXml, DomainDefineXmlFlags>(
+        |args| DomainDefineXmlFlagsArgs { xml: args.xml, flags: DefineFlags::empty().bits() },
+        |ret| DomainDefineXmlRet { dom: ret.dom },
+    );
+    r.on::<DomainUndefineFlags>(undefine);
+    r.older::<DomainUndefine, DomainUndefineFlags>(|args| DomainUndefineFlagsArgs {
+        dom: args.dom,
+        flags: 0,
+    });
+    r.on::<DomainGetAutostart>(get_autostart);
+    r.on::<DomainSetAutostart>(set_autostart);
+}
+
+/// The domain that a client's reference means.
+pub(super) fn referred(call: &Call, dom: &Domain) -> Result<DomainHandle> {
+    call.drivers.domains.list.referred(convert::uuid(dom), &dom.name)
+}
+
+/// The state of the domain that a client's reference means.
+pub(super) fn state(call: &Call, dom: &Domain) -> Result<Arc<State>> {
+    Ok(referred(call, dom)?.state())
+}
+
+fn reference(state: &State) -> Domain {
+    convert::domain(&DomainRef::of(state))
+}
+
+async fn list_all(call: Call, args: ConnectListAllDomainsArgs) -> Result<ConnectListAllDomainsRet> {
+    let domains = call.drivers.domains.list_all(args.flags)?;
+    let ret = u32::try_from(domains.len()).unwrap_or(u32::MAX);
+    let domains = match args.need_results {
+        0 => Vec::new(),
+        _ => domains.iter().map(convert::domain).collect(),
+    };
+    Ok(ConnectListAllDomainsRet { domains, ret })
+}
+
+async fn num_of_domains(call: Call, (): ()) -> Result<ConnectNumOfDomainsRet> {
+    let active = call.drivers.domains.list_all(ListFlags::ACTIVE.bits())?;
+    Ok(ConnectNumOfDomainsRet { num: count(active.len()) })
+}
+
+async fn list_domains(call: Call, args: ConnectListDomainsArgs) -> Result<ConnectListDomainsRet> {
+    let active = call.drivers.domains.list_all(ListFlags::ACTIVE.bits())?;
+    let ids = active.iter().map(|domain| domain.id).take(at_most(args.maxids)).collect();
+    Ok(ConnectListDomainsRet { ids })
+}
+
+async fn num_of_defined(call: Call, (): ()) -> Result<ConnectNumOfDefinedDomainsRet> {
+    let inactive = call.drivers.domains.list_all(ListFlags::INACTIVE.bits())?;
+    Ok(ConnectNumOfDefinedDomainsRet { num: count(inactive.len()) })
+}
+
+async fn list_defined(
+    call: Call,
+    args: ConnectListDefinedDomainsArgs,
+) -> Result<ConnectListDefinedDomainsRet> {
+    let inactive = call.drivers.domains.list_all(ListFlags::INACTIVE.bits())?;
+    let names = inactive.iter().map(|domain| domain.name.to_string()).take(at_most(args.maxnames)).collect();
+    Ok(ConnectListDefinedDomainsRet { names })
+}
+
+async fn lookup_by_id(call: Call, args: DomainLookupByIdArgs) -> Result<DomainLookupByIdRet> {
+    let domain = call.drivers.domains.list.by_id(args.id)?;
+    Ok(DomainLookupByIdRet { dom: reference(&domain.state()) })
+}
+
+async fn lookup_by_uuid(call: Call, args: DomainLookupByUuidArgs) -> Result<DomainLookupByUuidRet> {
+    let domain = call.drivers.domains.list.by_uuid(Uuid(args.uuid))?;
+    Ok(DomainLookupByUuidRet { dom: reference(&domain.state()) })
+}
+
+async fn lookup_by_name(call: Call, args: DomainLookupByNameArgs) -> Result<DomainLookupByNameRet> {
+    let domain = call.drivers.domains.list.by_name(&args.name)?;
+    Ok(DomainLookupByNameRet { dom: reference(&domain.state()) })
+}
+
+async fn define(call: Call, args: DomainDefineXmlFlagsArgs) -> Result<DomainDefineXmlFlagsRet> {
+    let state = call.drivers.domains.define(&args.xml, args.flags).await?;
+    Ok(DomainDefineXmlFlagsRet { dom: reference(&state) })
+}
+
+async fn undefine(call: Call, args: DomainUndefineFlagsArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.undefine(domain, args.flags).await
+}
+
+async fn get_autostart(call: Call, args: DomainGetAutostartArgs) -> Result<DomainGetAutostartRet> {
+    Ok(DomainGetAutostartRet { autostart: state(&call, &args.dom)?.autostart.into() })
+}
+
+async fn set_autostart(call: Call, args: DomainSetAutostartArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.set_autostart(domain, args.autostart != 0).await
+}
+
+fn count(len: usize) -> i32 {
+    i32::try_from(len).unwrap_or(i32::MAX)
+}
+
+fn at_most(max: i32) -> usize {
+    usize::try_from(max).unwrap_or(0)
+}

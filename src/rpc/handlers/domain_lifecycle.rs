@@ -1,0 +1,52 @@
+//! Starting guests, and what is done with one as a whole.
+
+use ferrovirt_protocol::remote::procedure::*;
+use ferrovirt_protocol::remote::*;
+
+use super::domain::referred;
+use crate::error::Result;
+use crate::rpc::router::{Call, Routes};
+
+pub fn routes(r: &mut Routes) {
+    r.on::<DomainDestroyFlags>(destroy);
+    r.older::<DomainDestroy, DomainDestroyFlags>(|args| DomainDestroyFlagsArgs { dom: args.dom, flags: 0 });
+    r.on::<DomainShutdownFlags>(shutdown);
+    r.older::<DomainShutdown, DomainShutdownFlags>(|args| DomainShutdownFlagsArgs {
+        dom: args.dom,
+        flags: 0,
+    });
+    r.on::<DomainReboot>(reboot);
+    r.on::<DomainReset>(reset);
+    r.on::<DomainSuspend>(suspend);
+    r.on::<DomainResume>(resume);
+}
+
+async fn destroy(call: Call, args: DomainDestroyFlagsArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.destroy(domain, args.flags).await
+}
+
+async fn shutdown(call: Call, args: DomainShutdownFlagsArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.shutdown(domain, args.flags).await
+}
+
+async fn reboot(call: Call, args: DomainRebootArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.reboot(domain, args.flags).await
+}
+
+async fn reset(call: Call, args: DomainResetArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.reset(domain, args.flags).await
+}
+
+async fn suspend(call: Call, args: DomainSuspendArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.suspend(domain).await
+}
+
+async fn resume(call: Call, args: DomainResumeArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.resume(domain).await
+}

@@ -1,0 +1,173 @@
+//! The host: processors, memory, and what it can run.
+
+use ferrovirt_protocol::remote::procedure::*;
+use ferrovirt_protocol::remote::{self, *};
+
+use crate::drivers::node::{Which, Whose};
+use crate::error::{Error, Origin, Result};
+use crate::rpc::router::{Call, Routes};
+
+/// The most numbers that one answer about cells holds.
+const MAX_CELLS: usize = 1024;
+const MAX_STATS: i32 = 16;
+
+pub fn routes(r: &mut Routes) {
+    r.on::<NodeGetInfo>(get_info);
+    r.on::<procedure::NodeGetCpuMap>(get_cpu_map);
+    r.on::<procedure::NodeGetCpuStats>(get_cpu_stats);
+    r.on::<procedure::NodeGetMemoryStats>(get_memory_stats);
+    r.on::<NodeGetFreeMemory>(get_free_memory);
+    r.on::<NodeGetCellsFreeMemory>(get_cells_free_memory);
+    r.on::<NodeGetFreePages>(get_free_pages);
+    r.on::<NodeGetSecurityModel>(get_security_model);
+    r.on::<ConnectGetCapabilities>(get_capabilities);
+    r.on::<ConnectGetMaxVcpus>(get_max_vcpus);
+    r.on::<ConnectGetVersion>(get_version);
+}
+
+async fn get_info(call: Call, (): ()) -> Result<NodeGetInfoRet> {
+    let info = call.drivers.node.info()?;
+    let mut model = [0; 32];
+    // The last byte stays 0, where C clients look for the end.
+    model.iter_mut().take(31).zip(info.model.bytes()).for_each(|(to, from)| *to = from);
+    Ok(NodeGetInfoRet {
+        model,
+        memory: info.memory_kib,
+        cpus: int(info.cpus),
+        mhz: int(info.mhz),
+        nodes: int(info.nodes),
+        sockets: int(info.sockets),
+        cores: int(info.cores),
+        threads: int(info.threads),
+    })
+}
+
+async fn get_cpu_map(call: Call, args: NodeGetCpuMapArgs) -> Result<NodeGetCpuMapRet> {
+    no_flags(args.flags, "virHostCPUGetMap")?;
+    let map = call.drivers.node.cpu_map()?;
+    let wanted = |want: i32| want != 0;
+    Ok(NodeGetCpuMapRet {
+        cpumap: if wanted(args.need_map) { map.online.to_bytes(map.present.div_ceil(8)) } else { Vec::new() },
+        online: if wanted(args.need_online) { map.online.count() as u32 } else { 0 },
+        ret: i32::try_from(map.present).unwrap_or(i32::MAX),
+    })
+}
+
+async fn get_cpu_stats(call: Call, args: NodeGetCpuStatsArgs) -> Result<NodeGetCpuStatsRet> {
+    let which = Which::from_number(args.cpu_num)?;
+    no_flags(args.flags, "virHostCPUGetStats")?;
+    let Wants::Values = wants(args.nparams, 4, "nparams in virHostCPUGetStatsLinux must be equal to")? else {
+        return Ok(NodeGetCpuStatsRet { params: Vec::new(), nparams: 4 });
+    };
+    let stats = call.drivers.node.cpu_stats(which)?;
+    let fields =
+        [("kernel", stats.kernel), ("user", stats.user), ("idle", stats.idle), ("iowait", stats.iowait)];
+    let stat = |(field, value): (&str, u64)| remote::NodeGetCpuStats { field: field.to_owned(), value };
+    Ok(NodeGetCpuStatsRet { params: fields.into_iter().map(stat).collect(), nparams: 0 })
+}
+
+async fn get_memory_stats(call: Call, args: NodeGetMemoryStatsArgs) -> Result<NodeGetMemoryStatsRet> {
+    let whose = Whose::from_number(args.cell_num)?;
+    no_flags(args.flags, "virHostMemGetStats")?;
+    let stats = call.drivers.node.memory_stats(whose)?;
+    let mut fields = vec![("total", stats.total), ("free", stats.free)];
+    if let Some(cache) = stats.cache.filter(|_| whose == Whose::Host) {
+        fields.extend([("buffers", cache.buffers), ("cached", cache.cached)]);
+    }
+    let count = fields.len() as i32;
+    let Wants::Values = wants(args.nparams, count, "nparams in virHostMemGetStatsLinux must be")? else {
+        return Ok(NodeGetMemoryStatsRet { params: Vec::new(), nparams: count });
+    };
+    let stat = |(field, value): (&str, u64)| remote::NodeGetMemoryStats { field: field.to_owned(), value };
+    Ok(NodeGetMemoryStatsRet { params: fields.into_iter().map(stat).collect(), nparams: 0 })
+}
+
+/// A client asks twice: how many values there are, then for that many.
+enum Wants {
+    Count,
+    Values,
+}
+
+fn wants(given: i32, expected: i32, complaint: &str) -> Result<Wants> {
+    match given {
+        0 => Ok(Wants::Count),
+        _ if given == expected => Ok(Wants::Values),
+        ..0 => Err(refused("nparams must be non-negative")),
+        _ if given > MAX_STATS => Err(refused("nparams too large")),
+        _ => Err(Error::bare_argument(format!("{complaint} {expected}"))),
+    }
+}
+
+fn refused(sentence: &'static str) -> Error {
+    Error::internal_error(sentence).from_origin(Origin::RPC)
+}
+
+async fn get_free_memory(call: Call, (): ()) -> Result<NodeGetFreeMemoryRet> {
+    Ok(NodeGetFreeMemoryRet { free_mem: call.drivers.node.free_memory()? })
+}
+
+async fn get_cells_free_memory(
+    call: Call,
+    args: NodeGetCellsFreeMemoryArgs,
+) -> Result<NodeGetCellsFreeMemoryRet> {
+    let function = "virNodeGetCellsFreeMemory";
+    let Ok(max @ 1..) = u32::try_from(args.maxcells) else {
+        return Err(bad_argument(format!("maxCells in {function} must be greater than zero")));
+    };
+    if max as usize > MAX_CELLS {
+        return Err(refused("maxcells > REMOTE_NODE_MAX_CELLS"));
+    }
+    if args.start_cell < 0 {
+        return Err(bad_argument(format!("startCell in {function} must be zero or greater")));
+    }
+    Ok(NodeGetCellsFreeMemoryRet { cells: call.drivers.node.cells_free_memory(args.start_cell, max)? })
+}
+
+async fn get_free_pages(call: Call, args: NodeGetFreePagesArgs) -> Result<NodeGetFreePagesRet> {
+    if args.pages.len().saturating_mul(args.cell_count as usize) > MAX_CELLS {
+        return Err(refused("the result won't fit into REMOTE_NODE_MAX_CELLS"));
+    }
+    for (given, name) in [(args.pages.len(), "npages"), (args.cell_count as usize, "cellCount")] {
+        if given == 0 {
+            return Err(bad_argument(format!("{name} in virNodeGetFreePages must not be zero")));
+        }
+    }
+    no_flags(args.flags, "qemuNodeGetFreePages")?;
+    let counts = call.drivers.node.free_pages(&args.pages, args.start_cell, args.cell_count)?;
+    Ok(NodeGetFreePagesRet { counts })
+}
+
+fn bad_argument(sentence: String) -> Error {
+    Error::bare_argument(sentence).from_origin(Origin::DOMAIN)
+}
+
+async fn get_security_model(call: Call, (): ()) -> Result<NodeGetSecurityModelRet> {
+    let model = call.drivers.capabilities.security().first();
+    let text = |text: &str| text.bytes().chain([0]).collect();
+    Ok(NodeGetSecurityModelRet {
+        model: text(model.map_or("", |model| model.model)),
+        doi: text(model.map_or("", |model| model.doi)),
+    })
+}
+
+async fn get_capabilities(call: Call, (): ()) -> Result<ConnectGetCapabilitiesRet> {
+    let capabilities = call.drivers.capabilities.document().await?.to_string();
+    Ok(ConnectGetCapabilitiesRet { capabilities })
+}
+
+async fn get_max_vcpus(call: Call, args: ConnectGetMaxVcpusArgs) -> Result<ConnectGetMaxVcpusRet> {
+    Ok(ConnectGetMaxVcpusRet { max_vcpus: int(call.drivers.capabilities.max_vcpus(args.r#type.as_deref())?) })
+}
+
+async fn get_version(call: Call, (): ()) -> Result<ConnectGetVersionRet> {
+    Ok(ConnectGetVersionRet { hv_ver: call.drivers.capabilities.version().await?.into() })
+}
+
+/// A call that takes no flags yet; `function` is the driver's in libvirt.
+fn no_flags(flags: u32, function: &str) -> Result<()> {
+    if flags == 0 { Ok(()) } else { Err(Error::unsupported_flags(flags, function)) }
+}
+
+fn int(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,119 @@
+//! The sockets that clients find a daemon by.
+//!
+//! Clients of libvirt try two families of names: `libvirt-sock` of the one large daemon and
+//! `virtqemud-sock` of the daemon for QEMU alone. Both lead here. Whoever binds holds the daemon's pid
+//! file, so a name that is already there belongs to a daemon that died.
+
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::server::Server;
+use super::session::{Authentication, Identity, Rights};
+use super::transport::UnixTransport;
+use crate::error::{Error, Result};
+use crate::util::file;
+use crate::util::paths::Scope;
+
+/// How long to wait for a client to leave when the process has no descriptor left for the next one.
+const EXHAUSTED_WAIT: Duration = Duration::from_secs(1);
+
+/// Which server a socket leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    ReadWrite,
+    ReadOnly,
+    Admin,
+}
+
+/// The sockets of a daemon, by name. A user's daemon has none for reading only.
+pub fn names(scope: Scope) -> &'static [(&'static str, Service)] {
+    const ALL: &[(&str, Service)] = &[
+        ("libvirt-sock", Service::ReadWrite),
+        ("libvirt-admin-sock", Service::Admin),
+        ("virtqemud-sock", Service::ReadWrite),
+        ("virtqemud-admin-sock", Service::Admin),
+        ("libvirt-sock-ro", Service::ReadOnly),
+        ("virtqemud-sock-ro", Service::ReadOnly),
+    ];
+    match scope {
+        Scope::System => ALL,
+        Scope::Session => &ALL[..4],
+    }
+}
+
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub mode: u32,
+    pub group: Option<u32>,
+}
+
+/// A bound socket; its name goes when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    path: PathBuf,
+    socket: UnixListener,
+}
+
+impl Listener {
+    /// Binds `path`. The name appears when mode and group are right, replacing a stale one.
+    pub fn bind(path: &Path, access: Access, backlog: u32) -> Result<Self> {
+        let failed = |error: io::Error| {
+            Error::io(format_args!("Failed to bind socket to '{}'", path.display()), error)
+        };
+        let new = file::growing(path);
+        let socket = (|| {
+            let address = SocketAddrUnix::new(&new)?;
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            file::remove_if_there(&new)?;
+            rustix::net::bind(&socket, &address)?;
+            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(access.mode))?;
+            if access.group.is_some() {
+                chown(&new, None, access.group)?;
+            }
+            rustix::net::listen(&socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
+            std::fs::rename(&new, path)?;
+            UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
+        })();
+        Ok(Self { path: path.to_owned(), socket: socket.map_err(failed)? })
+    }
+
+    /// Takes in clients for as long as it is polled.
+    pub async fn accept_all(&self, server: Arc<Server>, rights: Rights) {
+        loop {
+            match self.socket.accept().await {
+                Ok((socket, _)) => {
+                    let Some(place) = server.place().await else { return };
+                    let identity = identity(&socket);
+                    let transport = UnixTransport::new(socket);
+                    server.serve(transport, identity, rights, Authentication::None, place);
+                }
+                Err(error) => {
+                    tracing::error!(socket = %self.path.display(), %error, "cannot accept a client");
+                    let mut count = server.client_count();
+                    let _ = tokio::time::timeout(EXHAUSTED_WAIT, count.changed()).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Err(error) = file::remove_if_there(&self.path) {
+            tracing::warn!(socket = %self.path.display(), %error, "cannot remove");
+        }
+    }
+}
+
+fn identity(socket: &UnixStream) -> Option<Identity> {
+    let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
+    Some(Identity { uid: peer.uid.as_raw(), gid: peer.gid.as_raw(), pid: peer.pid.as_raw_nonzero().get() })
+}

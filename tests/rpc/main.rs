@@ -1,0 +1,10 @@
+//! The server without guests behind it: calls, streams, events, sockets, and clients that misbehave.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where")]
+
+mod calls;
+mod daemon;
+mod events;
+mod hostile;
+mod streams;
+mod world;
