@@ -86,7 +86,7 @@ pub fn put_with(
     write: impl FnOnce(&mut Encoder<'_>) -> EncodeResult,
 ) -> EncodeResult {
     let start = out.len();
-    let mut encoder = Encoder::new(out, start + MAX_FRAME);
+    let mut encoder = Encoder::new(out, MAX_FRAME);
     let result = 0u32
         .encode(&mut encoder)
         .and_then(|()| header.encode(&mut encoder))
@@ -105,5 +105,86 @@ pub fn put_with(
             out.truncate(start);
             Err(EncodeError::FrameTooLarge { max: MAX_FRAME })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: Header = Header {
+        program: 0x2000_8086,
+        version: 1,
+        procedure: 157,
+        kind: FrameType::CALL,
+        serial: 7,
+        status: Status::OK,
+    };
+
+    fn with_length(len: u32) -> BytesMut {
+        BytesMut::from(&len.to_be_bytes()[..])
+    }
+
+    #[test]
+    fn frames_are_cut_one_by_one_and_only_when_whole() {
+        let mut sent = BytesMut::new();
+        put(&mut sent, &CALL, &5u32).unwrap();
+        put_bytes(&mut sent, &Header { serial: 8, ..CALL }, b"raw").unwrap();
+        let (mut buffer, mut frames) = (BytesMut::new(), Vec::new());
+        for byte in &sent {
+            buffer.extend_from_slice(&[*byte]);
+            frames.extend(cut(&mut buffer, MAX_FRAME).unwrap());
+        }
+        let payloads: Vec<_> = frames.iter().map(|frame| (frame.header.serial, &frame.payload[..])).collect();
+        assert_eq!(payloads, [(7, &[0, 0, 0, 5][..]), (8, b"raw")]);
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_bad_length_is_refused_as_soon_as_it_is_there() {
+        for (len, max, expected) in [
+            (0, MAX_FRAME, Err(FrameError::TooShort { len: 0, min: 28 })),
+            (27, MAX_FRAME, Err(FrameError::TooShort { len: 27, min: 28 })),
+            (28, MAX_FRAME, Ok(None)),
+            (33_554_436, MAX_FRAME, Ok(None)),
+            (33_554_437, MAX_FRAME, Err(FrameError::TooLong { len: 33_554_437, max: MAX_FRAME })),
+            (u32::MAX, MAX_FRAME, Err(FrameError::TooLong { len: u32::MAX as usize, max: MAX_FRAME })),
+            (65_536, MAX_FRAME_UNAUTHENTICATED, Ok(None)),
+            (65_537, MAX_FRAME_UNAUTHENTICATED, Err(FrameError::TooLong { len: 65_537, max: 65_536 })),
+        ] {
+            let mut buffer = with_length(len);
+            assert_eq!(cut(&mut buffer, max), expected, "{len}");
+            assert!(buffer.capacity() < 1024, "{len} made the buffer grow");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_a_frame_leaves_the_buffer_as_it_was() {
+        let mut out = BytesMut::from(&b"before"[..]);
+        let room = MAX_FRAME - LENGTH_SIZE - HEADER_SIZE;
+        let refused = Err(EncodeError::FrameTooLarge { max: MAX_FRAME });
+        assert_eq!(put_bytes(&mut out, &CALL, &vec![0; room + 1]), refused);
+        assert_eq!(&out[..], b"before");
+        assert_eq!(put_bytes(&mut out, &CALL, &vec![0; room]), Ok(()));
+        let _before = out.split_to(6);
+        assert_eq!(cut(&mut out, MAX_FRAME).unwrap().unwrap().payload.len(), room);
+    }
+
+    #[test]
+    fn a_value_within_its_limits_may_still_be_too_large_for_a_frame() {
+        let mut out = BytesMut::new();
+        let names = vec!["x".repeat(4 << 20); 9];
+        let ret = crate::remote::ConnectListDefinedDomainsRet { names };
+        let refused = Err(EncodeError::FrameTooLarge { max: MAX_FRAME });
+        assert_eq!(put(&mut out, &CALL, &ret), refused);
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn types_and_statuses_of_tomorrow_survive() {
+        let mut out = BytesMut::new();
+        let header = Header { kind: FrameType(99), status: Status(-3), ..CALL };
+        put(&mut out, &header, &()).unwrap();
+        assert_eq!(cut(&mut out, MAX_FRAME).unwrap().unwrap().header, header);
     }
 }

@@ -64,21 +64,23 @@ pub fn decode<T: Decode>(payload: &[u8]) -> DecodeResult<T> {
     Ok(value)
 }
 
-/// Appends to a caller's buffer, never past `limit` bytes in total.
+/// Appends to a caller's buffer, never more than `limit` bytes.
 #[derive(Debug)]
 pub struct Encoder<'a> {
     out: &'a mut BytesMut,
     limit: usize,
+    /// The length of `out` at which the limit is reached.
+    end: usize,
 }
 
 impl<'a> Encoder<'a> {
-    /// `limit` counts all of `out`, what is already there included.
     pub fn new(out: &'a mut BytesMut, limit: usize) -> Self {
-        Self { out, limit }
+        let end = out.len().saturating_add(limit);
+        Self { out, limit, end }
     }
 
     fn put(&mut self, bytes: &[u8]) -> EncodeResult {
-        if bytes.len() > self.limit.saturating_sub(self.out.len()) {
+        if bytes.len() > self.end - self.out.len() {
             return Err(EncodeError::FrameTooLarge { max: self.limit });
         }
         self.out.extend_from_slice(bytes);
@@ -412,5 +414,48 @@ impl<T: Decode + Copy + Default, const N: usize> Decode for [T; N] {
             *item = T::decode(input)?;
         }
         Ok(items)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(encode: impl FnOnce(&mut Encoder<'_>) -> EncodeResult) -> Result<Vec<u8>, EncodeError> {
+        let mut out = BytesMut::new();
+        encode(&mut Encoder::new(&mut out, 64)).map(|()| out.to_vec())
+    }
+
+    #[test]
+    fn values_look_as_rfc_4506_says() {
+        for (got, expected) in [
+            (encoded(|out| (-2i32).encode(out)), &[255, 255, 255, 254][..]),
+            (encoded(|out| 1u64.encode(out)), &[0, 0, 0, 0, 0, 0, 0, 1]),
+            (encoded(|out| 1.5f64.encode(out)), &[0x3f, 0xf8, 0, 0, 0, 0, 0, 0]),
+            (encoded(|out| true.encode(out)), &[0, 0, 0, 1]),
+            (encoded(|out| (-1i8).encode(out)), &[255, 255, 255, 255]),
+            (encoded(|out| 9u16.encode(out)), &[0, 0, 0, 9]),
+            (encoded(|out| out.string("hello", 5)), b"\0\0\0\x05hello\0\0\0"),
+            (encoded(|out| out.opaque(&[1, 2, 3, 4], 4)), &[0, 0, 0, 4, 1, 2, 3, 4]),
+            (encoded(|out| out.fixed_opaque(&[1, 2])), &[1, 2, 0, 0]),
+            (encoded(|out| out.chars(&[1, 0xff], 2)), &[0, 0, 0, 2, 0, 0, 0, 1, 255, 255, 255, 255]),
+            (encoded(|out| out.list(&[1u32, 2], 2)), &[0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2]),
+            (encoded(|out| out.option(None::<&u32>, |out, v| v.encode(out))), &[0, 0, 0, 0]),
+            (encoded(|out| out.option(Some(&3u32), |out, v| v.encode(out))), &[0, 0, 0, 1, 0, 0, 0, 3]),
+        ] {
+            assert_eq!(got.as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_has_no_form_on_the_wire_is_refused() {
+        let too_long = |len, max| Err(EncodeError::TooLong { len, max });
+        assert_eq!(encoded(|out| out.string("hello", 4)), too_long(5, 4));
+        assert_eq!(encoded(|out| out.opaque(&[0; 3], 2)), too_long(3, 2));
+        assert_eq!(encoded(|out| out.chars(&[0; 3], 2)), too_long(3, 2));
+        assert_eq!(encoded(|out| out.list(&[0u32; 3], 2)), too_long(3, 2));
+        assert_eq!(encoded(|out| out.strings(&["a".into(), "bcd".into()], 2, 2)), too_long(3, 2));
+        assert_eq!(encoded(|out| out.string("a\0b", 9)), Err(EncodeError::Text));
+        assert_eq!(encoded(|out| out.raw(&[0; 65])), Err(EncodeError::FrameTooLarge { max: 64 }));
     }
 }

@@ -227,6 +227,54 @@ async fn a_stream_carries_data_and_holes_and_is_confirmed() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_with_the_daemons_error() {
+    let (client, _events, mut peer) = pair();
+    let args = remote::StorageVolUploadArgs::default();
+    let (opened, call) = tokio::join!(client.open_stream::<procedure::StorageVolUpload>(&args), async {
+        let call = peer.next().await;
+        peer.reply(&call, &()).await;
+        call
+    });
+    let ((), stream) = opened.unwrap();
+    let (result, ()) = tokio::join!(stream.finish(), async {
+        peer.next().await;
+        let header = Header { kind: FrameType::STREAM, status: Status::ERROR, ..call.header };
+        peer.send(header, &net::Error::new(38, 38, "No space left on device")).await;
+    });
+    assert_eq!(result.unwrap_err().remote().unwrap().text(), "No space left on device");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_refused_is_not_aborted() {
+    let (client, _events, mut peer) = pair();
+    let args = remote::DomainOpenConsoleArgs::default();
+    let (opened, ()) = tokio::join!(client.open_stream::<procedure::DomainOpenConsole>(&args), async {
+        let call = peer.next().await;
+        let header = Header { kind: FrameType::REPLY, status: Status::ERROR, ..call.header };
+        peer.send(header, &net::Error::new(55, 10, "not running")).await;
+    });
+    assert_eq!(opened.unwrap_err().remote().unwrap().code, 55);
+    client.send_raw(b"next").await.unwrap();
+    let mut next = [0; 4];
+    peer.io.read_exact(&mut next).await.unwrap();
+    assert_eq!(&next, b"next");
+}
+
+#[tokio::test]
+async fn any_payload_can_be_sent_and_the_whole_reply_seen() {
+    let (client, _events, mut peer) = pair();
+    let (reply, ()) = tokio::join!(client.call_raw(remote::PROGRAM, 9999, b"rubbish"), async {
+        let call = peer.next().await;
+        assert_eq!((call.header.procedure, &call.payload[..]), (9999, &b"rubbish"[..]));
+        let header = Header { kind: FrameType::REPLY, status: Status::ERROR, ..call.header };
+        peer.send(header, &net::Error::new(39, 7, "unknown procedure: 9999")).await;
+    });
+    let reply = reply.unwrap();
+    assert_eq!(reply.header.status, Status::ERROR);
+    assert_eq!(decode::<net::Error>(&reply.payload).unwrap().code, 39);
+}
+
+#[tokio::test]
 async fn a_dropped_stream_is_aborted() {
     let (client, _events, mut peer) = pair();
     let args = remote::StorageVolDownloadArgs::default();
