@@ -3,5 +3,7 @@
 pub mod capabilities;
 pub mod facts;
 pub mod job;
+pub mod log;
 pub mod monitor;
+pub mod process;
 pub mod run_state;

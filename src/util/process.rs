@@ -202,7 +202,7 @@ fn spawn(command: Command) -> io::Result<Child> {
     let mut child = starter.spawn()?;
     drop(passed);
     // The process cannot vanish before the pidfd is open: nobody waits for it but us.
-    match Process::of_child(child.id()) {
+    match Process::find(child.id()) {
         Ok(process) => Ok(Child { process: Some(process) }),
         Err(error) => {
             let _ = child.kill();
@@ -296,15 +296,16 @@ impl Process {
     /// Takes hold of a running process that started at `start_time` (see [`Process::start_time`]). Fails
     /// with [`io::ErrorKind::NotFound`] when it is gone, also when another one has its number now.
     pub fn open(pid: u32, start_time: u64) -> io::Result<Self> {
-        let process = Self::of_child(pid)?;
+        let process = Self::find(pid)?;
         if process.inner.start_time != start_time || process.is_gone()? {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(process)
     }
 
+    /// Takes hold of whatever process has this number now; one that is gone but not yet waited for, too.
     #[allow(unsafe_code)]
-    fn of_child(pid: u32) -> io::Result<Self> {
+    pub fn find(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
             rustix::io::Errno::SRCH => io::ErrorKind::NotFound.into(),
@@ -482,7 +483,7 @@ mod tests {
         // The grandchild goes to another parent when the shell that started it ends.
         let printed = output_of(shell("sleep 1000 >/dev/null 2>&1 & echo $!")).await;
         let pid: u32 = printed.trim().parse().unwrap();
-        let process = Process::of_child(pid).unwrap();
+        let process = Process::find(pid).unwrap();
         assert!(!process.is_gone().unwrap());
         process.signal(Signal::KILL).unwrap();
         assert_eq!(process.exited().await.unwrap(), Exit::Unknown);

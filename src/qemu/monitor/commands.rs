@@ -67,7 +67,6 @@ commands! {
 
     QueryName = "query-name" {} -> Name;
     QueryUuid = "query-uuid" {} -> UuidText;
-    QueryVersion = "query-version" {} -> Version;
     QueryCpusFast = "query-cpus-fast" {} -> Vec<Cpu>;
     QueryIothreads = "query-iothreads" {} -> Vec<Iothread>;
     QueryChardev = "query-chardev" {} -> Vec<Chardev>;
@@ -81,22 +80,6 @@ commands! {
     QueryVnc = "query-vnc" {} -> Value;
     QueryRxFilter = "query-rx-filter" { name: Option<String> } -> Value;
 
-    /// What a binary can do; asked once per binary.
-    QueryCommands = "query-commands" {} -> Vec<Named>;
-    QueryQmpSchema = "query-qmp-schema" {} -> Value;
-    QueryTarget = "query-target" {} -> Target;
-    QueryKvm = "query-kvm" {} -> Kvm;
-    QueryMachines = "query-machines" {} -> Vec<Machine>;
-    QueryCpuDefinitions = "query-cpu-definitions" {} -> Vec<CpuDefinition>;
-    QueryCpuModelExpansion = "query-cpu-model-expansion" { r#type: ExpansionKind, model: CpuModel } -> Expansion;
-    QueryCommandLineOptions = "query-command-line-options" { option: Option<String> } -> Value;
-    QueryTpmModels = "query-tpm-models" {} -> Vec<String>;
-    QueryTpmTypes = "query-tpm-types" {} -> Vec<String>;
-    QueryGicCapabilities = "query-gic-capabilities" {} -> Value;
-    QuerySev = "query-sev-capabilities" {} -> Value;
-    DeviceListProperties = "device-list-properties" { typename: String } -> Vec<Property>;
-    QomListTypes = "qom-list-types" { implements: Option<String>, r#abstract: Option<bool> } -> Vec<TypeName>;
-    QomListProperties = "qom-list-properties" { typename: String } -> Vec<Property>;
     QomList = "qom-list" { path: String } -> Vec<Property>;
     QomGet = "qom-get" { path: String, property: String } -> Value;
     QomSet = "qom-set" { path: String, property: String, value: Value } -> Done;
@@ -199,86 +182,6 @@ pub struct Balloon {
     pub actual: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Named {
-    pub name: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Target {
-    pub arch: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub struct Kvm {
-    pub enabled: bool,
-    pub present: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Machine {
-    pub name: String,
-    pub alias: Option<String>,
-    #[serde(default)]
-    pub is_default: bool,
-    pub cpu_max: u32,
-    #[serde(default)]
-    pub hotpluggable_cpus: bool,
-    #[serde(default)]
-    pub numa_mem_supported: bool,
-    #[serde(default)]
-    pub deprecated: bool,
-    pub default_cpu_type: Option<String>,
-    pub default_ram_id: Option<String>,
-    #[serde(default)]
-    pub acpi: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct CpuDefinition {
-    pub name: String,
-    pub typename: String,
-    #[serde(default)]
-    pub migration_safe: Option<bool>,
-    #[serde(rename = "static", default)]
-    pub is_static: bool,
-    #[serde(default)]
-    pub unavailable_features: Option<Vec<String>>,
-    #[serde(default)]
-    pub deprecated: bool,
-    #[serde(default)]
-    pub alias_of: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ExpansionKind {
-    #[default]
-    Static,
-    Full,
-}
-
-impl Absent for ExpansionKind {}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct CpuModel {
-    pub name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub props: Option<serde_json::Map<String, Value>>,
-}
-
-impl Absent for CpuModel {}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Expansion {
-    pub model: CpuModel,
-    #[serde(default)]
-    pub deprecated_props: Vec<String>,
-}
-
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Property {
@@ -287,12 +190,6 @@ pub struct Property {
     pub kind: String,
     pub description: Option<String>,
     pub default_value: Option<Value>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct TypeName {
-    pub name: String,
-    pub parent: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

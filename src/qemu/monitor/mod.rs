@@ -41,6 +41,7 @@ pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES};
 pub use error::MonitorError;
 pub use event::{Event, EventKind, Timestamp, VncClient};
 
+use crate::util::unix;
 use connection::{Shared, Waiting};
 
 /// The right to talk to one QEMU. Clones share the connection.
@@ -102,8 +103,8 @@ impl Monitor {
 
     /// Opens the conversation with the QEMU that listens on `path`.
     pub async fn open(path: &Path, vm: &str, limit: Duration) -> Result<Connected, MonitorError> {
-        let stream = UnixStream::connect(path).await;
-        let stream = stream.map_err(|error| MonitorError::Connect { source: Arc::new(error) })?;
+        let stream =
+            unix::connect(path).map_err(|error| MonitorError::Connect { source: Arc::new(error) })?;
         Self::connect(stream, vm, limit).await
     }
 

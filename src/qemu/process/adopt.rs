@@ -1,0 +1,94 @@
+//! Taking hold of a guest that an earlier daemon started.
+//!
+//! A process number in a file proves nothing: the guest is ours if the process started when the file says
+//! it did, and the QEMU behind the monitor socket says that it runs this guest.
+
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use super::{Files, Running};
+use crate::qemu::monitor::{Connected, Monitor, MonitorError, MonitorEvent, QueryName, QueryUuid};
+use crate::util::process::Process;
+use crate::util::uuid::Uuid;
+
+/// What is known of the guest.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub name: String,
+    pub uuid: Uuid,
+    pub pid: u32,
+    /// Unknown for a guest that another implementation started; its monitor has to do then.
+    pub start_time: Option<u64>,
+    pub files: Files,
+}
+
+/// A guest that runs on.
+#[derive(Debug)]
+pub struct Adopted {
+    pub running: Running,
+    pub events: mpsc::Receiver<MonitorEvent>,
+}
+
+/// Why a guest could not be taken hold of.
+#[derive(Debug, Error)]
+pub enum AdoptError {
+    /// It ended while nobody watched.
+    #[error("process {pid} of domain '{name}' is gone")]
+    Gone { name: String, pid: u32 },
+    #[error("process {pid} of domain '{name}' cannot be watched: {source}")]
+    Watch { name: String, pid: u32, source: io::Error },
+    /// The process is there; nothing is known about the guest. It has to be left alone, or stopped through
+    /// the process that comes with this.
+    #[error("QEMU of domain '{name}' does not answer: {source}")]
+    Silent { name: String, process: Process, source: MonitorError },
+    /// Another guest answers.
+    #[error("the monitor of domain '{name}' belongs to '{found}'")]
+    Other { name: String, found: String },
+}
+
+/// Takes hold of a guest, within `limit`.
+pub async fn adopt(claim: Claim, limit: Duration) -> Result<Adopted, AdoptError> {
+    let Claim { name, uuid, pid, start_time, files } = claim;
+    let opened = match start_time {
+        Some(start_time) => Process::open(pid, start_time),
+        None => Process::find(pid),
+    };
+    let process = match opened {
+        Ok(process) => process,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdoptError::Gone { name, pid }),
+        Err(source) => return Err(AdoptError::Watch { name, pid, source }),
+    };
+    let asked = tokio::select! {
+        asked = ask(&name, &files, limit) => asked,
+        _ = process.exited() => return Err(AdoptError::Gone { name, pid }),
+    };
+    let (Connected { monitor, events, .. }, answered) = match asked {
+        Ok(asked) => asked,
+        Err(source) => return Err(AdoptError::Silent { name, process, source }),
+    };
+    if answered.uuid != Some(uuid) || answered.name.as_deref().is_some_and(|found| found != name) {
+        let found = answered.name.unwrap_or_else(|| "a guest without a name".to_owned());
+        return Err(AdoptError::Other { name, found });
+    }
+    Ok(Adopted { running: Running { process, monitor, files }, events })
+}
+
+struct Identity {
+    name: Option<String>,
+    uuid: Option<Uuid>,
+}
+
+async fn ask(name: &str, files: &Files, limit: Duration) -> Result<(Connected, Identity), MonitorError> {
+    let connected = Monitor::open(&files.monitor(), name, limit).await?;
+    let (asked_name, asked_uuid) =
+        (connected.monitor.submit(QueryName {}), connected.monitor.submit(QueryUuid {}));
+    let answers = async { Ok((asked_name.reply().await?.name, asked_uuid.reply().await?.uuid)) };
+    match tokio::time::timeout(limit, answers).await {
+        Ok(Ok((name, uuid))) => Ok((connected, Identity { name, uuid: uuid.parse().ok() })),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(MonitorError::Timeout { command: "query-name".to_owned(), limit }),
+    }
+}

@@ -1,0 +1,190 @@
+//! From a prepared guest to a QEMU that waits in `-S` and answers its monitor.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::files::{Guard, Prepared};
+use super::{Files, Running};
+use crate::qemu::log::{self, Log};
+use crate::qemu::monitor::{Connected, Greeting, Monitor, MonitorError, MonitorEvent};
+use crate::util::file::{self, Durability};
+use crate::util::process::{Child, Command, ProcessError};
+use crate::util::reason::Reason;
+
+/// How long a QEMU that closed its monitor may take to end; its last words are complete then.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
+
+/// What is executed.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// What the log says behind "starting up": versions of those involved.
+    pub versions: String,
+    /// Lines for the log about what makes this guest special.
+    pub taints: Vec<String>,
+    /// How long QEMU may take until it answers.
+    pub limit: Duration,
+}
+
+/// Why a guest did not start. The texts are libvirt's; its code is `VIR_ERR_INTERNAL_ERROR` unless a variant
+/// says otherwise.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// libvirt's code: `VIR_ERR_SYSTEM_ERROR`.
+    #[error("cannot create '{}': {}", path.display(), Reason(source))]
+    File { path: PathBuf, source: io::Error },
+    /// libvirt's code: `VIR_ERR_SYSTEM_ERROR`.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// QEMU ended before the guest was up; these are its last words.
+    #[error("QEMU unexpectedly closed the monitor (vm='{vm}'){}", words(last_words))]
+    Died { vm: String, last_words: String },
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+}
+
+fn words(last_words: &str) -> String {
+    if last_words.is_empty() { String::new() } else { format!(": {last_words}") }
+}
+
+impl StartError {
+    pub(super) fn file(path: &Path, source: io::Error) -> Self {
+        Self::File { path: path.to_owned(), source }
+    }
+}
+
+/// A QEMU that is up but not yet let go: killed, waited for and cleaned up after when this is dropped.
+#[derive(Debug)]
+pub struct Started {
+    pub monitor: Monitor,
+    pub greeting: Greeting,
+    /// Taken by whoever will handle them.
+    pub events: Option<mpsc::Receiver<MonitorEvent>>,
+    name: String,
+    log: Log,
+    child: Child,
+    files: Guard,
+}
+
+impl Prepared {
+    /// Starts QEMU; ready when its monitor takes commands. Nothing stays behind when this fails or is
+    /// dropped.
+    pub async fn start(self, launch: Launch) -> Result<Started, StartError> {
+        let Self { name, files, passed, .. } = self;
+        let mut log = open_log(files.files(), &name, &launch)?;
+        let output = || log.output().map_err(|error| StartError::file(log.path(), error));
+        let mut command =
+            Command::new(&launch.program).args(&launch.args).umask(0o002).stdout(output()?).stderr(output()?);
+        command = launch.env.iter().fold(command, |command, (name, value)| command.env(name, value));
+        command = passed.into_iter().fold(command, Command::pass);
+        let started = async {
+            let child = command.start().await?;
+            write_pidfile(files.files(), child.process().pid())?;
+            let connected = converse(&name, files.files(), &child, launch.limit).await;
+            match connected {
+                Ok(connected) => Ok((child, connected)),
+                Err(error) => Err(explain(&name, &log, &child, error).await),
+            }
+        };
+        match started.await {
+            Ok((child, Connected { monitor, greeting, events })) => {
+                info!(vm = name, pid = child.process().pid(), "QEMU is up");
+                Ok(Started { monitor, greeting, events: Some(events), name, log, child, files })
+            }
+            Err(error) => {
+                note_failure(&mut log, &name);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Started {
+    pub fn files(&self) -> &Files {
+        self.files.files()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.process().pid()
+    }
+
+    /// Why a step after the start failed: a QEMU that ended meanwhile says so itself.
+    pub async fn explain(&self, error: MonitorError) -> StartError {
+        explain(&self.name, &self.log, &self.child, error).await
+    }
+
+    /// Lets the guest live on its own.
+    pub fn keep(self) -> Running {
+        let Self { monitor, child, files, .. } = self;
+        Running { process: child.release(), monitor, files: files.take() }
+    }
+
+    /// Ends a start that failed in a later step; ready when QEMU is gone and the files are removed.
+    pub async fn abandon(mut self) {
+        note_failure(&mut self.log, &self.name);
+        let process = self.child.process().clone();
+        drop(self);
+        if let Err(error) = process.exited_within(super::stop::KILL_LIMIT).await {
+            warn!("cannot wait for process {}: {error}", process.pid());
+        }
+    }
+}
+
+fn note_failure(log: &mut Log, name: &str) {
+    if let Err(error) = log.note("shutting down, reason=failed") {
+        warn!(vm = name, "cannot write the guest's log: {error}");
+    }
+}
+
+/// The log with its header: what is about to run, complete enough to run it by hand.
+fn open_log(files: &Files, name: &str, launch: &Launch) -> Result<Log, StartError> {
+    let failed = |error| StartError::file(&files.logs.join(format!("{name}.log")), error);
+    let mut log = Log::open(&files.logs, name).map_err(failed)?;
+    let env = launch.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let shown = log::command_line(env, &launch.program.to_string_lossy(), &launch.args);
+    log.note(&format!("starting up {}\n{shown}", launch.versions)).map_err(failed)?;
+    for taint in &launch.taints {
+        log.note(taint).map_err(failed)?;
+    }
+    Ok(log)
+}
+
+fn write_pidfile(files: &Files, pid: u32) -> Result<(), StartError> {
+    file::replace(&files.pidfile, pid.to_string().as_bytes(), 0o644, Durability::Crash)
+        .map_err(|error| StartError::file(&files.pidfile, error))
+}
+
+/// Connects to the socket that QEMU inherited. It listens already, so there is nothing to wait for but the
+/// greeting, or QEMU's end.
+async fn converse(
+    name: &str,
+    files: &Files,
+    child: &Child,
+    limit: Duration,
+) -> Result<Connected, MonitorError> {
+    let path = files.monitor();
+    tokio::select! {
+        connected = Monitor::open(&path, name, limit) => connected,
+        _ = child.process().exited() => Err(MonitorError::Eof { vm: name.to_owned() }),
+    }
+}
+
+/// When QEMU is going down, its last words are the reason, not the closed socket.
+async fn explain(name: &str, log: &Log, child: &Child, error: MonitorError) -> StartError {
+    let gone = match error {
+        MonitorError::Eof { .. } => child.process().exited_within(LAST_WORDS_WAIT).await.map(|_| true),
+        _ => child.process().is_gone(),
+    };
+    if !gone.unwrap_or(false) {
+        return StartError::Monitor(error);
+    }
+    let last_words = log.last_words().unwrap_or_default();
+    StartError::Died { vm: name.to_owned(), last_words }
+}
