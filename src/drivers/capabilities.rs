@@ -3,8 +3,9 @@
 //! The document about the host is kept as text and made again only when a QEMU binary, the processors
 //! that are switched on, or the pages that are set aside changed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::conf::capabilities::cpu::CpuMap;
 use crate::conf::capabilities::host::{Cell, Host, HostCpu, HostTopology, Iommu, SecurityModel};
 use crate::conf::capabilities::{Capabilities, Guest, GuestMachine};
 use crate::drivers::node::Node;
@@ -26,6 +27,8 @@ pub struct HostCapabilities {
     uuid: Uuid,
     security: Vec<SecurityModel>,
     document: Mutex<Option<Document>>,
+    /// Read when first needed; absent where libvirt's description is not installed.
+    cpu_map: OnceLock<Option<Arc<CpuMap>>>,
 }
 
 /// A document and what it was made from.
@@ -40,7 +43,7 @@ impl HostCapabilities {
     pub fn new(node: Node, emulators: Emulators, paths: &Paths) -> Result<Self> {
         let uuid = host_uuid().map_err(|error| Error::io("cannot make a UUID for this host", error))?;
         let security = security_models(paths.scope);
-        Ok(Self { node, emulators, uuid, security, document: Mutex::default() })
+        Ok(Self { node, emulators, uuid, security, document: Mutex::default(), cpu_map: OnceLock::new() })
     }
 
     pub fn uuid(&self) -> Uuid {
@@ -111,7 +114,20 @@ impl HostCapabilities {
             cores: info.cores,
             threads: info.threads,
         };
-        Ok(HostCpu { topology: Some(topology), ..HostCpu::default() })
+        let cpu = self.cpu_map().map(|map| self.node.cpu(&map)).transpose()?;
+        Ok(HostCpu { topology: Some(topology), ..cpu.unwrap_or_default() })
+    }
+
+    /// libvirt's description of CPU models.
+    pub fn cpu_map(&self) -> Option<Arc<CpuMap>> {
+        let load = || match self.node.cpu_map() {
+            Ok(map) => Some(Arc::new(map)),
+            Err(error) => {
+                tracing::warn!(%error, "CPU models have no names without libvirt's description of them");
+                None
+            }
+        };
+        self.cpu_map.get_or_init(load).clone()
     }
 
     /// `virConnectGetMaxVcpus`

@@ -13,14 +13,14 @@ pub(super) const NODE: &str = "/sys/devices/system/node";
 
 /// Processors that are there and those that work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CpuMap {
+pub struct OnlineCpus {
     pub present: usize,
     pub online: Bitmap,
 }
 
-pub(super) fn map(files: &HostFiles) -> Result<CpuMap> {
+pub(super) fn map(files: &HostFiles) -> Result<OnlineCpus> {
     let present = present(files)?.last().map_or(0, |last| last + 1);
-    Ok(CpuMap { present, online: online(files)? })
+    Ok(OnlineCpus { present, online: online(files)? })
 }
 
 fn present(files: &HostFiles) -> Result<Bitmap> {

@@ -6,14 +6,16 @@
 mod cpus;
 mod files;
 mod memory;
+mod processor;
 
 use std::path::Path;
 
-pub use cpus::{CpuMap, CpuStats, Which};
+pub use cpus::{CpuStats, OnlineCpus, Which};
 pub use memory::{CacheStats, MemoryStats, Whose};
 
 use self::files::HostFiles;
-use crate::conf::capabilities::host::{CacheBank, CacheKind, Cell, Cpu, Distance};
+use crate::conf::capabilities::cpu::{CpuMap, CpuMapError};
+use crate::conf::capabilities::host::{CacheBank, CacheKind, Cell, Cpu, Distance, HostCpu};
 use crate::error::{Error, Origin, Result};
 use crate::util::arch::Arch;
 use crate::util::bitmap::Bitmap;
@@ -62,7 +64,8 @@ impl Node {
         })
     }
 
-    pub fn cpu_map(&self) -> Result<CpuMap> {
+    /// The processors that are there and those that work.
+    pub fn online(&self) -> Result<OnlineCpus> {
         cpus::map(&self.files)
     }
 
@@ -121,6 +124,16 @@ impl Node {
         Ok(last.min(i64::from(start) + i64::from(max) - 1))
     }
 
+    /// The host's processor by name, as far as `map` and the host tell.
+    pub fn cpu(&self, map: &CpuMap) -> Result<HostCpu> {
+        Ok(processor::describe(map, &self.files.text("/proc/cpuinfo")?))
+    }
+
+    /// libvirt's description of CPU models, where it is installed.
+    pub fn cpu_map(&self) -> Result<CpuMap, CpuMapError> {
+        processor::cpu_map()
+    }
+
     /// Whether devices can be kept to their guest's memory.
     pub fn has_iommu(&self) -> bool {
         self.files.names("/sys/kernel/iommu_groups").is_ok_and(|groups| !groups.is_empty())
@@ -164,7 +177,7 @@ impl Node {
     /// Caches of the second level and above, each once.
     pub fn cache_banks(&self) -> Result<Vec<CacheBank>> {
         let mut banks: Vec<CacheBank> = Vec::new();
-        for cpu in self.cpu_map()?.online.iter() {
+        for cpu in self.online()?.online.iter() {
             let directory = format!("{}/cpu{cpu}/cache", cpus::CPU);
             for index in self.files.names(&directory)? {
                 if !index.starts_with("index") {
@@ -256,7 +269,7 @@ mod tests {
         // One socket a cell, two cores a socket, two threads a core, and the one that is off makes eight.
         assert_eq!(shape, (7, 2, 1, 2, 2));
         assert_eq!((info.model, info.mhz, info.memory_kib), ("x86_64", 2400, 16384));
-        let map = node.cpu_map().unwrap();
+        let map = node.online().unwrap();
         assert_eq!((map.present, map.online.count()), (8, 7));
     }
 

@@ -15,6 +15,7 @@ mod converse;
 mod emulators;
 mod fingerprint;
 mod flags;
+mod host_model;
 pub mod probe;
 mod schema;
 
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use converse::ConverseError;
 pub use emulators::{Emulators, LookupError};
 pub use flags::{Cap, CapSet};
+pub use host_model::{Features, feature_from_qemu, feature_to_qemu};
 pub use probe::ProbeError;
 
 use crate::util::arch::Arch;

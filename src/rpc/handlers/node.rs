@@ -44,7 +44,7 @@ async fn get_info(call: Call, (): ()) -> Result<NodeGetInfoRet> {
 
 async fn get_cpu_map(call: Call, args: NodeGetCpuMapArgs) -> Result<NodeGetCpuMapRet> {
     no_flags(args.flags, "virHostCPUGetMap")?;
-    let map = call.drivers.node.cpu_map()?;
+    let map = call.drivers.node.online()?;
     let wanted = |want: i32| want != 0;
     Ok(NodeGetCpuMapRet {
         cpumap: if wanted(args.need_map) { map.online.to_bytes(map.present.div_ceil(8)) } else { Vec::new() },
