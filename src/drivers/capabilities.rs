@@ -3,15 +3,19 @@
 //! The document about the host is kept as text and made again only when a QEMU binary, the processors
 //! that are switched on, or the pages that are set aside changed.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::conf::capabilities::cpu::CpuMap;
 use crate::conf::capabilities::host::{Cell, Host, HostCpu, HostTopology, Iommu, SecurityModel};
 use crate::conf::capabilities::{Capabilities, Guest, GuestMachine};
+use crate::conf::domain::VirtType;
+use crate::conf::xml::Value;
 use crate::drivers::node::Node;
 use crate::error::{Error, Origin, Result};
-use crate::qemu::capabilities::{Cap, Emulators, Machine, QemuCaps};
-use crate::util::arch::Arch;
+use crate::qemu::capabilities::domain::{HostFacts, Subject, domain_capabilities};
+use crate::qemu::capabilities::{Accel, Cap, Emulators, Machine, QemuCaps};
+use crate::util::arch::{Arch, UnknownArch};
 use crate::util::host_cpu;
 use crate::util::paths::{Paths, Scope};
 use crate::util::uuid::Uuid;
@@ -29,6 +33,15 @@ pub struct HostCapabilities {
     document: Mutex<Option<Document>>,
     /// Read when first needed; absent where libvirt's description is not installed.
     cpu_map: OnceLock<Option<Arc<CpuMap>>>,
+}
+
+/// Which guests a question is about; what is not named has a default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    pub emulator: Option<&'a str>,
+    pub arch: Option<&'a str>,
+    pub machine: Option<&'a str>,
+    pub virt_type: Option<&'a str>,
 }
 
 /// A document and what it was made from.
@@ -142,6 +155,75 @@ impl HostCapabilities {
         }
     }
 
+    /// `virConnectGetDomainCapabilities`
+    pub async fn of_domain(&self, wanted: Wanted<'_>) -> Result<String> {
+        let (caps, arch, accel) = self.emulator(wanted).await?;
+        let machine = match wanted.machine {
+            Some(name) => {
+                let machine = caps.machine(accel, name).ok_or_else(|| {
+                    let binary = caps.binary.display();
+                    Error::invalid_arg(format!(
+                        "the machine '{name}' is not supported by emulator '{binary}'"
+                    ))
+                })?;
+                Some(machine.name.as_str())
+            }
+            None => caps.default_machine(accel).map(|machine| machine.name.as_str()),
+        };
+        if !supports_arch(caps.arch, arch) {
+            let binary = caps.binary.display();
+            return Err(Error::invalid_arg(format!("Emulator '{binary}' does not support arch '{arch}'")));
+        }
+        let map = self.cpu_map();
+        let host = HostFacts {
+            max_vcpus: (accel == Accel::Kvm).then(|| host_cpu::max_vcpus().ok()).flatten(),
+            phys_bits: self.node.phys_bits()?,
+            vfio: self.node.has_vfio(),
+            cpu_map: map.as_deref(),
+        };
+        Ok(domain_capabilities(&caps, Subject { arch, accel, machine }, host).to_xml())
+    }
+
+    /// The emulator that a client means by what it names, with defaults for what it does not.
+    async fn emulator(&self, wanted: Wanted<'_>) -> Result<(Arc<QemuCaps>, Arch, Accel)> {
+        let virt_type = wanted.virt_type.map(|name| {
+            VirtType::parse(name).ok_or_else(|| Error::invalid_arg(format!("unknown virttype: {name}")))
+        });
+        let virt_type = virt_type.transpose()?;
+        let arch = match wanted.arch {
+            Some(name) => name.parse().map_err(|error: UnknownArch| Error::invalid_arg(error.to_string()))?,
+            None => self.node.arch().unwrap_or(Arch::X86_64),
+        };
+        let binary = wanted.emulator.map(PathBuf::from).or_else(|| self.emulators.default_binary(arch));
+        let binary = binary.ok_or_else(|| {
+            Error::config_unsupported(format!("unable to find any emulator to serve '{arch}' architecture"))
+        })?;
+        let caps = self.emulators.lookup(&binary).await?;
+        let named = caps.binary.display();
+        if caps.arch != arch && !caps.arch.same_family(arch) {
+            return Err(Error::invalid_arg(format!(
+                "architecture from emulator '{}' doesn't match given architecture '{arch}'",
+                caps.arch
+            )));
+        }
+        let best = caps.best_accel();
+        let accel = match virt_type {
+            None => best,
+            Some(VirtType::Qemu) if caps.supports(Cap::Tcg) => Accel::Tcg,
+            Some(VirtType::Kvm) if best == Accel::Kvm => Accel::Kvm,
+            Some(VirtType::Kvm) => {
+                let sentence = format!("the accel 'kvm' is not supported by '{named}' on this host");
+                return Err(Error::invalid_arg(sentence));
+            }
+            Some(_) => {
+                let virt_type = wanted.virt_type.unwrap_or_default();
+                let sentence = format!("Emulator '{named}' does not support virt type '{virt_type}'");
+                return Err(Error::invalid_arg(sentence));
+            }
+        };
+        Ok((caps, arch, accel))
+    }
+
     /// `virConnectGetVersion`: that of the binary that runs the host's own architecture.
     pub async fn version(&self) -> Result<u32> {
         let host = self.node.arch().unwrap_or(Arch::X86_64);
@@ -149,6 +231,18 @@ impl HostCapabilities {
         let binary = binary.ok_or_else(|| no_emulator(host))?;
         Ok(self.emulators.lookup(&binary).await?.version)
     }
+}
+
+/// Whether an emulator runs guests of another architecture.
+fn supports_arch(emulator: Arch, guest: Arch) -> bool {
+    emulator == guest
+        || matches!(
+            (emulator, guest),
+            (Arch::X86_64, Arch::I686)
+                | (Arch::Aarch64, Arch::Armv7l)
+                | (Arch::Armv7l, Arch::Armv6l)
+                | (Arch::Ppc64, Arch::Ppc64le)
+        )
 }
 
 fn no_emulator(arch: Arch) -> Error {

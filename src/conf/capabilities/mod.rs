@@ -3,6 +3,7 @@
 //! Written only: the driver fills these in from the kernel's and QEMU's facts.
 
 pub mod cpu;
+pub mod domain;
 pub mod host;
 
 use self::host::Host;

@@ -134,6 +134,16 @@ impl Node {
         processor::cpu_map()
     }
 
+    /// Bits of a physical address; not every architecture says.
+    pub fn phys_bits(&self) -> Result<Option<u32>> {
+        Ok(processor::phys_bits(&self.files.text("/proc/cpuinfo")?))
+    }
+
+    /// Whether PCI devices can be handed to guests.
+    pub fn has_vfio(&self) -> bool {
+        self.has_iommu() && self.files.is_there("/dev/vfio/vfio")
+    }
+
     /// Whether devices can be kept to their guest's memory.
     pub fn has_iommu(&self) -> bool {
         self.files.names("/sys/kernel/iommu_groups").is_ok_and(|groups| !groups.is_empty())

@@ -58,8 +58,7 @@ pub(super) fn describe(map: &CpuMap, cpuinfo: &str) -> HostCpu {
         text.strip_prefix("0x")
             .map_or_else(|| text.parse().ok(), |digits| u32::from_str_radix(digits, 16).ok())
     });
-    let phys_bits = field(cpuinfo, "address sizes").and_then(|text| text.split(' ').next()?.parse().ok());
-    let unnamed = HostCpu { microcode, phys_bits, ..HostCpu::default() };
+    let unnamed = HostCpu { microcode, phys_bits: phys_bits(cpuinfo), ..HostCpu::default() };
     let Some(data) = data(map) else { return unnamed };
     let Some(decoded) = map.decode(&data, Purpose::Host, None) else { return unnamed };
     let counter = map.has_feature(&data, "invtsc").then(host_cpu::tsc).and_then(Result::ok);
@@ -73,8 +72,13 @@ pub(super) fn describe(map: &CpuMap, cpuinfo: &str) -> HostCpu {
     }
 }
 
+/// Bits of a physical address.
+pub(super) fn phys_bits(cpuinfo: &str) -> Option<u32> {
+    field(cpuinfo, "address sizes")?.split(' ').next()?.parse().ok()
+}
+
 /// The first processor's line of that name.
-pub(super) fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
+fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
     fields.find(|(field, _)| field.trim_end() == name).map(|(_, value)| value.trim())
 }

@@ -1,6 +1,6 @@
 //! The CPU that `<cpu mode='host-model'/>` stands for: what QEMU can offer on this host, by name.
 
-use super::{Accel, CpuDefinition, CpuValue, QemuCaps};
+use super::{Accel, Cap, CpuDefinition, CpuValue, QemuCaps};
 use crate::conf::capabilities::cpu::{CpuData, CpuMap, Decoded, Purpose};
 use crate::conf::capabilities::host::Signature;
 use crate::util::arch::Arch;
@@ -44,10 +44,12 @@ pub fn feature_to_qemu(arch: Arch, name: &str) -> &str {
 }
 
 impl CpuDefinition {
-    /// What this host lacks of the model, under libvirt's names.
+    /// What this host lacks of the model, under libvirt's names, sorted.
     pub fn blockers(&self, arch: Arch) -> Vec<String> {
         let blockers = self.blockers.iter().flatten();
-        blockers.map(|name| feature_from_qemu(arch, name).to_owned()).collect()
+        let mut blockers: Vec<_> = blockers.map(|name| feature_from_qemu(arch, name).to_owned()).collect();
+        blockers.sort_unstable();
+        blockers
     }
 }
 
@@ -57,7 +59,12 @@ impl QemuCaps {
         let data = self.host_data(accel, features, map)?;
         let cpus = self.accel(accel)?;
         let known = |name: &str| cpus.cpu(name).map(|cpu| cpu.blockers(self.arch));
-        map.decode(&data, Purpose::Guest, Some(&known))
+        let mut decoded = map.decode(&data, Purpose::Guest, Some(&known))?;
+        // Such a QEMU does not say what of a register it really gives the guest.
+        if !self.supports(Cap::CpuUnavailableFeatures) {
+            decoded.features.retain(|(name, _)| !map.is_in_register(name));
+        }
+        Some(decoded)
     }
 
     /// QEMU's properties of the host's CPU as bits.

@@ -12,6 +12,7 @@
 //! `emulators` ties it together.
 
 mod converse;
+pub mod domain;
 mod emulators;
 mod fingerprint;
 mod flags;

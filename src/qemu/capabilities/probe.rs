@@ -447,7 +447,7 @@ fn hyperv(answers: &Answers) -> Result<Vec<String>, ProbeError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Replies of QEMU 10.0.2 on an AMD host, trimmed to what the questions look at.
@@ -456,7 +456,7 @@ mod tests {
     /// The flags that libvirt 11.3 finds in the same binary.
     const FLAGS: &str = include_str!("../../../tests/data/capabilities/qemu-10.0.2-x86_64.flags");
 
-    fn caps() -> QemuCaps {
+    pub(in super::super) fn caps() -> QemuCaps {
         let kvm: Answers = serde_json::from_str(KVM).unwrap();
         let tcg: Answers = serde_json::from_str(TCG).unwrap();
         assemble("/usr/bin/qemu-system-x86_64".into(), &kvm, Some(&tcg)).unwrap()

@@ -3,6 +3,7 @@
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::{self, *};
 
+use crate::drivers::capabilities::Wanted;
 use crate::drivers::node::{Which, Whose};
 use crate::error::{Error, Origin, Result};
 use crate::rpc::router::{Call, Routes};
@@ -21,6 +22,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<NodeGetFreePages>(get_free_pages);
     r.on::<NodeGetSecurityModel>(get_security_model);
     r.on::<ConnectGetCapabilities>(get_capabilities);
+    r.on::<ConnectGetDomainCapabilities>(get_domain_capabilities);
     r.on::<ConnectGetMaxVcpus>(get_max_vcpus);
     r.on::<ConnectGetVersion>(get_version);
 }
@@ -153,6 +155,21 @@ async fn get_security_model(call: Call, (): ()) -> Result<NodeGetSecurityModelRe
 async fn get_capabilities(call: Call, (): ()) -> Result<ConnectGetCapabilitiesRet> {
     let capabilities = call.drivers.capabilities.document().await?.to_string();
     Ok(ConnectGetCapabilitiesRet { capabilities })
+}
+
+async fn get_domain_capabilities(
+    call: Call,
+    args: ConnectGetDomainCapabilitiesArgs,
+) -> Result<ConnectGetDomainCapabilitiesRet> {
+    no_flags(args.flags, "qemuConnectGetDomainCapabilities")?;
+    let wanted = Wanted {
+        emulator: args.emulatorbin.as_deref(),
+        arch: args.arch.as_deref(),
+        machine: args.machine.as_deref(),
+        virt_type: args.virttype.as_deref(),
+    };
+    let capabilities = call.drivers.capabilities.of_domain(wanted).await?;
+    Ok(ConnectGetDomainCapabilitiesRet { capabilities })
 }
 
 async fn get_max_vcpus(call: Call, args: ConnectGetMaxVcpusArgs) -> Result<ConnectGetMaxVcpusRet> {

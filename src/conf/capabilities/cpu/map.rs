@@ -102,6 +102,12 @@ impl CpuMap {
         self.feature(name).is_some_and(|feature| data.contains(&feature.data))
     }
 
+    /// Whether the feature is a bit of a model specific register.
+    pub fn is_in_register(&self, name: &str) -> bool {
+        let mut places = self.feature(name).into_iter().flat_map(|feature| feature.data.places());
+        places.any(|place| matches!(place, Place::Msr(_)))
+    }
+
     pub(super) fn feature(&self, name: &str) -> Option<&Feature> {
         self.feature_places.get(name).and_then(|place| self.features.get(*place))
     }

@@ -1,0 +1,390 @@
+//! What one QEMU offers a guest of one type: QEMU's capabilities in the words of domain XML.
+
+use super::{Accel, Cap, Features, QemuCaps};
+use crate::conf::capabilities::cpu::CpuMap;
+use crate::conf::capabilities::domain::{
+    CpuModes, CustomModel, DomainCapabilities, HostModel, List, Migratable, Os, Section,
+};
+use crate::util::arch::Arch;
+
+/// What the document is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    pub arch: Arch,
+    pub accel: Accel,
+    /// The canonical name.
+    pub machine: Option<&'a str>,
+}
+
+/// What the host adds to QEMU's own facts.
+#[derive(Debug, Clone, Copy)]
+pub struct HostFacts<'a> {
+    /// KVM's limit, where KVM is used.
+    pub max_vcpus: Option<u32>,
+    pub phys_bits: Option<u32>,
+    /// Whether PCI devices can be handed to guests.
+    pub vfio: bool,
+    pub cpu_map: Option<&'a CpuMap>,
+}
+
+/// `virConnectGetDomainCapabilities`
+pub fn domain_capabilities(caps: &QemuCaps, subject: Subject<'_>, host: HostFacts<'_>) -> DomainCapabilities {
+    let machine = subject.machine.unwrap_or_default();
+    let max_vcpus = caps.max_vcpus(subject.accel, machine).unwrap_or(0);
+    DomainCapabilities {
+        emulator: caps.binary.to_string_lossy().into_owned(),
+        virt_type: match subject.accel {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "qemu",
+        },
+        machine: subject.machine.map(str::to_owned),
+        arch: subject.arch,
+        max_vcpus: host.max_vcpus.map_or(max_vcpus, |limit| limit.min(max_vcpus)),
+        os: Os::default(),
+        cpu: cpu(caps, subject, host),
+        memory_backing: Section::new(
+            "memoryBacking",
+            vec![List::of(
+                "sourceType",
+                &[(true, "file"), (true, "anonymous"), (caps.supports(Cap::ObjectMemoryMemfd), "memfd")],
+            )],
+        ),
+        devices: devices(caps, machine, host),
+        features: features(caps, machine),
+    }
+}
+
+fn cpu(caps: &QemuCaps, subject: Subject<'_>, host: HostFacts<'_>) -> CpuModes {
+    let kvm = subject.accel == Accel::Kvm;
+    let passthrough = if caps.supports(Cap::CpuMigratable) { Migratable::OnOrOff } else { Migratable::Off };
+    let host_model = host.cpu_map.and_then(|map| caps.host_model(subject.accel, Features::All, map));
+    CpuModes {
+        host_passthrough: kvm.then_some(passthrough),
+        maximum: caps.supports(Cap::CpuMax).then_some(Migratable::OnOrOff),
+        host_model: host_model.map(|cpu| HostModel { cpu, phys_bits: host.phys_bits.filter(|_| kvm) }),
+        models: custom_models(caps, subject.accel, host.cpu_map),
+    }
+}
+
+/// QEMU's models that libvirt has a name for; all of them where libvirt's description is not installed.
+fn custom_models(caps: &QemuCaps, accel: Accel, map: Option<&CpuMap>) -> Vec<CustomModel> {
+    let definitions = caps.accel(accel).map(|accel| accel.cpus.as_slice()).unwrap_or_default();
+    let map = map.filter(|_| caps.arch.is_x86());
+    let model = |cpu: &super::CpuDefinition| {
+        let described = map.map(|map| map.model(&cpu.name));
+        if cpu.name == "host" || matches!(described, Some(None)) {
+            return None;
+        }
+        let described = described.flatten();
+        Some(CustomModel {
+            name: cpu.name.clone(),
+            usable: cpu.blockers.as_ref().map(Vec::is_empty),
+            deprecated: cpu.deprecated,
+            vendor: described.and_then(|model| model.vendor.clone()),
+            canonical: described.and_then(|model| model.canonical.clone()),
+            blockers: cpu.blockers(caps.arch),
+        })
+    };
+    let mut models: Vec<CustomModel> = definitions.iter().filter_map(model).collect();
+    models.sort_by(|one, other| one.name.cmp(&other.name));
+    models
+}
+
+fn devices(caps: &QemuCaps, machine: &str, host: HostFacts<'_>) -> Vec<Section> {
+    let has = |cap| caps.supports(cap);
+    let transitional = has(Cap::VirtioPciTransitional);
+    let rng = has(Cap::DeviceVirtioRng);
+    let s390 = caps.arch.is_s390();
+    let pseries = is_pseries(machine, caps.arch);
+    vec![
+        disk(caps, machine),
+        Section::new(
+            "graphics",
+            vec![List::of(
+                "type",
+                &[
+                    (has(Cap::Sdl), "sdl"),
+                    (has(Cap::Vnc), "vnc"),
+                    (has(Cap::Spice), "spice"),
+                    (has(Cap::EglHeadless), "egl-headless"),
+                    (has(Cap::DisplayDbus), "dbus"),
+                ],
+            )],
+        ),
+        Section::new(
+            "video",
+            vec![List::of(
+                "modelType",
+                &[
+                    (has(Cap::DeviceVga), "vga"),
+                    (has(Cap::DeviceCirrusVga), "cirrus"),
+                    (has(Cap::DeviceVmwareSvga), "vmvga"),
+                    (has(Cap::DeviceQxl), "qxl"),
+                    (has(Cap::DeviceVirtioGpu), "virtio"),
+                    (true, "none"),
+                    (has(Cap::DeviceBochsDisplay), "bochs"),
+                    (has(Cap::DeviceRamfb), "ramfb"),
+                ],
+            )],
+        ),
+        hostdev(caps, host),
+        Section::new(
+            "rng",
+            vec![
+                List::of(
+                    "model",
+                    &[
+                        (rng, "virtio"),
+                        (rng && transitional, "virtio-transitional"),
+                        (rng && transitional, "virtio-non-transitional"),
+                    ],
+                ),
+                List::of(
+                    "backendModel",
+                    &[
+                        (has(Cap::ObjectRngRandom), "random"),
+                        (has(Cap::ObjectRngEgd), "egd"),
+                        (has(Cap::ObjectRngBuiltin), "builtin"),
+                    ],
+                ),
+            ],
+        ),
+        Section::new(
+            "filesystem",
+            vec![List::of(
+                "driverType",
+                &[(true, "path"), (true, "handle"), (has(Cap::DeviceVhostUserFs), "virtiofs")],
+            )],
+        ),
+        tpm(caps),
+        Section {
+            supported: has(Cap::UsbRedir),
+            ..Section::new("redirdev", vec![List::of("bus", &[(true, "usb")])])
+        },
+        Section::new(
+            "channel",
+            vec![List::of("type", &[(true, "pty"), (true, "unix"), (has(Cap::Spice), "spicevmc")])],
+        ),
+        Section::new(
+            "crypto",
+            vec![
+                List::of("model", &[(has(Cap::DeviceVirtioCrypto), "virtio")]),
+                List::of("type", &[(true, "qemu")]),
+                List::of("backendModel", &[(true, "builtin"), (has(Cap::ObjectCryptoLkcf), "lkcf")]),
+            ],
+        ),
+        Section::new(
+            "interface",
+            vec![List::of(
+                "backendType",
+                &[(has(Cap::NetdevUser), "default"), (has(Cap::NetdevStream), "passt")],
+            )],
+        ),
+        some(
+            "panic",
+            List::of(
+                "model",
+                &[
+                    (has(Cap::DevicePanic), "isa"),
+                    (pseries, "pseries"),
+                    (caps.arch.is_x86(), "hyperv"),
+                    (s390, "s390"),
+                    (has(Cap::DevicePanicPci), "pvpanic"),
+                ],
+            ),
+        ),
+    ]
+}
+
+/// A section that is supported when its only list has something in it.
+fn some(name: &'static str, list: List) -> Section {
+    Section { supported: !list.values.is_empty(), ..Section::new(name, vec![list]) }
+}
+
+fn disk(caps: &QemuCaps, machine: &str) -> Section {
+    let has = |cap| caps.supports(cap);
+    let floppy = !is_pseries(machine, caps.arch);
+    let transitional = has(Cap::VirtioPciTransitional);
+    Section::new(
+        "disk",
+        vec![
+            List::of("diskDevice", &[(true, "disk"), (true, "cdrom"), (floppy, "floppy"), (true, "lun")]),
+            List::of(
+                "bus",
+                &[
+                    (has_builtin_ide(machine, caps.arch), "ide"),
+                    (floppy, "fdc"),
+                    (true, "scsi"),
+                    (true, "virtio"),
+                    (has(Cap::DeviceUsbStorage), "usb"),
+                    (has(Cap::Ich9Ahci), "sata"),
+                ],
+            ),
+            List::of(
+                "model",
+                &[
+                    (true, "virtio"),
+                    (transitional, "virtio-transitional"),
+                    (transitional, "virtio-non-transitional"),
+                ],
+            ),
+        ],
+    )
+}
+
+fn hostdev(caps: &QemuCaps, host: HostFacts<'_>) -> Section {
+    let usb = [
+        Cap::Piix3UsbUhci,
+        Cap::Piix4UsbUhci,
+        Cap::UsbEhci,
+        Cap::Ich9UsbEhci1,
+        Cap::Vt82c686bUsbUhci,
+        Cap::PciOhci,
+        Cap::NecUsbXhci,
+        Cap::DeviceQemuXhci,
+    ];
+    let usb = usb.into_iter().any(|cap| caps.supports(cap));
+    let vfio = host.vfio && caps.supports(Cap::DeviceVfioPci);
+    Section::new(
+        "hostdev",
+        vec![
+            List::of("mode", &[(true, "subsystem")]),
+            List::of(
+                "startupPolicy",
+                &[(true, "default"), (true, "mandatory"), (true, "requisite"), (true, "optional")],
+            ),
+            List::of("subsysType", &[(usb, "usb"), (true, "pci"), (true, "scsi")]),
+            List::of("capsType", &[]),
+            List::of("pciBackend", &[(vfio, "default"), (vfio, "vfio")]),
+        ],
+    )
+}
+
+fn tpm(caps: &QemuCaps) -> Section {
+    let has = |cap| caps.supports(cap);
+    let models = List::of(
+        "model",
+        &[
+            (has(Cap::DeviceTpmTis), "tpm-tis"),
+            (has(Cap::DeviceTpmCrb), "tpm-crb"),
+            (has(Cap::DeviceTpmSpapr), "tpm-spapr"),
+            (has(Cap::DeviceSpaprTpmProxy), "spapr-tpm-proxy"),
+        ],
+    );
+    let backends = List::of("backendModel", &[(has(Cap::DeviceTpmPassthrough), "passthrough")]);
+    Section { supported: !models.values.is_empty(), ..Section::new("tpm", vec![models, backends]) }
+}
+
+/// libvirt's names of Hyper-V enlightenments, in its order.
+const HYPERV: [&str; 17] = [
+    "relaxed",
+    "vapic",
+    "spinlocks",
+    "vpindex",
+    "runtime",
+    "synic",
+    "stimer",
+    "reset",
+    "vendor_id",
+    "frequencies",
+    "reenlightenment",
+    "tlbflush",
+    "ipi",
+    "evmcs",
+    "avic",
+    "emsr_bitmap",
+    "xmm_input",
+];
+
+fn features(caps: &QemuCaps, machine: &str) -> Vec<Section> {
+    let has = |cap| caps.supports(cap);
+    let mut features = vec![
+        Section::plain("gic", false),
+        Section::plain("vmcoreinfo", has(Cap::DeviceVmcoreinfo)),
+        Section::plain("genid", has(Cap::DeviceVmgenid)),
+        Section::plain("backingStoreInput", true),
+        Section::plain("backup", true),
+        Section::plain("async-teardown", has(Cap::RunWithAsyncTeardown)),
+    ];
+    if caps.arch.is_s390() {
+        features.push(Section::plain("s390-pv", false));
+    }
+    features.push(Section::plain("ps2", has(Cap::MachineI8042Opt) && has_ps2_switch(machine, caps.arch)));
+    features.push(Section::plain("sev", false));
+    features.push(Section::plain("sgx", false));
+    let offered = |name: &&str| caps.hyperv.iter().any(|known| known.replace('-', "_") == **name);
+    let hyperv: Vec<String> = HYPERV.iter().filter(|name| offered(name)).map(|name| (*name).into()).collect();
+    if !hyperv.is_empty() {
+        features.push(Section::new("hyperv", vec![List { name: "features", values: hyperv }]));
+    }
+    features.push(some(
+        "launchSecurity",
+        List::of(
+            "sectype",
+            &[
+                (has(Cap::SevGuest), "sev"),
+                (has(Cap::SevSnpGuest), "sev-snp"),
+                (has(Cap::S390PvGuest) && has(Cap::MachineConfidentalGuestSupport), "s390-pv"),
+            ],
+        ),
+    ));
+    features
+}
+
+fn is_i440fx(machine: &str, arch: Arch) -> bool {
+    let versioned = ["pc-0.", "pc-1.", "pc-i440fx-", "rhel"];
+    arch.is_x86() && (machine == "pc" || versioned.iter().any(|prefix| machine.starts_with(prefix)))
+}
+
+fn has_builtin_ide(machine: &str, arch: Arch) -> bool {
+    is_i440fx(machine, arch) || ["malta", "sun4u", "g3beige"].contains(&machine)
+}
+
+fn has_ps2_switch(machine: &str, arch: Arch) -> bool {
+    let q35 = arch.is_x86() && (machine == "q35" || machine.starts_with("pc-q35"));
+    let xenfv = arch.is_x86() && (machine == "xenfv" || machine.starts_with("xenfv-"));
+    q35 || xenfv || machine == "isapc" || is_i440fx(machine, arch)
+}
+
+fn is_pseries(machine: &str, arch: Arch) -> bool {
+    arch.is_ppc64() && (machine == "pseries" || machine.starts_with("pseries-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::probe::tests::caps;
+    use super::*;
+
+    fn document(accel: Accel, machine: &str, map: Option<&CpuMap>) -> String {
+        let caps = caps();
+        let subject =
+            Subject { arch: Arch::X86_64, accel, machine: Some(caps.canonical_machine(accel, machine)) };
+        let max_vcpus = (accel == Accel::Kvm).then_some(1024);
+        let host = HostFacts { max_vcpus, phys_bits: Some(48), vfio: false, cpu_map: map };
+        domain_capabilities(&caps, subject, host).to_xml()
+    }
+
+    /// libvirt's own answers on the host where the replies were recorded, without the models that were left out.
+    #[test]
+    fn the_documents_are_libvirts() {
+        let directory = std::path::Path::new("/usr/share/libvirt/cpu_map");
+        let map = CpuMap::load(|name| std::fs::read_to_string(directory.join(name)));
+        let map = map.expect("libvirt-common is installed");
+        let kvm = include_str!("../../../tests/data/capabilities/domcapabilities-kvm.xml");
+        let tcg = include_str!("../../../tests/data/capabilities/domcapabilities-tcg.xml");
+        assert_eq!(document(Accel::Kvm, "pc", Some(&map)), kvm);
+        assert_eq!(document(Accel::Tcg, "pc", Some(&map)), tcg);
+    }
+
+    #[test]
+    fn machines_and_missing_descriptions_make_a_difference() {
+        let text = document(Accel::Kvm, "q35", None);
+        assert!(
+            text.contains("<machine>pc-q35-10.0</machine>") && text.contains("<vcpu max='1024'/>"),
+            "{text}"
+        );
+        assert!(!text.contains("<value>ide</value>"), "q35 has no IDE: {text}");
+        assert!(text.contains("<mode name='host-model' supported='no'/>"), "{text}");
+        assert!(text.contains("<model usable='no' vendor='unknown'>EPYC-Genoa</model>"), "{text}");
+    }
+}
