@@ -92,108 +92,78 @@ fn custom_models(caps: &QemuCaps, accel: Accel, map: Option<&CpuMap>) -> Vec<Cus
 
 fn devices(caps: &QemuCaps, machine: &str, host: HostFacts<'_>) -> Vec<Section> {
     let has = |cap| caps.supports(cap);
-    let transitional = has(Cap::VirtioPciTransitional);
-    let rng = has(Cap::DeviceVirtioRng);
-    let s390 = caps.arch.is_s390();
-    let pseries = is_pseries(machine, caps.arch);
+    let spice = has(Cap::Spice);
+    let filesystems = [(true, "path"), (true, "handle"), (has(Cap::DeviceVhostUserFs), "virtiofs")];
+    let redirection = Section::new("redirdev", vec![List::of("bus", &[(true, "usb")])]);
+    let channels = [(true, "pty"), (true, "unix"), (spice, "spicevmc")];
+    let networks = [(has(Cap::NetdevUser), "default"), (has(Cap::NetdevStream), "passt")];
+    let panics = [
+        (has(Cap::DevicePanic), "isa"),
+        (is_pseries(machine, caps.arch), "pseries"),
+        (caps.arch.is_x86(), "hyperv"),
+        (caps.arch.is_s390(), "s390"),
+        (has(Cap::DevicePanicPci), "pvpanic"),
+    ];
     vec![
         disk(caps, machine),
-        Section::new(
-            "graphics",
-            vec![List::of(
-                "type",
-                &[
-                    (has(Cap::Sdl), "sdl"),
-                    (has(Cap::Vnc), "vnc"),
-                    (has(Cap::Spice), "spice"),
-                    (has(Cap::EglHeadless), "egl-headless"),
-                    (has(Cap::DisplayDbus), "dbus"),
-                ],
-            )],
-        ),
-        Section::new(
-            "video",
-            vec![List::of(
-                "modelType",
-                &[
-                    (has(Cap::DeviceVga), "vga"),
-                    (has(Cap::DeviceCirrusVga), "cirrus"),
-                    (has(Cap::DeviceVmwareSvga), "vmvga"),
-                    (has(Cap::DeviceQxl), "qxl"),
-                    (has(Cap::DeviceVirtioGpu), "virtio"),
-                    (true, "none"),
-                    (has(Cap::DeviceBochsDisplay), "bochs"),
-                    (has(Cap::DeviceRamfb), "ramfb"),
-                ],
-            )],
-        ),
+        graphics(caps),
+        video(caps),
         hostdev(caps, host),
-        Section::new(
-            "rng",
-            vec![
-                List::of(
-                    "model",
-                    &[
-                        (rng, "virtio"),
-                        (rng && transitional, "virtio-transitional"),
-                        (rng && transitional, "virtio-non-transitional"),
-                    ],
-                ),
-                List::of(
-                    "backendModel",
-                    &[
-                        (has(Cap::ObjectRngRandom), "random"),
-                        (has(Cap::ObjectRngEgd), "egd"),
-                        (has(Cap::ObjectRngBuiltin), "builtin"),
-                    ],
-                ),
-            ],
-        ),
-        Section::new(
-            "filesystem",
-            vec![List::of(
-                "driverType",
-                &[(true, "path"), (true, "handle"), (has(Cap::DeviceVhostUserFs), "virtiofs")],
-            )],
-        ),
+        rng(caps),
+        Section::new("filesystem", vec![List::of("driverType", &filesystems)]),
         tpm(caps),
-        Section {
-            supported: has(Cap::UsbRedir),
-            ..Section::new("redirdev", vec![List::of("bus", &[(true, "usb")])])
-        },
-        Section::new(
-            "channel",
-            vec![List::of("type", &[(true, "pty"), (true, "unix"), (has(Cap::Spice), "spicevmc")])],
-        ),
-        Section::new(
-            "crypto",
-            vec![
-                List::of("model", &[(has(Cap::DeviceVirtioCrypto), "virtio")]),
-                List::of("type", &[(true, "qemu")]),
-                List::of("backendModel", &[(true, "builtin"), (has(Cap::ObjectCryptoLkcf), "lkcf")]),
-            ],
-        ),
-        Section::new(
-            "interface",
-            vec![List::of(
-                "backendType",
-                &[(has(Cap::NetdevUser), "default"), (has(Cap::NetdevStream), "passt")],
-            )],
-        ),
-        some(
-            "panic",
-            List::of(
-                "model",
-                &[
-                    (has(Cap::DevicePanic), "isa"),
-                    (pseries, "pseries"),
-                    (caps.arch.is_x86(), "hyperv"),
-                    (s390, "s390"),
-                    (has(Cap::DevicePanicPci), "pvpanic"),
-                ],
-            ),
-        ),
+        Section { supported: has(Cap::UsbRedir), ..redirection },
+        Section::new("channel", vec![List::of("type", &channels)]),
+        crypto(caps),
+        Section::new("interface", vec![List::of("backendType", &networks)]),
+        some("panic", List::of("model", &panics)),
     ]
+}
+
+fn graphics(caps: &QemuCaps) -> Section {
+    let types = [
+        (caps.supports(Cap::Sdl), "sdl"),
+        (caps.supports(Cap::Vnc), "vnc"),
+        (caps.supports(Cap::Spice), "spice"),
+        (caps.supports(Cap::EglHeadless), "egl-headless"),
+        (caps.supports(Cap::DisplayDbus), "dbus"),
+    ];
+    Section::new("graphics", vec![List::of("type", &types)])
+}
+
+fn video(caps: &QemuCaps) -> Section {
+    let models = [
+        (caps.supports(Cap::DeviceVga), "vga"),
+        (caps.supports(Cap::DeviceCirrusVga), "cirrus"),
+        (caps.supports(Cap::DeviceVmwareSvga), "vmvga"),
+        (caps.supports(Cap::DeviceQxl), "qxl"),
+        (caps.supports(Cap::DeviceVirtioGpu), "virtio"),
+        (true, "none"),
+        (caps.supports(Cap::DeviceBochsDisplay), "bochs"),
+        (caps.supports(Cap::DeviceRamfb), "ramfb"),
+    ];
+    Section::new("video", vec![List::of("modelType", &models)])
+}
+
+fn rng(caps: &QemuCaps) -> Section {
+    let has = |cap| caps.supports(cap);
+    let device = has(Cap::DeviceVirtioRng);
+    let variants = device && has(Cap::VirtioPciTransitional);
+    let models =
+        [(device, "virtio"), (variants, "virtio-transitional"), (variants, "virtio-non-transitional")];
+    let backends = [
+        (has(Cap::ObjectRngRandom), "random"),
+        (has(Cap::ObjectRngEgd), "egd"),
+        (has(Cap::ObjectRngBuiltin), "builtin"),
+    ];
+    Section::new("rng", vec![List::of("model", &models), List::of("backendModel", &backends)])
+}
+
+fn crypto(caps: &QemuCaps) -> Section {
+    let models = List::of("model", &[(caps.supports(Cap::DeviceVirtioCrypto), "virtio")]);
+    let backends = [(true, "builtin"), (caps.supports(Cap::ObjectCryptoLkcf), "lkcf")];
+    let lists = vec![models, List::of("type", &[(true, "qemu")]), List::of("backendModel", &backends)];
+    Section::new("crypto", lists)
 }
 
 /// A section that is supported when its only list has something in it.
