@@ -114,17 +114,28 @@ impl Program {
     /// Waits until `text` comes up behind what was expected before; answers all up to its end.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + LIMIT;
+        match self.find_by(text, Instant::now() + LIMIT) {
+            Ok(answer) => answer,
+            Err(why) => {
+                panic!("no {text:?} ({why:?}) behind the first {} bytes of {:?}", self.taken, self.seen)
+            }
+        }
+    }
+
+    /// The same for a text that may not come.
+    pub fn expect_within(&mut self, text: &str, limit: Duration) -> Option<String> {
+        self.find_by(text, Instant::now() + limit).ok()
+    }
+
+    fn find_by(&mut self, text: &str, deadline: Instant) -> Result<String, RecvTimeoutError> {
         loop {
             if let Some(at) = self.seen[self.taken..].find(text) {
                 let end = self.taken + at + text.len();
                 let answer = self.seen[self.taken..end].to_owned();
                 self.taken = end;
-                return answer;
+                return Ok(answer);
             }
-            if let Err(why) = self.read(deadline) {
-                panic!("no {text:?} ({why:?}) behind the first {} bytes of {:?}", self.taken, self.seen);
-            }
+            self.read(deadline)?;
         }
     }
 

@@ -91,6 +91,11 @@ impl Wire {
         Ok(())
     }
 
+    /// What [`Self::flush`] would send, for whoever sends it by another hand.
+    pub fn take_queued(&mut self) -> Vec<u8> {
+        self.output.split().to_vec()
+    }
+
     /// Bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         Ok(self.socket.write_all(bytes)?)

@@ -1,0 +1,160 @@
+//! Clients that misbehave are cut off or held back, and nobody else notices.
+
+use std::fs;
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use ferrovirt_compat::wire::{Wire, WireError, result};
+use ferrovirt_compat::{Daemon, halting};
+use ferrovirt_protocol::frame::{FrameType, Status};
+use ferrovirt_protocol::remote::{self, procedure};
+
+use crate::{daemon, kind};
+
+fn memory_kib(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// A header in bytes, with whatever is wrong about it.
+fn header(length: u32, words: [u32; 6]) -> Vec<u8> {
+    std::iter::once(length).chain(words).flat_map(u32::to_be_bytes).collect()
+}
+
+const REMOTE: u32 = 0x2000_8086;
+const KEEPALIVE: u32 = 0x6b65_6570;
+
+#[test]
+fn frames_that_cannot_be_are_cut_off() {
+    let daemon = daemon();
+    let mut witness = Wire::open(&daemon.socket()).unwrap();
+    let cases = [
+        ("garbage", (0..4096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 | 0x80).collect()),
+        ("a web browser", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
+        ("length of 4 GiB", header(u32::MAX, [REMOTE, 1, 66, 0, 1, 0])),
+        ("length of 0", header(0, [REMOTE, 1, 66, 0, 1, 0])),
+        ("length under the header", header(27, [REMOTE, 1, 66, 0, 1, 0])),
+        ("64 MiB before authentication", header(64 << 20, [REMOTE, 1, 66, 0, 1, 0])),
+    ];
+    for (what, bytes) in cases {
+        let mut wire = Wire::connect(&daemon.socket()).unwrap();
+        wire.send(&bytes).unwrap();
+        wire.set_limit(Duration::from_secs(10)).unwrap();
+        // An answer that says what is wrong is fine; what counts is that the connection ends.
+        wire.drain().unwrap_or_else(|error| panic!("{what}: {error}"));
+        witness
+            .call::<procedure::ConnectGetLibVersion>(&())
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+}
+
+#[test]
+fn calls_that_cannot_be_are_answered_with_an_error() {
+    let daemon = daemon();
+    let mut wire = Wire::open(&daemon.socket()).unwrap();
+    let cases = [
+        ("unknown program", [0x1234_5678, 1, 1, 0, 101, 0], "Cannot find program"),
+        ("unknown version", [REMOTE, 9, 1, 0, 102, 0], "Cannot find program"),
+        ("unknown procedure", [REMOTE, 1, 99_999, 0, 103, 0], "unknown procedure: 99999"),
+    ];
+    for (what, words, text) in cases {
+        wire.send(&header(28, words)).unwrap();
+        let reply = wire.reply().unwrap();
+        assert_eq!(reply.header.serial, words[4], "{what}");
+        let Err(WireError::Refused(error)) = result::<procedure::ConnectGetLibVersion>(&reply) else {
+            panic!("{what}: not refused")
+        };
+        assert_eq!((error.code, error.domain), (39, 7), "{what}: {error}");
+        assert!(error.text().to_lowercase().contains(&text.to_lowercase()), "{what}: {error}");
+    }
+    // Arguments that end early.
+    let mut short = header(32, [REMOTE, 1, 23, 0, 104, 0]);
+    short.extend(200u32.to_be_bytes());
+    wire.send(&short).unwrap();
+    let reply = wire.reply().unwrap();
+    assert_eq!((reply.header.serial, reply.header.status), (104, Status::ERROR));
+    // The connection is none the worse for any of that.
+    wire.call::<procedure::ConnectGetLibVersion>(&()).unwrap();
+}
+
+#[test]
+fn half_a_frame_holds_up_nobody_else() {
+    let daemon = daemon();
+    let whole = header(28, [REMOTE, 1, 66, 0, 1, 0]);
+    let stuck: Vec<Wire> = (1..whole.len())
+        .step_by(3)
+        .map(|half| {
+            let mut wire = Wire::connect(&daemon.socket()).unwrap();
+            wire.send(&whole[..half]).unwrap();
+            wire
+        })
+        .collect();
+    daemon.ok(&["list"]);
+    drop(stuck);
+    daemon.ok(&["list"]);
+}
+
+#[test]
+fn calls_before_opening_are_refused() {
+    let daemon = daemon();
+    let mut wire = Wire::connect(&daemon.socket()).unwrap();
+    wire.call::<procedure::AuthList>(&()).unwrap();
+    let refused = wire.call::<procedure::ConnectGetHostname>(&());
+    let Err(WireError::Refused(error)) = refused else { panic!("{refused:?}") };
+    assert!(error.text().contains("connection not open"), "{error}");
+}
+
+#[test]
+fn ten_thousand_calls_without_reading_are_throttled() {
+    let daemon = daemon();
+    daemon.define(&halting("tiny"));
+    let before = memory_kib(&daemon);
+    let mut flood = Wire::open(&daemon.socket()).unwrap();
+    let domain = flood
+        .call::<procedure::DomainLookupByName>(&remote::DomainLookupByNameArgs { name: "tiny".into() })
+        .unwrap()
+        .dom;
+    for _ in 0..10_000 {
+        flood
+            .queue::<procedure::DomainGetXmlDesc>(&remote::DomainGetXmlDescArgs {
+                dom: domain.clone(),
+                flags: 0,
+            })
+            .unwrap();
+    }
+    let calls = flood.take_queued();
+    let mut hand = flood.writer().unwrap();
+    thread::scope(|scope| {
+        // Blocks for as long as the daemon does not read, which is the point.
+        let writer = scope.spawn(move || hand.write_all(&calls));
+        for _ in 0..20 {
+            daemon.ok(&["list", "--all"]);
+        }
+        let grown = memory_kib(&daemon).saturating_sub(before);
+        assert!(grown < 16 * 1024, "grew by {grown} KiB");
+        // Then it reads after all: every call is answered once, whatever the order.
+        let mut serials: Vec<u32> = (0..10_000).map(|_| flood.reply().unwrap().header.serial).collect();
+        writer.join().unwrap().unwrap();
+        serials.sort_unstable();
+        serials.dedup();
+        assert_eq!(serials.len(), 10_000);
+    });
+}
+
+#[test]
+fn a_ping_is_answered_and_a_dead_peer_dropped() {
+    let daemon = Daemon::start(kind(), "keepalive_interval = 1\nkeepalive_count = 1\n");
+    let mut wire = Wire::open(&daemon.socket()).unwrap();
+    wire.send(&header(28, [KEEPALIVE, 1, 1, 2, 0, 0])).unwrap();
+    let pong = wire.receive().unwrap().header;
+    assert_eq!((pong.program, pong.procedure, pong.kind), (KEEPALIVE, 2, FrameType::MESSAGE));
+    // Who says it can answer pings (feature 10) is pinged, and dropped when it does not.
+    wire.call::<procedure::ConnectSupportsFeature>(&remote::ConnectSupportsFeatureArgs { feature: 10 })
+        .unwrap();
+    wire.set_limit(Duration::from_secs(20)).unwrap();
+    let ping = wire.receive().unwrap().header;
+    assert_eq!((ping.program, ping.procedure, ping.serial), (KEEPALIVE, 1, 0));
+    wire.drain().unwrap();
+}

@@ -1,0 +1,34 @@
+//! The daemon as its users meet it: in a private root, driven by stock virsh, libvirt-python and raw bytes.
+//!
+//! One module per area. `FERROVIRT_TEST_DAEMON=upstream` runs the same tests on libvirt's own daemon,
+//! which is how an expectation is checked before ours has to meet it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where")]
+
+use ferrovirt_compat::{Daemon, Kind};
+
+mod console;
+mod define;
+mod errors;
+mod events;
+mod hostile;
+mod lifecycle;
+mod many;
+mod python;
+mod readopt;
+mod session;
+
+/// The daemon under test.
+fn kind() -> Kind {
+    Kind::for_tests(env!("CARGO_BIN_EXE_ferrovirtd"))
+}
+
+/// One with default configuration.
+fn daemon() -> Daemon {
+    Daemon::start(kind(), "")
+}
+
+/// Whether a test of what only ours does has to be left out.
+fn on_upstream() -> bool {
+    kind() == Kind::Upstream
+}

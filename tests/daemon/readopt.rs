@@ -1,0 +1,87 @@
+//! Guests outlive the daemon, and the next daemon knows them.
+
+use std::time::Duration;
+
+use ferrovirt_compat::{Signal, gone_within, halting, linux, signal};
+
+use crate::{daemon, on_upstream};
+
+#[test]
+fn five_guests_survive_the_daemons_death() {
+    let mut daemon = daemon();
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        daemon.run(&halting(name));
+    }
+    daemon.ok(&["suspend", "d"]);
+    daemon.run(&linux("penguin", ""));
+    daemon.console("penguin").expect("GUEST READY");
+    let pids = daemon.qemu_pids();
+    let live = daemon.ok(&["dumpxml", "penguin"]);
+
+    daemon.kill();
+    let ready = daemon.restart();
+    assert!(ready < Duration::from_secs(10), "ready after {ready:?}");
+
+    assert_eq!(daemon.ok(&["list", "--name", "--state-running"]).split_whitespace().count(), 4);
+    assert_eq!(daemon.ok(&["domstate", "--reason", "d"]).trim(), "paused (user)");
+    if !on_upstream() {
+        // The original forgets or finds an alias here and there.
+        assert_eq!(daemon.ok(&["dumpxml", "penguin"]), live);
+    }
+    assert_eq!(sorted(daemon.qemu_pids()), sorted(pids));
+    // Not just listed: events, console and monitor of the old processes work.
+    let mut events = daemon.events();
+    let mut console = daemon.console("penguin");
+    console.send("echo $((6 * 7))\n");
+    console.expect("42");
+    daemon.ok(&["resume", "d"]);
+    events.expect("d resumed unpaused");
+    daemon.ok(&["shutdown", "penguin"]);
+    events.expect("penguin stopped shutdown");
+    for name in names {
+        daemon.ok(&["destroy", name]);
+    }
+    assert_eq!(daemon.ok(&["list", "--name"]).trim(), "");
+}
+
+fn sorted(mut pids: Vec<i32>) -> Vec<i32> {
+    pids.sort_unstable();
+    pids
+}
+
+#[test]
+fn a_guest_that_died_meanwhile_is_shut_off() {
+    let mut daemon = daemon();
+    daemon.run(&halting("gone"));
+    daemon.create(&halting("forgotten"));
+    daemon.run(&halting("there"));
+    let dead = ["gone", "forgotten"].map(|name| daemon.qemu_pid(name));
+    daemon.kill();
+    for pid in dead {
+        signal(pid, Signal::KILL);
+        assert!(gone_within(pid, Duration::from_secs(10)));
+    }
+    daemon.restart();
+    // Adoption may go on behind the first connection; a start waits for it.
+    ferrovirt_compat::eventually("the dead guest is noticed", || {
+        (daemon.state("gone") == "shut off").then_some(())
+    });
+    assert_eq!(
+        daemon.ok(&["list", "--all", "--name"]).split_whitespace().collect::<Vec<_>>(),
+        ["there", "gone"]
+    );
+    daemon.ok(&["start", "gone"]);
+    assert_eq!((daemon.state("gone"), daemon.state("there")), ("running".into(), "running".into()));
+}
+
+#[test]
+fn sigterm_ends_the_daemon_and_not_the_guests() {
+    let mut daemon = daemon();
+    daemon.run(&halting("tiny"));
+    let pid = daemon.qemu_pid("tiny");
+    assert!(daemon.terminate().success());
+    assert!(!gone_within(pid, Duration::ZERO), "QEMU ended with the daemon");
+    daemon.restart();
+    assert_eq!((daemon.state("tiny"), daemon.qemu_pid("tiny")), ("running".into(), pid));
+}

@@ -1,0 +1,145 @@
+//! How the daemon comes and goes: alone on its root, started by a client, configured, read-only.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use ferrovirt_compat::wire::{Wire, WireError};
+use ferrovirt_compat::{Signal, command, eventually, halting, signal};
+use ferrovirt_protocol::remote::{self, procedure};
+
+use crate::{daemon, on_upstream};
+
+const OURS: &str = env!("CARGO_BIN_EXE_ferrovirtd");
+
+#[test]
+fn a_second_daemon_on_the_same_root_is_refused_with_the_firsts_pid() {
+    if on_upstream() {
+        return;
+    }
+    let daemon = daemon();
+    let second = command(OURS).arg("--root").arg(daemon.path("")).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains(&daemon.pid().to_string()), "{said}");
+    daemon.ok(&["list"]);
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_its_line() {
+    if on_upstream() {
+        return;
+    }
+    for (config, words) in [
+        ("max_clients = 10\nmax_workers == 3\n", "libvirtd.conf:2"),
+        ("# fine\n\nmax_clients = \"many\"\n", "max_clients"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("etc/libvirt")).unwrap();
+        fs::write(root.path().join("etc/libvirt/libvirtd.conf"), config).unwrap();
+        let ran = command("timeout").args(["10", OURS, "--root"]).arg(root.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(!ran.status.success() && said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn limits_of_the_configuration_hold() {
+    let daemon =
+        ferrovirt_compat::Daemon::start(crate::kind(), "max_clients = 3\nmax_anonymous_clients = 3\n");
+    let mut open: Vec<Wire> = (0..3).map(|_| Wire::open(&daemon.socket()).unwrap()).collect();
+    // The fourth connects, as the kernel does that, and is not served while three are.
+    let mut fourth = Wire::connect(&daemon.socket()).unwrap();
+    fourth.set_limit(std::time::Duration::from_millis(500)).unwrap();
+    assert!(fourth.call::<procedure::AuthList>(&()).is_err());
+    for wire in &mut open {
+        wire.call::<procedure::ConnectGetLibVersion>(&()).unwrap();
+    }
+    open.clear();
+    drop(fourth);
+    eventually("a place is free", || Wire::open(&daemon.socket()).ok());
+}
+
+#[test]
+fn the_read_only_socket_reads_and_refuses_writes() {
+    let daemon = daemon();
+    daemon.define(&halting("tiny"));
+    let uri = daemon.read_only_uri();
+    let virsh =
+        |arguments: &[&str]| ferrovirt_compat::run("virsh", &[&["-q", "-r", "-c", &uri], arguments].concat());
+    assert_eq!(virsh(&["list", "--all", "--name"]).ok().trim(), "tiny");
+    assert!(virsh(&["dumpxml", "tiny"]).ok().contains("<name>tiny</name>"));
+    // virsh -r refuses by itself; the daemon has to refuse a client that does not.
+    let mut wire = Wire::connect(&daemon.path("run/libvirt/libvirt-sock-ro")).unwrap();
+    wire.call::<procedure::AuthList>(&()).unwrap();
+    let args = remote::ConnectOpenArgs { name: Some("qemu:///system".into()), flags: 1 };
+    wire.call::<procedure::ConnectOpen>(&args).unwrap();
+    let args = remote::DomainLookupByNameArgs { name: "tiny".into() };
+    let dom = wire.call::<procedure::DomainLookupByName>(&args).unwrap().dom;
+    let refused = wire.call::<procedure::DomainCreate>(&remote::DomainCreateArgs { dom });
+    let Err(WireError::Refused(error)) = refused else { panic!("{refused:?}") };
+    assert_eq!(error.code, 29, "{error}");
+    assert!(error.text().contains("read only access"), "{error}");
+    assert_eq!(daemon.state("tiny"), "shut off");
+}
+
+#[test]
+fn virsh_starts_a_session_daemon_by_itself() {
+    if on_upstream() {
+        return;
+    }
+    let home = tempfile::Builder::new().prefix("fv").tempdir_in("/tmp").unwrap();
+    let runtime = home.path().join("run");
+    fs::create_dir(&runtime).unwrap();
+    // A client looks for the daemon by either of libvirt's names.
+    for name in ["libvirtd", "virtqemud"] {
+        symlink(OURS, home.path().join(name)).unwrap();
+    }
+    let virsh = |arguments: &[&str]| {
+        let output = command("timeout")
+            .args(["60", "virsh", "-q", "-c", "qemu:///session"])
+            .args(arguments)
+            .env("HOME", home.path())
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_CACHE_HOME")
+            .env("LIBVIRTD_PATH", home.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let _ended = EndSession(&runtime);
+    assert_eq!(virsh(&["uri"]).trim(), "qemu:///session");
+    let file = home.path().join("tiny.xml");
+    fs::write(&file, halting("tiny").xml()).unwrap();
+    virsh(&["define", file.to_str().unwrap()]);
+    virsh(&["start", "tiny"]);
+    assert_eq!(virsh(&["domstate", "tiny"]).trim(), "running");
+    virsh(&["destroy", "tiny"]);
+    assert!(home.path().join(".config/libvirt/qemu/tiny.xml").exists());
+}
+
+/// Ends the daemon that virsh left running.
+struct EndSession<'a>(&'a Path);
+
+impl Drop for EndSession<'_> {
+    fn drop(&mut self) {
+        for file in fs::read_dir(self.0.join("libvirt")).into_iter().flatten().flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            if let Some(pid) = fs::read_to_string(file.path()).ok().filter(|_| name.ends_with("d.pid")) {
+                signal(pid.trim().parse().unwrap_or_default(), Signal::TERM);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_idle_daemon_with_a_timeout_ends() {
+    if on_upstream() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let ran =
+        command("timeout").args(["30", OURS, "--timeout", "1", "--root"]).arg(root.path()).status().unwrap();
+    assert!(ran.success(), "{ran}");
+}
