@@ -9,7 +9,7 @@ use super::program::run;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// A file of the sample guest; the first use builds it if it is not there.
-fn part(name: &str) -> PathBuf {
+pub fn part(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         run(&format!("{ROOT}/scripts/deps"), &["test"]).ok();

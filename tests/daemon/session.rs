@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use ferrovirt_compat::wire::{Wire, WireError};
-use ferrovirt_compat::{Signal, command, eventually, halting, signal};
+use ferrovirt_compat::{Signal, command, eventually, halting, part, signal};
 use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::{daemon, on_upstream};
@@ -90,13 +90,26 @@ fn virsh_starts_a_session_daemon_by_itself() {
     let home = tempfile::Builder::new().prefix("fv").tempdir_in("/tmp").unwrap();
     let runtime = home.path().join("run");
     fs::create_dir(&runtime).unwrap();
-    // A client looks for the daemon by either of libvirt's names.
-    for name in ["libvirtd", "virtqemud"] {
-        symlink(OURS, home.path().join(name)).unwrap();
+    // A client looks for the daemon by either of libvirt's names. Copies, as the user may not see into this tree.
+    fs::copy(OURS, home.path().join("libvirtd")).unwrap();
+    symlink("libvirtd", home.path().join("virtqemud")).unwrap();
+    fs::copy(part("halt.rom"), home.path().join("halt.rom")).unwrap();
+    let file = home.path().join("tiny.xml");
+    let guest = halting("tiny")
+        .xml()
+        .replace(part("halt.rom").to_str().unwrap(), home.path().join("halt.rom").to_str().unwrap());
+    fs::write(&file, guest.replace("type='kvm'", "type='qemu'")).unwrap();
+    // To root, qemu:///session is the system's daemon: be nobody.
+    let is_root = rustix::process::geteuid().is_root();
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    if is_root {
+        assert!(command("chown").args(["-R", "65534:65534"]).arg(home.path()).status().unwrap().success());
     }
     let virsh = |arguments: &[&str]| {
         let output = command("timeout")
-            .args(["60", "virsh", "-q", "-c", "qemu:///session"])
+            .arg("60")
+            .args(nobody.iter().filter(|_| is_root))
+            .args(["virsh", "-q", "-c", "qemu:///session"])
             .args(arguments)
             .env("HOME", home.path())
             .env("XDG_RUNTIME_DIR", &runtime)
@@ -105,13 +118,11 @@ fn virsh_starts_a_session_daemon_by_itself() {
             .env("LIBVIRTD_PATH", home.path())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let _ended = EndSession(&runtime);
     assert_eq!(virsh(&["uri"]).trim(), "qemu:///session");
-    let file = home.path().join("tiny.xml");
-    fs::write(&file, halting("tiny").xml()).unwrap();
     virsh(&["define", file.to_str().unwrap()]);
     virsh(&["start", "tiny"]);
     assert_eq!(virsh(&["domstate", "tiny"]).trim(), "running");

@@ -1,0 +1,101 @@
+//! What calls and guests cost, beside the floor (an echo server, QEMU alone) and beside libvirt's own daemon.
+//!
+//! One raw-wire client measures everything, so that the daemons are compared and not their clients.
+//!
+//! ```text
+//! ferrovirt-bench [--quick] [--only ours|upstream]
+//! ```
+//!
+//! The daemon is the `ferrovirtd` beside this program. libvirt's is measured where libvirtd and virtlogd are installed
+//! and this runs as root.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a measurement that fails says where and ends")]
+
+mod calls;
+mod floor;
+mod guests;
+mod reaper;
+mod scale;
+mod table;
+mod timing;
+
+use std::process::ExitCode;
+
+use ferrovirt_compat::{Daemon, Kind, run};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+
+use table::Side;
+
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// Calls behind a percentile.
+    pub calls: usize,
+    /// Repetitions of what takes milliseconds.
+    pub rounds: usize,
+    /// Definitions of the largest host.
+    pub definitions: usize,
+}
+
+const FULL: Effort = Effort { calls: 5000, rounds: 15, definitions: 5000 };
+const QUICK: Effort = Effort { calls: 500, rounds: 3, definitions: 1000 };
+
+/// Room for a thousand connections and the requests on them.
+const CONFIG: &str = "max_clients = 5000\nmax_anonymous_clients = 5000\n";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let effort = if arguments.iter().any(|a| a == "--quick") { QUICK } else { FULL };
+    let only = arguments.iter().skip_while(|a| *a != "--only").nth(1).map(String::as_str);
+    if arguments.iter().any(|a| a == "--help") {
+        eprintln!("ferrovirt-bench [--quick] [--only ours|upstream]");
+        return ExitCode::from(2);
+    }
+    raise_file_limit();
+    reaper::start();
+
+    let mut sides = Vec::new();
+    if only != Some("upstream") {
+        sides.push((Side::Ours, Kind::Ours(ours())));
+    }
+    if only != Some("ours") && upstream_is_here() {
+        sides.push((Side::Upstream, Kind::Upstream));
+    }
+    let mut table = table::Table::default();
+    for (side, kind) in &sides {
+        eprintln!("measuring {side:?}");
+        measure(*kind, effort, &mut |row, value| table.put(row, *side, value));
+    }
+    eprintln!("measuring the floor");
+    floor::measure(effort, &mut |row, value| table.put(row, Side::Floor, value));
+    print!("{}", table.text());
+    ExitCode::SUCCESS
+}
+
+fn measure(kind: Kind, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
+    {
+        let daemon = Daemon::start(kind, CONFIG);
+        put("idle", scale::resident_mib(&daemon));
+        calls::measure(&daemon, effort, put);
+        guests::measure(&daemon, effort, put);
+    }
+    scale::measure(kind, effort, put);
+}
+
+/// Every connection of a test is two descriptors of this process or the daemon's.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused at most when a thousand connections would not fit anyway, and then they say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+fn ours() -> &'static str {
+    let this = std::env::current_exe().expect("a running program has a path");
+    let path = this.with_file_name("ferrovirtd");
+    assert!(path.exists(), "{} is not built: cargo build --release", path.display());
+    Box::leak(path.to_string_lossy().into_owned().into_boxed_str())
+}
+
+fn upstream_is_here() -> bool {
+    geteuid().is_root() && ["libvirtd", "virtlogd"].iter().all(|name| run("which", &[name]).success)
+}

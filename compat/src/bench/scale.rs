@@ -1,0 +1,66 @@
+//! What a host full of definitions costs: memory, and time until the next daemon is ready.
+
+use std::fs;
+use std::time::{Duration, UNIX_EPOCH};
+
+use ferrovirt_compat::{Daemon, Kind, halting};
+use ferrovirt_protocol::remote::procedure;
+
+use crate::calls::{call, define, open};
+use crate::timing::{Samples, as_micros};
+use crate::{CONFIG, Effort};
+
+pub(crate) fn measure(kind: Kind, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
+    let mut daemon = Daemon::start(kind, CONFIG);
+    put("ready0", ready_ms(kind, &mut daemon, effort));
+    let mut defined = 0;
+    for (count, ready, resident) in [(1000, "ready1000", "resident1000"), (5000, "ready5000", "resident5000")]
+    {
+        if count > effort.definitions {
+            return;
+        }
+        let mut wire = open(&daemon);
+        while defined < count {
+            define(&mut wire, halting(&format!("d{defined}")).xml());
+            defined += 1;
+        }
+        drop(wire);
+        put(ready, ready_ms(kind, &mut daemon, effort));
+        put(resident, resident_mib(&daemon));
+    }
+}
+
+/// From exec until a call is answered, by a daemon that has seen this host before.
+fn ready_ms(kind: Kind, daemon: &mut Daemon, effort: Effort) -> f64 {
+    let mut samples = Samples::default();
+    for _ in 0..effort.rounds.min(5) {
+        daemon.terminate();
+        let until_listening = daemon.restart();
+        let mut wire = None;
+        let rest = crate::timing::micros(|| {
+            let mut open = open(daemon);
+            call::<procedure::ConnectGetLibVersion>(&mut open, &());
+            wire = Some(open);
+        });
+        let before = match kind {
+            Kind::Ours(_) => Duration::ZERO,
+            Kind::Upstream => before_exec(daemon, until_listening),
+        };
+        samples.add(as_micros(until_listening.saturating_sub(before)) + rest);
+    }
+    samples.median() / 1e3
+}
+
+/// What the script that starts upstream spent before it became the daemon is not the daemon's.
+fn before_exec(daemon: &Daemon, until_listening: Duration) -> Duration {
+    let text = fs::read_to_string(daemon.path("run/exec-time")).unwrap_or_default();
+    let Ok(seconds) = text.trim().parse::<f64>() else { return Duration::ZERO };
+    let since = (UNIX_EPOCH + Duration::from_secs_f64(seconds)).elapsed().unwrap_or_default();
+    until_listening.saturating_sub(since)
+}
+
+pub(crate) fn resident_mib(daemon: &Daemon) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("the daemon runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).expect("a number of KiB") / 1024.0
+}
