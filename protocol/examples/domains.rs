@@ -15,9 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let (client, mut events) = Client::unix(UnixStream::connect(socket).await?);
     let client = client.with_timeout(Duration::from_secs(30));
-    client.call::<procedure::AuthList>(&()).await?;
-    let open = remote::ConnectOpenArgs { name: Some("qemu:///system".into()), flags: 0 };
-    client.call::<procedure::ConnectOpen>(&open).await?;
+    client.open(Some("qemu:///system"), 0).await?;
     let version = client.call::<procedure::ConnectGetLibVersion>(&()).await?.lib_ver;
     println!("libvirt {}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000);
 

@@ -3,11 +3,10 @@
 //! ```no_run
 //! # async fn example(socket: tokio::net::UnixStream) -> Result<(), ferrovirt_protocol::client::CallError> {
 //! use ferrovirt_protocol::client::Client;
-//! use ferrovirt_protocol::remote::{ConnectOpenArgs, procedure};
+//! use ferrovirt_protocol::remote::procedure;
 //!
-//! let (client, mut events) = Client::new(socket);
-//! client.call::<procedure::AuthList>(&()).await?;
-//! client.call::<procedure::ConnectOpen>(&ConnectOpenArgs { name: None, flags: 0 }).await?;
+//! let (client, mut events) = Client::unix(socket);
+//! client.open(Some("qemu:///system"), 0).await?;
 //! let version = client.call::<procedure::ConnectGetLibVersion>(&()).await?.lib_ver;
 //! # Ok(()) }
 //! ```
@@ -37,6 +36,7 @@ pub use self::stream::{Chunk, Stream};
 use crate::frame::{self, Frame, FrameError, FrameType, Header, Status};
 use crate::net;
 use crate::procedure::{Event, Procedure, Program};
+use crate::remote::{ConnectOpenArgs, procedure};
 use crate::xdr::{self, DecodeError, DecodeResult, Encode, EncodeError, EncodeResult, Encoder};
 
 /// Events that may wait to be read.
@@ -129,6 +129,14 @@ impl Client {
     #[must_use]
     pub fn with_timeout(&self, limit: Duration) -> Self {
         Self { link: Arc::clone(&self.link), timeout: Some(limit) }
+    }
+
+    /// Says what every connection says first, to a daemon that asks for no password: which authentication
+    /// there is, and what to open. Flag 1 opens read-only.
+    pub async fn open(&self, uri: Option<&str>, flags: u32) -> Result<(), CallError> {
+        self.call::<procedure::AuthList>(&()).await?;
+        let args = ConnectOpenArgs { name: uri.map(str::to_owned), flags };
+        self.call::<procedure::ConnectOpen>(&args).await
     }
 
     /// Makes a call and waits for its result.
