@@ -7,3 +7,4 @@ pub mod log;
 pub mod monitor;
 pub mod process;
 pub mod run_state;
+pub mod status;
