@@ -14,6 +14,7 @@ mod events;
 mod hostile;
 mod lifecycle;
 mod many;
+mod old_client;
 mod python;
 mod readopt;
 mod session;
