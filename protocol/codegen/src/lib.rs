@@ -14,6 +14,7 @@ mod lex;
 pub mod model;
 mod names;
 mod parse;
+pub mod wire;
 
 use std::fmt;
 

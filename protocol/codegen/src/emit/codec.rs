@@ -1,18 +1,17 @@
 //! `codec.rs`: the two directions of every type, one line per field.
 
-use super::{constants, imports};
-use crate::model::{Body, Field, Module, Type, Variant, Wire};
+use super::imports;
+use crate::model::{Body, Field, Module, Type, Variant};
+use crate::wire::Wire;
 
 pub(super) fn emit(module: &Module) -> String {
+    let unions = module.types.iter().any(|ty| matches!(ty.body, Body::Union(_)));
+    let error = if unions { "DecodeError, " } else { "" };
     let mut text = imports(module);
-    text += constants(module);
-    if module.constants.is_empty() {
-        text += "use super::types::*;\n";
-    }
-    text += "use crate::xdr::{Decode, DecodeResult, Decoder, Encode, EncodeResult, Encoder};\n";
-    if module.types.iter().any(|ty| matches!(ty.body, Body::Union(_))) {
-        text = text.replace("use crate::xdr::{Decode, ", "use crate::xdr::{Decode, DecodeError, ");
-    }
+    text += "use super::*;\n";
+    text += &format!(
+        "use crate::xdr::{{Decode, {error}DecodeResult, Decoder, Encode, EncodeResult, Encoder}};\n"
+    );
     for ty in &module.types {
         let (encode, decode) = match &ty.body {
             Body::Enum(_) => ("self.0.encode(out)".to_owned(), "i32::decode(input).map(Self)".to_owned()),

@@ -1,24 +1,13 @@
 //! `every.rs`: what tests need to reach all types without naming them.
 
-use super::{constants, imports};
-use crate::model::{Body, Module, Wire};
+use super::imports;
+use crate::model::{Body, Module};
 use crate::names;
+use crate::wire::Wire;
 
 pub(super) fn emit(module: &Module) -> String {
-    let mut text = String::new();
-    if !module.types.is_empty() {
-        text += &imports(module);
-        text += constants(module);
-        if module.constants.is_empty() {
-            text += "use super::types::*;\n";
-        }
-    }
-    if !module.calls.is_empty() {
-        text += "use super::procedure;\n";
-    }
-    if !module.events.is_empty() {
-        text += "use super::event;\n";
-    }
+    let mut text = imports(module);
+    text += "use super::*;\n";
     text += if module.types.is_empty() {
         "use crate::every::Visitor;\n"
     } else {

@@ -258,8 +258,6 @@ impl Decode for NodeGoneMsg {
 // `UPDATE=1 cargo test -p ferrovirt-codegen`.
 
 use super::*;
-use super::procedure;
-use super::event;
 use crate::every::{Sample, Source, Visitor};
 
 impl Sample for Kind {

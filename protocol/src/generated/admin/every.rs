@@ -3,7 +3,6 @@
 
 use super::super::remote;
 use super::*;
-use super::procedure;
 use crate::every::{Sample, Source, Visitor};
 
 impl Sample for Server {

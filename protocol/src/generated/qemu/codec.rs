@@ -2,7 +2,7 @@
 // `UPDATE=1 cargo test -p ferrovirt-codegen`.
 
 use super::super::remote;
-use super::types::*;
+use super::*;
 use crate::xdr::{Decode, DecodeResult, Decoder, Encode, EncodeResult, Encoder};
 
 impl Encode for DomainMonitorCommandArgs {

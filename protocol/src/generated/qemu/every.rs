@@ -2,9 +2,7 @@
 // `UPDATE=1 cargo test -p ferrovirt-codegen`.
 
 use super::super::remote;
-use super::types::*;
-use super::procedure;
-use super::event;
+use super::*;
 use crate::every::{Sample, Source, Visitor};
 
 impl Sample for DomainMonitorCommandArgs {

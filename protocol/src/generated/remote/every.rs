@@ -2,8 +2,6 @@
 // `UPDATE=1 cargo test -p ferrovirt-codegen`.
 
 use super::*;
-use super::procedure;
-use super::event;
 use crate::every::{Sample, Source, Visitor};
 
 impl Sample for Domain {
