@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use crate::conf::capabilities::cpu::CpuMap;
 use crate::conf::capabilities::host::{Cell, Host, HostCpu, HostTopology, Iommu, SecurityModel};
 use crate::conf::capabilities::{Capabilities, Guest, GuestMachine};
-use crate::conf::domain::VirtType;
+use crate::conf::domain::{Cpu, VirtType};
 use crate::conf::xml::Value;
 use crate::drivers::node::Node;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::domain::{HostFacts, Subject, domain_capabilities};
-use crate::qemu::capabilities::{Accel, Cap, Emulators, Machine, QemuCaps};
+use crate::qemu::capabilities::{Accel, Cap, Emulators, Machine, QemuCaps, resolve_cpu};
 use crate::util::arch::{Arch, UnknownArch};
 use crate::util::host_cpu;
 use crate::util::paths::{Paths, Scope};
@@ -94,12 +94,19 @@ impl HostCapabilities {
 
     /// What runs guests of each architecture. A binary that does not answer is left out.
     async fn guests(&self) -> Vec<(Arch, Arc<QemuCaps>)> {
+        let ask = |arch: &Arch| {
+            let binary = self.emulators.default_binary(*arch)?;
+            let emulators = self.emulators.clone();
+            // All at once: a binary that was never asked takes a while.
+            Some((*arch, tokio::spawn(async move { emulators.lookup(&binary).await })))
+        };
+        let asked: Vec<_> = Arch::ALL.iter().filter_map(ask).collect();
         let mut guests = Vec::new();
-        for arch in Arch::ALL {
-            let Some(binary) = self.emulators.default_binary(*arch) else { continue };
-            match self.emulators.lookup(&binary).await {
-                Ok(caps) => guests.push((*arch, caps)),
-                Err(error) => tracing::warn!(%error, "left out of the capabilities"),
+        for (arch, answer) in asked {
+            match answer.await {
+                Ok(Ok(caps)) => guests.push((arch, caps)),
+                Ok(Err(error)) => tracing::warn!(%error, "left out of the capabilities"),
+                Err(error) => tracing::error!(%error, "asking a QEMU binary broke off"),
             }
         }
         guests
@@ -141,6 +148,28 @@ impl HostCapabilities {
             }
         };
         self.cpu_map.get_or_init(load).clone()
+    }
+
+    /// Completes the CPU of a guest that is about to start on this binary.
+    pub fn resolve_cpu(&self, cpu: &mut Cpu, caps: &QemuCaps, accel: Accel) -> Result<()> {
+        Ok(resolve_cpu(cpu, caps, accel, self.cpu_map().as_deref())?)
+    }
+
+    /// `virConnectGetCPUModelNames`: none for an architecture whose QEMU knows best.
+    pub fn cpu_models(&self, arch: &str) -> Result<Vec<String>> {
+        let Ok(known) = arch.parse::<Arch>() else {
+            return Err(Error::invalid_arg(format!("cannot find architecture {arch}")));
+        };
+        if known.is_x86() {
+            let map = self.cpu_map();
+            return Ok(map.iter().flat_map(|map| map.models()).map(|model| model.name.clone()).collect());
+        }
+        let described = known.is_arm() || known.is_ppc64() || known.is_s390();
+        if described || matches!(known, Arch::Riscv64 | Arch::Loongarch64) {
+            return Ok(Vec::new());
+        }
+        let sentence = format!("'{arch}' architecture is not supported by CPU driver");
+        Err(Error::no_support(sentence).from_origin(Origin::CPU))
     }
 
     /// `virConnectGetMaxVcpus`
@@ -337,6 +366,17 @@ mod tests {
         assert_eq!((host.max_vcpus(None).unwrap(), host.max_vcpus(Some("QEMU")).unwrap()), (16, 16));
         let error = host.max_vcpus(Some("xen")).unwrap_err();
         assert_eq!((error.code.0, error.message().as_str()), (8, "invalid argument: unknown type 'xen'"));
+    }
+
+    #[test]
+    fn models_are_named_where_there_are_names() {
+        let root = tempfile::tempdir().unwrap();
+        let host = host(root.path());
+        assert!(host.cpu_models("x86_64").unwrap().iter().any(|model| model == "EPYC"));
+        assert!(host.cpu_models("aarch64").unwrap().is_empty());
+        for (arch, code) in [("alpha", 3), ("foo", 8)] {
+            assert_eq!(host.cpu_models(arch).unwrap_err().code.0, code, "{arch}");
+        }
     }
 
     #[test]

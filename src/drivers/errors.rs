@@ -2,7 +2,7 @@
 
 use crate::conf::{ConfError, ErrorKind};
 use crate::error::{Code, Error, Origin};
-use crate::qemu::capabilities::{LookupError, ProbeError};
+use crate::qemu::capabilities::{GuestCpuError, LookupError, ProbeError};
 use crate::qemu::job::JobError;
 use crate::qemu::monitor::MonitorError;
 
@@ -64,5 +64,16 @@ impl From<MonitorError> for Error {
             _ => Code::INTERNAL_ERROR,
         };
         Self::new(code, sentence).with_source(error)
+    }
+}
+
+impl From<GuestCpuError> for Error {
+    fn from(error: GuestCpuError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            GuestCpuError::Mode { .. } => Self::config_unsupported(sentence),
+            GuestCpuError::UnknownHost => Self::config_unsupported(sentence).from_origin(Origin::CPU),
+            GuestCpuError::UnknownModel(_) => Self::internal_error(sentence).from_origin(Origin::CPU),
+        }
     }
 }

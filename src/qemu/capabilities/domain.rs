@@ -61,7 +61,8 @@ fn cpu(caps: &QemuCaps, subject: Subject<'_>, host: HostFacts<'_>) -> CpuModes {
     CpuModes {
         host_passthrough: kvm.then_some(passthrough),
         maximum: caps.supports(Cap::CpuMax).then_some(Migratable::OnOrOff),
-        host_model: host_model.map(|cpu| HostModel { cpu, phys_bits: host.phys_bits.filter(|_| kvm) }),
+        host_model: host_model
+            .map(|cpu| HostModel { cpu: cpu.clone(), phys_bits: host.phys_bits.filter(|_| kvm) }),
         models: custom_models(caps, subject.accel, host.cpu_map),
     }
 }

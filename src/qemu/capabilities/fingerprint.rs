@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Raised when what is cached changes its form or meaning.
 const FORMAT: u32 = 1;
 
+const KVM: &str = "/dev/kvm";
+
 /// Where distributions put QEMU's modules.
 const MODULES: [&str; 4] =
     ["/usr/lib/x86_64-linux-gnu/qemu", "/usr/lib/aarch64-linux-gnu/qemu", "/usr/lib64/qemu", "/usr/lib/qemu"];
@@ -56,11 +58,12 @@ pub(super) struct Host {
     kvm: Option<Kvm>,
 }
 
-/// A /dev/kvm that can be used.
+/// A /dev/kvm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Kvm {
-    /// Changes when the module is loaded again.
+    /// Changes with the permissions, and when the module is loaded again.
     ctime_ns: i128,
+    usable: bool,
     nested: bool,
 }
 
@@ -69,27 +72,34 @@ impl Host {
         let uname = rustix::system::uname();
         let kernel = format!("{} {}", uname.release().to_string_lossy(), uname.version().to_string_lossy());
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        Self { kernel, cpu: signature(&cpuinfo), kvm: kvm() }
+        let mut host = Self { kernel, cpu: signature(&cpuinfo), kvm: None };
+        host.refresh();
+        host
     }
 
-    /// Looks again at what changes while the daemon runs.
+    /// Looks again at what changes while the daemon runs. A device that is the same is not opened again.
     pub(super) fn refresh(&mut self) {
-        self.kvm = kvm();
+        let device = fs::metadata(KVM).ok();
+        let ctime_ns = device.map(|state| nanoseconds(state.ctime(), state.ctime_nsec()));
+        if ctime_ns != self.kvm.as_ref().map(|kvm| kvm.ctime_ns) {
+            self.kvm = ctime_ns.map(|ctime_ns| Kvm { ctime_ns, usable: usable(), nested: nested() });
+        }
     }
 
     pub(super) fn kvm_usable(&self) -> bool {
-        self.kvm.is_some()
+        self.kvm.as_ref().is_some_and(|kvm| kvm.usable)
     }
 }
 
-fn kvm() -> Option<Kvm> {
-    let device = File::options().read(true).write(true).open("/dev/kvm").ok()?;
-    let state = device.metadata().ok()?;
-    let nested = ["kvm_intel", "kvm_amd", "kvm_hv", "kvm"].iter().any(|module| {
+fn usable() -> bool {
+    File::options().read(true).write(true).open(KVM).is_ok()
+}
+
+fn nested() -> bool {
+    ["kvm_intel", "kvm_amd", "kvm_hv", "kvm"].iter().any(|module| {
         let value = fs::read_to_string(format!("/sys/module/{module}/parameters/nested"));
         value.is_ok_and(|value| value.starts_with(['Y', 'y', '1']))
-    });
-    Some(Kvm { ctime_ns: nanoseconds(state.ctime(), state.ctime_nsec()), nested })
+    })
 }
 
 /// The first processor's make and microcode.

@@ -1,5 +1,7 @@
 //! The CPU that `<cpu mode='host-model'/>` stands for: what QEMU can offer on this host, by name.
 
+use std::sync::OnceLock;
+
 use super::{Accel, Cap, CpuDefinition, CpuValue, QemuCaps};
 use crate::conf::capabilities::cpu::{CpuData, CpuMap, Decoded, Purpose};
 use crate::conf::capabilities::host::Signature;
@@ -10,6 +12,13 @@ use crate::util::arch::Arch;
 pub enum Features {
     All,
     Migratable,
+}
+
+/// Answers found so far, for KVM and TCG.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HostModels {
+    all: [OnceLock<Option<Decoded>>; 2],
+    migratable: [OnceLock<Option<Decoded>>; 2],
 }
 
 /// Features of x86 that libvirt and QEMU spell differently.
@@ -54,8 +63,21 @@ impl CpuDefinition {
 }
 
 impl QemuCaps {
-    /// The model, what it has to have beyond that and what it lacks; nothing where QEMU or the map does not say.
-    pub fn host_model(&self, accel: Accel, features: Features, map: &CpuMap) -> Option<Decoded> {
+    /// The model, what it has to have beyond that and what it lacks; nothing where QEMU or the map does not
+    /// say. There is one map per process, so the answer is found once.
+    pub fn host_model(&self, accel: Accel, features: Features, map: &CpuMap) -> Option<&Decoded> {
+        let answers = match features {
+            Features::All => &self.host_models.all,
+            Features::Migratable => &self.host_models.migratable,
+        };
+        let answer = match accel {
+            Accel::Kvm => &answers[0],
+            Accel::Tcg => &answers[1],
+        };
+        answer.get_or_init(|| self.decode_host(accel, features, map)).as_ref()
+    }
+
+    fn decode_host(&self, accel: Accel, features: Features, map: &CpuMap) -> Option<Decoded> {
         let data = self.host_data(accel, features, map)?;
         let cpus = self.accel(accel)?;
         let known = |name: &str| cpus.cpu(name).map(|cpu| cpu.blockers(self.arch));
@@ -65,6 +87,11 @@ impl QemuCaps {
             decoded.features.retain(|(name, _)| !map.is_in_register(name));
         }
         Some(decoded)
+    }
+
+    /// Whether a guest that may be migrated can have the feature here.
+    pub(super) fn host_has_feature(&self, accel: Accel, feature: &str, map: &CpuMap) -> bool {
+        self.host_data(accel, Features::Migratable, map).is_some_and(|data| map.has_feature(&data, feature))
     }
 
     /// QEMU's properties of the host's CPU as bits.

@@ -16,6 +16,7 @@ pub mod domain;
 mod emulators;
 mod fingerprint;
 mod flags;
+mod guest_cpu;
 mod host_model;
 pub mod probe;
 mod schema;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use converse::ConverseError;
 pub use emulators::{Emulators, LookupError};
 pub use flags::{Cap, CapSet};
+pub use guest_cpu::{GuestCpuError, resolve as resolve_cpu};
 pub use host_model::{Features, feature_from_qemu, feature_to_qemu};
 pub use probe::ProbeError;
 
@@ -56,6 +58,8 @@ pub struct QemuCaps {
     pub(crate) tcg: Option<AccelCaps>,
     /// Hyper-V enlightenments that KVM offers, under QEMU's names without `hv-`.
     pub hyperv: Vec<String>,
+    #[serde(skip)]
+    host_models: host_model::HostModels,
 }
 
 /// What depends on how instructions are executed.

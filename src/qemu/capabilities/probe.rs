@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::flags::Evidence;
+use super::host_model::HostModels;
 use super::schema::Schema;
 use super::{Accel, AccelCaps, Cap, CpuDefinition, CpuExpansion, CpuProperty, CpuValue, Machine, QemuCaps};
 use crate::util::arch::Arch;
@@ -201,6 +202,7 @@ pub fn assemble(binary: PathBuf, best: &Answers, tcg: Option<&Answers>) -> Resul
         kvm: None,
         tcg: None,
         hyperv: Vec::new(),
+        host_models: HostModels::default(),
     };
     if kvm.enabled && kvm.present {
         caps.flags.insert(Cap::Kvm);

@@ -23,6 +23,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<NodeGetSecurityModel>(get_security_model);
     r.on::<ConnectGetCapabilities>(get_capabilities);
     r.on::<ConnectGetDomainCapabilities>(get_domain_capabilities);
+    r.on::<ConnectGetCpuModelNames>(get_cpu_model_names);
     r.on::<ConnectGetMaxVcpus>(get_max_vcpus);
     r.on::<ConnectGetVersion>(get_version);
 }
@@ -170,6 +171,19 @@ async fn get_domain_capabilities(
     };
     let capabilities = call.drivers.capabilities.of_domain(wanted).await?;
     Ok(ConnectGetDomainCapabilitiesRet { capabilities })
+}
+
+async fn get_cpu_model_names(
+    call: Call,
+    args: ConnectGetCpuModelNamesArgs,
+) -> Result<ConnectGetCpuModelNamesRet> {
+    no_flags(args.flags, "qemuConnectGetCPUModelNames")?;
+    let mut models = call.drivers.capabilities.cpu_models(&args.arch)?;
+    let ret = i32::try_from(models.len()).unwrap_or(i32::MAX);
+    if args.need_results == 0 {
+        models.clear();
+    }
+    Ok(ConnectGetCpuModelNamesRet { models, ret })
 }
 
 async fn get_max_vcpus(call: Call, args: ConnectGetMaxVcpusArgs) -> Result<ConnectGetMaxVcpusRet> {

@@ -55,6 +55,11 @@ pub(super) struct ModelSignature {
 }
 
 impl CpuModel {
+    /// Features that newer QEMU took out of the model.
+    pub fn removed(&self) -> &[String] {
+        &self.removed
+    }
+
     pub(super) fn has_signature(&self, family: u32, model: u32, stepping: u32) -> bool {
         self.signatures.iter().any(|signature| {
             let steppings = signature.steppings.as_ref();
