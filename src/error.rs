@@ -194,7 +194,8 @@ impl Error {
         match self.detail.is_empty() {
             _ if self.bare => "%s".to_owned(),
             true => short.to_owned(),
-            false => long.replace("{}", "%s"),
+            false if long == "{}" => "%s".to_owned(),
+            false => long.replace("{}", "%1$s"),
         }
     }
 
@@ -239,7 +240,7 @@ mod tests {
     fn the_sentence_is_short_form_then_detail() {
         let error = Error::no_domain("no domain with matching name 'x'");
         assert_eq!(error.message(), "Domain not found: no domain with matching name 'x'");
-        assert_eq!(error.template(), "Domain not found: %s");
+        assert_eq!(error.template(), "Domain not found: %1$s");
         assert_eq!(
             Error::no_support("").message(),
             "this function is not supported by the connection driver"

@@ -51,9 +51,12 @@ pub fn refusal(entry: &Entry) -> Error {
     Error::operation_denied(format!("read only access prevents {}", entry.api)).from_origin(origin(entry.api))
 }
 
-/// What a call without a handler answers.
+/// What a call without a handler answers. Nobody is asked to authenticate in a way that is not offered.
 pub fn unsupported(entry: &Entry) -> Error {
-    Error::no_support(entry.api).from_origin(origin(entry.api))
+    match entry.name.starts_with("auth_") {
+        true => Error::auth_failed("authentication failed").from_origin(Origin::RPC),
+        false => Error::no_support(entry.api).from_origin(origin(entry.api)),
+    }
 }
 
 /// The part of libvirt's public API a function belongs to.

@@ -59,6 +59,12 @@ impl Call {
             false => Ok(()),
         }
     }
+
+    /// Refuses a read-only client what would show it a secret; `what` is the function and the flag.
+    pub fn require_writable_for(&self, what: &'static str) -> Result<()> {
+        let refusal = || Error::operation_denied(what).from_origin(access::origin(self.entry.api));
+        if self.client.is_read_only() { Err(refusal()) } else { Ok(()) }
+    }
 }
 
 /// A reply with descriptors.

@@ -115,6 +115,20 @@ async fn monitor_events_are_chosen_by_name() {
 }
 
 #[tokio::test]
+async fn the_same_registration_twice_is_a_mistake() {
+    let world = World::new(|_| {});
+    let (client, _events) = world.client().await;
+    let tracked = (8, 0, "invalid argument: event callback already tracked".to_owned());
+    call::<ConnectDomainEventRegister>(&client, ()).await.unwrap();
+    assert_eq!(said(call::<ConnectDomainEventRegister>(&client, ()).await), tracked);
+    let args = ConnectDomainEventCallbackRegisterAnyArgs { event_id: 0, dom: None };
+    assert_eq!(said(call::<ConnectDomainEventCallbackRegisterAny>(&client, args.clone()).await), tracked);
+    register(&client, 0, Some(Domain { uuid: [3; 16], ..Domain::default() })).await;
+    call::<ConnectDomainEventDeregister>(&client, ()).await.unwrap();
+    register(&client, 0, None).await;
+}
+
+#[tokio::test]
 async fn what_was_not_registered_cannot_be_ended() {
     let world = World::new(|_| {});
     let (client, _events) = world.client().await;

@@ -32,6 +32,7 @@ enum Subject {
 struct Registration {
     callback_id: i32,
     subject: Subject,
+    filter: Filter,
     subscription: SubscriptionId,
 }
 
@@ -120,10 +121,15 @@ impl Subscriptions {
         if state.ended || state.registrations.len() >= MAX_REGISTRATIONS {
             return Err(Error::internal_error("too many event callbacks").from_origin(Origin::RPC));
         }
+        // Clients share one registration among their own callbacks, so a second one is a mistake.
+        let tracked = |registration: &Registration| registration.filter == filter;
+        if subject != Subject::Monitor && state.registrations.iter().any(tracked) {
+            return Err(Error::invalid_arg("event callback already tracked").from_origin(Origin::NONE));
+        }
         let callback_id = state.next_id;
         state.next_id = state.next_id.wrapping_add(1) & i32::MAX;
-        let subscription = drivers.events.subscribe(filter, Arc::new(relay(callback_id)));
-        state.registrations.push(Registration { callback_id, subject, subscription });
+        let subscription = drivers.events.subscribe(filter.clone(), Arc::new(relay(callback_id)));
+        state.registrations.push(Registration { callback_id, subject, filter, subscription });
         Ok(callback_id)
     }
 

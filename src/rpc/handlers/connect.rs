@@ -113,7 +113,7 @@ async fn set_identity(call: Call, args: ConnectSetIdentityArgs) -> Result<()> {
     ];
     if let Some(unknown) = args.params.iter().find(|param| !KNOWN.contains(&param.field.as_str())) {
         let detail = format!("parameter '{}' not supported", unknown.field);
-        return Err(Error::argument_unsupported(detail).from_origin(Origin::IDENTITY));
+        return Err(Error::argument_unsupported(detail).from_origin(Origin::NONE));
     }
     tracing::debug!(client = call.client.id.0, identity = ?args.params, "identity forwarded");
     Ok(())
@@ -140,7 +140,10 @@ fn resolve(name: &str, scope: Scope) -> Result<String> {
     }
     let none = |detail: String| Error::no_connect(detail).from_origin(Origin::NONE);
     let internal = |detail: String| Error::internal_error(detail).from_origin(Origin::NONE);
-    let Some((scheme, rest)) = name.split_once(':').filter(|(scheme, _)| !scheme.is_empty()) else {
+    if name.starts_with([':', '/', '?', '#']) {
+        return Err(Error::internal_error(format!("Unable to parse URI {name}")).from_origin(Origin::URI));
+    }
+    let Some((scheme, rest)) = name.split_once(':') else {
         return Err(none(format!("URI '{name}' does not include a driver name")));
     };
     let (server, path) = match rest.strip_prefix("//") {
@@ -181,6 +184,7 @@ mod tests {
                 "qemu://system",
                 Err("internal error: invalid URI qemu://system (maybe you want qemu:///system)".to_owned()),
             ),
+            (Scope::System, "://", Err("internal error: Unable to parse URI ://".to_owned())),
             (
                 Scope::System,
                 "nonsense",

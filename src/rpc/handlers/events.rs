@@ -89,9 +89,8 @@ fn pattern(event: Option<String>, flags: u32) -> Result<Pattern> {
     const REGEX: u32 = 1;
     const NO_CASE: u32 = 2;
     if flags & !(REGEX | NO_CASE) != 0 {
-        let detail =
-            format!("unsupported flags (0x{flags:x}) in function virDomainQemuMonitorEventStateRegisterID");
-        return Err(Error::invalid_arg(detail).from_origin(Origin::NONE));
+        let function = "virDomainQemuMonitorEventStateRegisterID";
+        return Err(Error::unsupported_flags(flags & !(REGEX | NO_CASE), function).from_origin(Origin::NONE));
     }
     let Some(event) = event else { return Ok(Pattern::All) };
     match (flags & REGEX != 0, flags & NO_CASE != 0) {
@@ -101,6 +100,9 @@ fn pattern(event: Option<String>, flags: u32) -> Result<Pattern> {
             .case_insensitive(no_case)
             .build()
             .map(Pattern::Regex)
-            .map_err(|error| Error::invalid_arg(format!("failed to compile regex '{event}': {error}"))),
+            .map_err(|error| {
+                let detail = format!("failed to compile regex '{event}': {error}");
+                Error::invalid_arg(detail).from_origin(Origin::NONE)
+            }),
     }
 }
