@@ -26,6 +26,8 @@ use crate::util::reason::Reason;
 
 /// How long running calls may take to finish when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
+/// `VIR_CONNECT_LIST_DOMAINS_ACTIVE`
+const LIST_ACTIVE: u32 = 1;
 /// The names that libvirt's own daemons for QEMU lock: neither may serve the same directories.
 const PID_FILES: [&str; 2] = ["libvirtd.pid", "virtqemud.pid"];
 
@@ -134,9 +136,11 @@ impl Daemon {
         tokio::join!(hypervisor.stop(STOP_PATIENCE), administration.stop(STOP_PATIENCE));
     }
 
-    /// Ready once nobody has been connected for `patience`.
+    /// Ready once nobody has been connected and no guest has run for `patience`.
     pub fn idle(&self, patience: Duration) -> impl Future<Output = ()> + Send + 'static {
         let mut counts = [self.hypervisor.client_count(), self.administration.client_count()];
+        let drivers = Arc::clone(&self.drivers);
+        let guests_run = move || drivers.domains.list_all(LIST_ACTIVE).is_ok_and(|guests| !guests.is_empty());
         async move {
             loop {
                 for count in &mut counts {
@@ -151,7 +155,7 @@ impl Daemon {
                         _ = second.wait_for(|&clients| clients > 0) => {}
                     }
                 };
-                if tokio::time::timeout(patience, somebody).await.is_err() {
+                if tokio::time::timeout(patience, somebody).await.is_err() && !guests_run() {
                     return;
                 }
             }

@@ -2,8 +2,8 @@
 //!
 //! Each turn sends what the outbox holds, serves the frames that are buffered, reads more, and minds the
 //! clock; it sleeps when none of the four got anywhere. Frames wait in the buffer, and then in the
-//! socket, while the client has too many calls running, replies unread or stream data unwritten: the
-//! socket is the backpressure.
+//! socket, while the client has replies unread or stream data unwritten: the socket is the backpressure.
+//! While it has too many calls running, a few more are held back here, so that its pings are still heard.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -15,16 +15,20 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
 use ferrovirt_protocol::frame::{self, Frame, FrameError, FrameType};
+use tokio::task::coop;
 use tracing::Instrument;
 
 use super::keepalive::{Keepalive, Verdict};
-use super::outbox::{Descriptor, Ending, Status};
+use super::outbox::{Descriptor, Ending};
 use super::router::{Reply, Running};
 use super::server::Server;
 use super::session::Client;
 use super::transport::Transport;
 use crate::error::Error;
 
+/// Most frames, and most bytes of them, held back while a client has all its calls running.
+const MAX_HELD: usize = 64;
+const MAX_HELD_BYTES: usize = 1024 * 1024;
 /// An emptied read buffer larger than this is given back.
 const KEPT_BUFFER: usize = 16 * 1024;
 
@@ -59,6 +63,8 @@ pub async fn serve(server: Arc<Server>, client: Arc<Client>, transport: impl Tra
         input: BytesMut::new(),
         received: VecDeque::new(),
         incomplete: None,
+        held: VecDeque::new(),
+        held_bytes: 0,
         output: BytesMut::new(),
         descriptors: VecDeque::new(),
         sent: 0,
@@ -66,6 +72,27 @@ pub async fn serve(server: Arc<Server>, client: Arc<Client>, transport: impl Tra
         keepalive,
     };
     poll_fn(|context| connection.poll(context)).await
+}
+
+/// A frame and its descriptors.
+type Received = (Frame, Vec<OwnedFd>);
+
+/// Whether a turn got anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Progress,
+    Nothing,
+    /// The task has had its share; it is polled again after the others.
+    Share,
+}
+
+/// How much the client may have now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    ForCalls,
+    /// Its calls have to wait for each other; pings are answered.
+    ForPings,
+    None,
 }
 
 /// A frame whose descriptors are still on their way.
@@ -82,6 +109,9 @@ struct Connection<T> {
     input: BytesMut,
     received: VecDeque<OwnedFd>,
     incomplete: Option<Incomplete>,
+    /// Complete frames that wait until one of the client's calls is done.
+    held: VecDeque<Received>,
+    held_bytes: usize,
     output: BytesMut,
     descriptors: VecDeque<Descriptor>,
     /// Offset in the byte stream of the front of `output`.
@@ -97,29 +127,36 @@ impl<T: Transport> Connection<T> {
         loop {
             match self.turn(context) {
                 Err(end) => return Poll::Ready(end),
-                Ok(true) => {}
-                Ok(false) if self.client.outbox.rest() => return Poll::Pending,
-                Ok(false) => {}
+                Ok(Turn::Progress) => {}
+                Ok(Turn::Share) => return Poll::Pending,
+                Ok(Turn::Nothing) if self.client.outbox.rest() => return Poll::Pending,
+                Ok(Turn::Nothing) => {}
             }
         }
     }
 
-    /// Does what can be done now; answers whether that was anything.
-    fn turn(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+    /// Does what can be done now.
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<Turn, End> {
         let mut progress = self.send(context)?;
         let status = self.client.outbox.status();
-        match status.ending {
+        let ended = match status.ending {
             Some(Ending::Now) => return Err(End::Unread),
-            Some(Ending::Flush) if status.unsent == 0 => return Err(End::Daemon),
-            Some(Ending::Drain) if status.unsent == 0 && status.running == 0 => return Err(End::Daemon),
-            Some(_) => return Ok(progress),
-            None => {}
+            Some(Ending::Flush) => status.unsent == 0,
+            Some(Ending::Drain) => status.unsent == 0 && status.running == 0,
+            None => false,
+        };
+        if ended {
+            return Err(End::Daemon);
         }
-        progress |= self.serve_buffered()?;
-        if self.may_serve(self.client.outbox.status()) {
+        match self.serve_buffered(context)? {
+            Turn::Share => return Ok(Turn::Share),
+            turn => progress |= turn == Turn::Progress,
+        }
+        if self.room() != Room::None {
             progress |= self.receive(context)?;
         }
-        Ok(progress | self.mind_the_clock(context)?)
+        progress |= self.mind_the_clock(context)?;
+        Ok(if progress { Turn::Progress } else { Turn::Nothing })
     }
 
     /// Writes all that the socket takes.
@@ -142,32 +179,63 @@ impl<T: Transport> Connection<T> {
         Ok(self.sent > start)
     }
 
-    /// Whether the client may have another frame served.
-    fn may_serve(&mut self, status: Status) -> bool {
+    fn room(&mut self) -> Room {
         if self.stalled {
             self.stalled = self.client.streams.is_full();
         }
-        let served =
-            !self.stalled && !status.full && status.running < self.server.limits().requests_per_client;
-        served && status.ending.is_none()
+        let status = self.client.outbox.status();
+        if self.stalled || status.full || status.ending.is_some() {
+            Room::None
+        } else if status.running < self.server.limits().requests_per_client {
+            Room::ForCalls
+        } else if self.held.len() < MAX_HELD && self.held_bytes < MAX_HELD_BYTES {
+            Room::ForPings
+        } else {
+            Room::None
+        }
     }
 
-    /// Serves the complete frames in the buffer, as far as the client's limits go.
-    fn serve_buffered(&mut self) -> Result<bool, End> {
-        let mut progress = false;
-        while self.may_serve(self.client.outbox.status()) {
-            let Some((frame, fds)) = self.next_frame()? else { break };
-            self.serve(frame, fds)?;
-            progress = true;
+    /// Serves the complete frames that are here, as far as the client's limits go.
+    fn serve_buffered(&mut self, context: &mut Context<'_>) -> Result<Turn, End> {
+        let mut turn = Turn::Nothing;
+        loop {
+            let room = self.room();
+            let next = match room {
+                Room::None => break,
+                Room::ForCalls => self.release().map_or_else(|| self.next_frame(), |held| Ok(Some(held)))?,
+                Room::ForPings => self.next_frame()?,
+            };
+            let Some(received) = next else { break };
+            let is_ping = Keepalive::answer(&received.0.header).is_some();
+            match room {
+                Room::ForPings if !is_ping => self.hold(received),
+                _ => self.serve(received)?,
+            }
+            turn = Turn::Progress;
+            match coop::poll_proceed(context) {
+                Poll::Ready(share) => share.made_progress(),
+                Poll::Pending => return Ok(Turn::Share),
+            }
         }
         if self.input.is_empty() && self.input.capacity() > KEPT_BUFFER {
             self.input = BytesMut::new();
         }
-        Ok(progress)
+        Ok(turn)
+    }
+
+    fn hold(&mut self, received: Received) {
+        self.held_bytes += received.0.payload.len();
+        self.held.push_back(received);
+    }
+
+    fn release(&mut self) -> Option<Received> {
+        let received = self.held.pop_front()?;
+        self.held_bytes -= received.0.payload.len();
+        Some(received)
     }
 
     /// The next frame with all its descriptors.
-    fn next_frame(&mut self) -> Result<Option<(Frame, Vec<OwnedFd>)>, End> {
+    fn next_frame(&mut self) -> Result<Option<Received>, End> {
         if self.incomplete.is_none() {
             let max = match self.client.is_authenticated() {
                 true => frame::MAX_FRAME,
@@ -215,6 +283,10 @@ impl<T: Transport> Connection<T> {
         if !self.client.wants_keepalive() {
             return Ok(false);
         }
+        // Nobody is silent while nobody listens.
+        if self.room() == Room::None {
+            self.keepalive.heard();
+        }
         match self.keepalive.poll(context) {
             Poll::Pending => Ok(false),
             Poll::Ready(Verdict::Dead) => Err(End::Dead),
@@ -226,7 +298,7 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    fn serve(&mut self, frame: Frame, fds: Vec<OwnedFd>) -> Result<(), End> {
+    fn serve(&mut self, (frame, fds): Received) -> Result<(), End> {
         if let Some(answer) = Keepalive::answer(&frame.header) {
             if let Some(pong) = answer {
                 let _ = self.client.outbox.put(&pong, &());
@@ -254,12 +326,12 @@ impl<T: Transport> Connection<T> {
         if let Some(Poll::Pending) = polled {
             self.client.outbox.call_began();
             let client = Arc::clone(&self.client);
-            let server = Arc::clone(&self.server);
+            let counted = self.server.call_began();
             tokio::spawn(
                 async move {
                     finish(running, &reply).await;
                     client.outbox.call_ended();
-                    drop(server);
+                    drop(counted);
                 }
                 .instrument(span),
             );

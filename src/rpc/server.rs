@@ -43,6 +43,18 @@ pub struct Server {
     last_id: AtomicU64,
     clients: Mutex<BTreeMap<ClientId, Arc<Client>>>,
     count: watch::Sender<usize>,
+    /// Calls that run as tasks of their own, those of clients that left included.
+    calls: watch::Sender<usize>,
+}
+
+/// A call that the daemon waits for before it ends.
+#[derive(Debug)]
+pub(super) struct RunningCall(Arc<Server>);
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        self.0.calls.send_modify(|calls| *calls -= 1);
+    }
 }
 
 /// Room for one more client.
@@ -65,6 +77,7 @@ impl Server {
             last_id: AtomicU64::new(0),
             clients: Mutex::default(),
             count: watch::Sender::new(0),
+            calls: watch::Sender::new(0),
         })
     }
 
@@ -126,12 +139,23 @@ impl Server {
     pub async fn stop(&self, patience: Duration) {
         self.places.close();
         let end_all = |ending| self.clients().iter().for_each(|client| client.outbox.end(ending));
-        let mut count = self.client_count();
+        let (mut count, mut calls) = (self.client_count(), self.calls.subscribe());
         end_all(Ending::Drain);
-        if tokio::time::timeout(patience, count.wait_for(|&count| count == 0)).await.is_err() {
-            tracing::warn!(server = self.name, clients = *count.borrow(), "cutting off clients at shutdown");
+        let quiet = async {
+            let _ = calls.wait_for(|&calls| calls == 0).await;
+            let _ = count.wait_for(|&count| count == 0).await;
+        };
+        if tokio::time::timeout(patience, quiet).await.is_err() {
+            let (clients, calls) = (*self.count.borrow(), *self.calls.borrow());
+            tracing::warn!(server = self.name, clients, calls, "not waiting any longer");
             end_all(Ending::Now);
         }
+    }
+
+    /// Counts a call that goes on as a task of its own.
+    pub(super) fn call_began(self: &Arc<Self>) -> RunningCall {
+        self.calls.send_modify(|calls| *calls += 1);
+        RunningCall(Arc::clone(self))
     }
 
     pub(super) fn start(

@@ -87,6 +87,8 @@ async fn a_client_runs_so_many_calls_at_once_and_no_more() {
         soon(lib_version(&other)).await;
     }
     assert_eq!(gate.started.load(Ordering::SeqCst), 5);
+    // Its pings are answered nevertheless.
+    soon(client.ping()).await.unwrap();
     gate.gate.add_permits(6);
     for call in waiting.into_iter().chain([sixth]) {
         soon(call).await.unwrap().unwrap();
@@ -108,6 +110,28 @@ async fn a_call_finishes_although_its_client_left() {
     soon(world.server.client_count().wait_for(|&clients| clients == 0)).await.unwrap();
     gate.gate.add_permits(1);
     soon(gate.done.acquire()).await.unwrap().forget();
+}
+
+#[tokio::test]
+async fn stopping_waits_for_calls_whose_client_left() {
+    let gate = Gate::new();
+    let world = gate.world();
+    let (client, events) = world.client().await;
+    let waiting = tokio::spawn(suspend(client.clone()));
+    while gate.started.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    client.close();
+    drop((client, events));
+    assert!(soon(waiting).await.unwrap().is_err());
+    let server = Arc::clone(&world.server);
+    let stopping = tokio::spawn(async move { server.stop(std::time::Duration::from_secs(60)).await });
+    while world.server.place().await.is_some() {}
+    soon(world.server.client_count().wait_for(|&clients| clients == 0)).await.unwrap();
+    assert!(!stopping.is_finished());
+    gate.gate.add_permits(1);
+    soon(stopping).await.unwrap();
+    assert_eq!(gate.done.available_permits(), 1);
 }
 
 #[tokio::test]
