@@ -99,7 +99,7 @@ class Renumber:
     PATTERNS = [
         (re.compile(r"/dev/pts/\d+"), "/dev/pts/{}", 0),
         (re.compile(r"\bvnet\d+\b"), "vnet{}", 0),
-        (re.compile(r"(?<=[,\"]fd=)\d+|(?<=\"fd\":\")\d+|(?<=\"vhostfd\":\")\d+"), "{}", 100),
+        (re.compile(r"(?<=,fd=)\d+|(?<=fd\":\")\d+|(?<=#)\d+"), "{}", 100),
     ]
 
     def __init__(self):
@@ -107,11 +107,13 @@ class Renumber:
 
     def __call__(self, text):
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z ", "", text)  # QEMU's own log lines
-        text = re.sub(r"domain-\d+-", "domain-1-", text)
+        text = re.sub(r"(domain-|/channel/)\d+-", r"\g<1>1-", text)
         text = re.sub(r"^(<domain type='[a-z]*') id='\d+'", r"\1 id='1'", text)
+        # Several queues, several descriptors: set apart while they are numbered.
+        text = re.sub(r'(?<=fds":")[\d:]+', lambda m: "#" + m.group(0).replace(":", ":#"), text)
         for (pattern, name, first), seen in zip(self.PATTERNS, self.seen):
             text = pattern.sub(lambda m: seen.setdefault(m.group(0), name.format(first + len(seen))), text)
-        return text
+        return text.replace('"#', '"').replace(":#", ":")
 
 
 def last_start(log):

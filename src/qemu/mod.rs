@@ -1,10 +1,14 @@
 //! How one guest runs: its process, monitor, jobs, command line and status.
 
+pub mod alias;
+pub mod block;
 pub mod capabilities;
+pub mod command;
 pub mod facts;
 pub mod job;
 pub mod log;
 pub mod monitor;
+pub mod prepare;
 pub mod process;
 pub mod run_state;
 pub mod status;

@@ -239,6 +239,14 @@ impl Disk {
         self.target.dev.as_deref().unwrap_or_default()
     }
 
+    /// The cache mode; the page cache of one host must not hide writes that another one shares.
+    pub fn effective_cache(&self) -> DiskCache {
+        if self.driver.cache == DiskCache::Default && self.shareable && !self.readonly {
+            return DiskCache::None;
+        }
+        self.driver.cache
+    }
+
     /// The image's format; raw where nobody said.
     pub fn format(&self) -> StorageFormat {
         self.driver.format.unwrap_or(StorageFormat::Raw)

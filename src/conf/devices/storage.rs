@@ -67,6 +67,8 @@ pub struct Storage {
     /// `<seclabel>`, `<slices>`, `<reservations>`, `<encryption>` and the like, kept as they are.
     pub extras: Vec<(Box<str>, Raw)>,
     pub backing: Option<Box<Backing>>,
+    /// `backing` was found in the image, not in the definition: no part of the inactive form.
+    pub backing_detected: bool,
 }
 
 /// Where the bytes are. No path means no medium.
@@ -92,8 +94,6 @@ pub enum Backing {
 pub struct Layer {
     pub format: LayerFormat,
     pub storage: Storage,
-    /// Found in the image above, not in the definition.
-    pub detected: bool,
 }
 
 xml! {
@@ -144,7 +144,14 @@ impl Default for Storage {
 
 impl Storage {
     pub fn new(place: Place) -> Self {
-        Self { place, startup_policy: None, index: None, extras: Vec::new(), backing: None }
+        Self {
+            place,
+            startup_policy: None,
+            index: None,
+            extras: Vec::new(),
+            backing: None,
+            backing_detected: false,
+        }
     }
 
     pub fn kind(&self) -> StorageKind {
@@ -193,9 +200,8 @@ impl Storage {
             if let Some(policy) = &self.startup_policy {
                 out.attribute("startupPolicy", policy);
             }
-            if let (WithIndex::Yes, Some(index), true) =
-                (with_index, &self.index, out.form().contains(Form::LIVE))
-            {
+            let shown = out.form().contains(Form::LIVE) && !self.is_empty();
+            if let (WithIndex::Yes, Some(index), true) = (with_index, &self.index, shown) {
                 out.attribute("index", index);
             }
             if let Place::Other(_, raw) = &self.place {
@@ -210,7 +216,7 @@ impl Storage {
     fn write_backing(&self, out: &mut Writer) {
         match self.backing.as_deref() {
             None => {}
-            Some(Backing::Layer(layer)) if layer.detected && !out.form().contains(Form::LIVE) => {}
+            Some(_) if self.backing_detected && !out.form().contains(Form::LIVE) => {}
             Some(Backing::End) => out.empty("backingStore"),
             Some(Backing::Layer(layer)) => out.element("backingStore", |out| {
                 out.attribute("type", &layer.storage.kind());
@@ -305,5 +311,5 @@ fn read_backing(element: Element<'_>) -> Result<Option<Backing>> {
     storage.index = if backing.form().contains(Form::LIVE) { backing.value("index")? } else { None };
     storage.backing = read_backing(backing)?.map(Box::new);
     let format = LayerFormat::read(format)?;
-    Ok(Some(Backing::Layer(Layer { format, storage, detected: false })))
+    Ok(Some(Backing::Layer(Layer { format, storage })))
 }

@@ -1,0 +1,38 @@
+//! Images on this host: what lies below them, and the numbers of their block nodes.
+//!
+//! ```text
+//!   number_images ─► detect_chain (per disk) ─► number_images
+//!   what the definition names       what the images name
+//! ```
+
+mod chain;
+mod probe;
+
+pub use chain::{StorageError, detect_chain};
+pub use probe::{Backing, Header, probe};
+
+use crate::conf::devices::{Backing as Below, Disk, Storage};
+use crate::conf::domain::Domain;
+
+/// Gives block node numbers to the images that have none: the last disk first, each chain from its top.
+/// `last` is the highest number ever used by the guest; it grows.
+pub fn number_images(domain: &mut Domain, last: &mut u32) {
+    for disk in domain.devices.disks.iter_mut().rev() {
+        number_disk(disk, last);
+    }
+}
+
+/// As [`number_images`], for one disk.
+pub fn number_disk(disk: &mut Disk, last: &mut u32) {
+    let mut here: Option<&mut Storage> = Some(&mut disk.storage);
+    while let Some(storage) = here {
+        if storage.index.is_none() {
+            *last += 1;
+            storage.index = Some(*last);
+        }
+        here = match storage.backing.as_deref_mut() {
+            Some(Below::Layer(layer)) => Some(&mut layer.storage),
+            Some(Below::End) | None => None,
+        };
+    }
+}

@@ -1,0 +1,108 @@
+//! Streams of bytes on the host's side.
+
+use super::descriptors::{log_name, source_name};
+use super::line::{Line, escape_comma};
+use super::{Guest, Result, internal, unsupported};
+use crate::conf::devices::{
+    CharBackend, CharSource, Reconnect, SocketPlace, SourceMode, TcpProtocol, TcpSource, UdpSource,
+    UnixSource,
+};
+use crate::conf::xml::YesNo;
+use crate::qemu::capabilities::Cap;
+
+impl Guest<'_> {
+    /// Adds `-chardev` for the device `alias`; its id is returned.
+    pub(super) fn chardev(&self, line: &mut Line<'_>, source: &CharSource, alias: &str) -> Result<String> {
+        let id = format!("char{alias}");
+        let mut text = match &source.backend {
+            CharBackend::Null => format!("null,id={id}"),
+            CharBackend::Vc => format!("vc,id={id}"),
+            CharBackend::Pty(_) => format!("pty,id={id}"),
+            CharBackend::Stdio => format!("stdio,id={id}"),
+            CharBackend::Dev(path) => format!("serial,id={id},path={}", text_of(path)),
+            CharBackend::Pipe(path) => format!("pipe,id={id},path={}", text_of(path)),
+            CharBackend::File(_) => {
+                let set = self.pass_file(line, &source_name(alias))?;
+                // Whoever opened it has cut it off, where that was wanted.
+                format!("file,id={id},path={set},append=on")
+            }
+            CharBackend::Udp(udp) => format!("udp,id={id}{}", udp_options(udp)),
+            CharBackend::Tcp(tcp, protocol) => format!("socket,id={id}{}", self.tcp_options(tcp, *protocol)?),
+            CharBackend::Unix(unix) => format!("socket,id={id}{}", self.unix_options(unix, alias)?),
+            CharBackend::Other(kind, _) => return unsupported(format!("unsupported chardev '{kind}'")),
+        };
+        if source.log.is_some() {
+            let set = self.pass_file(line, &log_name(alias))?;
+            text.push_str(&format!(",logfile={set},logappend=on"));
+        }
+        line.option("-chardev", text);
+        Ok(id)
+    }
+
+    /// Hands an open file to QEMU; the answer is the path it has there.
+    fn pass_file(&self, line: &mut Line<'_>, name: &str) -> Result<String> {
+        let descriptor = self.context.descriptors.chardev(name)?;
+        let set = line.fd_sets;
+        line.fd_sets += 1;
+        line.option("-add-fd", format!("set={set},fd={descriptor},opaque={name}"));
+        Ok(format!("/dev/fdset/{set}"))
+    }
+
+    fn tcp_options(&self, tcp: &TcpSource, protocol: TcpProtocol) -> Result<String> {
+        if tcp.tls == Some(YesNo::Yes) {
+            return unsupported("TLS for character devices is not supported");
+        }
+        let SocketPlace { host, service } = &tcp.place;
+        let mut text = format!(",host={},port={}", text_of(host), text_of(service));
+        if protocol == TcpProtocol::Telnet {
+            text.push_str(",telnet=on");
+        }
+        match tcp.mode {
+            SourceMode::Bind => text.push_str(",server=on,wait=off"),
+            SourceMode::Connect => self.push_reconnect(&mut text, tcp.reconnect),
+        }
+        Ok(text)
+    }
+
+    fn unix_options(&self, unix: &UnixSource, alias: &str) -> Result<String> {
+        if unix.mode == SourceMode::Bind {
+            let descriptor = self.context.descriptors.chardev(&source_name(alias))?;
+            return Ok(format!(",fd={descriptor},server=on,wait=off"));
+        }
+        let Some(path) = &unix.path else { return internal("missing path of a unix socket") };
+        let mut text = format!(",path={}", escape_comma(path));
+        self.push_reconnect(&mut text, unix.reconnect);
+        Ok(text)
+    }
+
+    fn push_reconnect(&self, text: &mut String, reconnect: Option<Reconnect>) {
+        let seconds = match reconnect {
+            Some(Reconnect { enabled: Some(YesNo::Yes), timeout_s }) => timeout_s,
+            Some(Reconnect { enabled: Some(YesNo::No), .. }) => 0,
+            _ => return,
+        };
+        let in_ms = self.supports(Cap::ChardevReconnectMiliseconds);
+        text.push_str(&match in_ms {
+            true => format!(",reconnect-ms={}", u64::from(seconds) * 1000),
+            false => format!(",reconnect={seconds}"),
+        });
+    }
+}
+
+fn udp_options(udp: &UdpSource) -> String {
+    let mut text = String::new();
+    let mut push = |name: &str, value: &Option<Box<str>>| {
+        if let Some(value) = value {
+            text.push_str(&format!(",{name}={}", escape_comma(value)));
+        }
+    };
+    push("host", &udp.connect.host);
+    push("port", &udp.connect.service);
+    push("localaddr", &udp.bind.host);
+    push("localport", &udp.bind.service);
+    text
+}
+
+fn text_of(value: &Option<Box<str>>) -> String {
+    escape_comma(value.as_deref().unwrap_or_default())
+}

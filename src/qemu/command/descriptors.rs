@@ -1,0 +1,117 @@
+//! Files and sockets that QEMU gets as open descriptors.
+//!
+//! [`needs`] lists what must be opened before; the result is handed to [`super::build`] by alias, because
+//! a descriptor keeps its number on the way to QEMU.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+
+use super::Result;
+use crate::conf::devices::{
+    CharBackend, CharSource, ConsoleType, DeviceInfo, InterfaceKind, RngBackend, SourceMode,
+};
+use crate::conf::domain::Domain;
+use crate::conf::xml::OnOff;
+
+/// Something to open for a device. Names are what [`Descriptors`] knows it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// A listening socket at `path`.
+    ListenUnix { name: String, path: String },
+    /// A file to write to: cut to nothing unless `append`.
+    File { name: String, path: String, append: bool },
+    /// A network device with so many queues; `bridge` takes it, where there is one.
+    Tap { alias: String, queues: u32 },
+}
+
+/// What stands behind a name of [`Need`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened(pub RawFd);
+
+/// Open descriptors by the name of their need.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Descriptors {
+    pub chardevs: BTreeMap<String, Opened>,
+    pub interfaces: BTreeMap<String, InterfaceDescriptors>,
+}
+
+/// One network device's: a pair of queues each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InterfaceDescriptors {
+    pub tap: Vec<RawFd>,
+    pub vhost: Vec<RawFd>,
+}
+
+impl Descriptors {
+    pub(super) fn chardev(&self, name: &str) -> Result<RawFd> {
+        match self.chardevs.get(name) {
+            Some(Opened(descriptor)) => Ok(*descriptor),
+            None => super::internal(format!("no descriptor was opened for '{name}'")),
+        }
+    }
+}
+
+/// The name of a character device's main descriptor.
+pub(super) fn source_name(alias: &str) -> String {
+    format!("{alias}-source")
+}
+
+/// The name of the file that gets a copy of what the guest writes.
+pub(super) fn log_name(alias: &str) -> String {
+    format!("{alias}-log")
+}
+
+/// What must be opened for `domain`, a running copy with aliases, in the order of the command line.
+pub fn needs(domain: &Domain) -> Vec<Need> {
+    let devices = &domain.devices;
+    let mut list = Vec::new();
+    for interface in &devices.interfaces {
+        if matches!(interface.kind, InterfaceKind::Bridge | InterfaceKind::Ethernet | InterfaceKind::Network)
+        {
+            let queues = interface.model.driver.queues.max(1);
+            list.push(Need::Tap { alias: alias(&interface.info), queues });
+        }
+    }
+    let serials = devices.serials.iter().map(|device| (&device.source, &device.info));
+    let parallels = devices.parallels.iter().map(|device| (&device.source, &device.info));
+    let channels = devices.channels.iter().map(|device| (&device.source, &device.info));
+    let consoles = devices
+        .consoles
+        .iter()
+        .filter(|console| console.target.kind == Some(ConsoleType::Virtio))
+        .map(|device| (&device.source, &device.info));
+    let rngs = devices.rngs.iter().filter_map(|rng| match &rng.backend {
+        RngBackend::Egd(source) => Some((source, &rng.info)),
+        _ => None,
+    });
+    for (source, info) in serials.chain(parallels).chain(channels).chain(consoles).chain(rngs) {
+        chardev_needs(&mut list, source, &alias(info));
+    }
+    list
+}
+
+fn alias(info: &DeviceInfo) -> String {
+    info.alias.as_deref().unwrap_or_default().to_owned()
+}
+
+fn chardev_needs(list: &mut Vec<Need>, source: &CharSource, alias: &str) {
+    match &source.backend {
+        CharBackend::File(file) => list.push(Need::File {
+            name: source_name(alias),
+            path: file.path.as_deref().unwrap_or_default().to_owned(),
+            append: file.append == Some(OnOff::On),
+        }),
+        CharBackend::Unix(unix) if unix.mode == SourceMode::Bind => list.push(Need::ListenUnix {
+            name: source_name(alias),
+            path: unix.path.as_deref().unwrap_or_default().to_owned(),
+        }),
+        _ => {}
+    }
+    if let Some(log) = &source.log {
+        list.push(Need::File {
+            name: log_name(alias),
+            path: log.file.as_deref().unwrap_or_default().to_owned(),
+            append: log.append != Some(OnOff::Off),
+        });
+    }
+}

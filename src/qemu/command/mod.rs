@@ -1,0 +1,235 @@
+//! QEMU's command line as a pure function of a guest's running definition, the binary's capabilities and
+//! what was decided before.
+//!
+//! Names, properties and order are the guest's ABI: a guest that moves between this daemon and libvirt
+//! must find the same machine, so the arguments are libvirt's, checked against its logs over the whole
+//! corpus of `tests/data/domain`.
+//!
+//! ```text
+//!   definition ─prepare─► running copy ─┐
+//!   QemuCaps ───────────────────────────┼─build─► CommandLine ─► qemu/process
+//!   Context (descriptors, paths) ───────┘
+//! ```
+//!
+//! # How to add a device
+//!
+//! One file with `pub(super) fn build(guest: &Guest<'_>, line: &mut Line) -> Result<()>` and one line in
+//! [`STEPS`], where libvirt has it in its order. Tests come with the definition in the corpus.
+
+mod address;
+mod audio;
+mod balloon;
+mod blockdev;
+mod boot;
+mod chardev;
+mod clock;
+mod controller;
+mod cpu;
+mod descriptors;
+mod disk;
+mod graphics;
+mod input;
+mod interface;
+mod line;
+mod machine;
+mod memory;
+mod numa;
+mod panic;
+mod rng;
+mod serial;
+mod smbios;
+mod sound;
+#[cfg(test)]
+mod tests;
+mod video;
+mod watchdog;
+
+pub(crate) use address::{has_builtin_ide, is_q35};
+pub use blockdev::{backend as blockdev_backend, chain as blockdev_chain, top_node};
+pub use descriptors::{Descriptors, InterfaceDescriptors, Need, Opened, needs};
+pub use line::Props;
+
+use std::os::fd::RawFd;
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::conf::domain::Domain;
+use crate::qemu::capabilities::{Accel, Cap, QemuCaps};
+use crate::util::paths::Scope;
+
+use line::Line;
+
+/// Why there is no command line for a guest. The texts are libvirt's.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CommandError {
+    /// `VIR_ERR_CONFIG_UNSUPPORTED`
+    #[error("{0}")]
+    Unsupported(String),
+    /// `VIR_ERR_INVALID_ARG`
+    #[error("{0}")]
+    InvalidArg(String),
+    /// `VIR_ERR_INTERNAL_ERROR`: the definition was not completed before.
+    #[error("{0}")]
+    Internal(String),
+}
+
+pub(super) type Result<T, E = CommandError> = std::result::Result<T, E>;
+
+/// What the command line needs and the definition does not say.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    pub scope: Scope,
+    /// The guest's own directory, `domain-ID-NAME`.
+    pub state_dir: &'a Path,
+    /// A listening socket for QMP.
+    pub monitor: RawFd,
+    pub descriptors: &'a Descriptors,
+    pub sandbox: Sandbox,
+    /// Seconds since 1970, from which a clock with an offset starts.
+    pub now_s: i64,
+    /// Offset of the host's local time from UTC.
+    pub local_offset_s: i64,
+    /// Where an incoming migration comes from, such as `defer`.
+    pub incoming: Option<&'a str>,
+    /// Variables of the daemon's own environment that every guest gets, such as `PATH`.
+    pub inherited_env: &'a [(String, String)],
+}
+
+/// Whether QEMU gives up system calls that it does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    On,
+    Off,
+}
+
+/// What to execute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    pub program: String,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+}
+
+/// What every step sees.
+pub(crate) struct Guest<'a> {
+    pub(super) domain: &'a Domain,
+    pub(super) caps: &'a QemuCaps,
+    pub(super) context: &'a Context<'a>,
+    /// Place in the boot order by alias, for guests that name kinds of devices instead.
+    pub(super) boot: boot::BootOrder,
+}
+
+impl Guest<'_> {
+    pub(super) fn accel(&self) -> Accel {
+        accel_of(self.domain)
+    }
+
+    pub(super) fn supports(&self, cap: Cap) -> bool {
+        self.caps.supports(cap)
+    }
+
+    pub(super) fn machine(&self) -> &str {
+        self.domain.os.os_type.machine.as_deref().unwrap_or_default()
+    }
+}
+
+/// How a guest of this type is executed.
+pub fn accel_of(domain: &Domain) -> Accel {
+    match domain.virt_type {
+        crate::conf::domain::VirtType::Kvm => Accel::Kvm,
+        _ => Accel::Tcg,
+    }
+}
+
+type Step = fn(&Guest<'_>, &mut Line) -> Result<()>;
+
+/// The parts of the command line, in libvirt's order.
+const STEPS: &[Step] = &[
+    machine::name,
+    machine::stopped,
+    machine::master_key,
+    machine::machine,
+    machine::accel,
+    machine::tseg,
+    cpu::build,
+    boot::firmware,
+    memory::build,
+    cpu::topology,
+    memory::iothreads,
+    numa::build,
+    machine::uuid,
+    smbios::build,
+    smbios::firmware_config,
+    machine::generation_id,
+    machine::display,
+    machine::monitor,
+    clock::build,
+    machine::power_management,
+    boot::build,
+    controller::global,
+    controller::build,
+    controller::hubs,
+    controller::ccid,
+    disk::build,
+    interface::build,
+    serial::serials,
+    serial::parallels,
+    serial::channels,
+    serial::consoles,
+    input::build,
+    audio::build,
+    graphics::build,
+    video::build,
+    sound::build,
+    watchdog::build,
+    machine::incoming,
+    balloon::build,
+    rng::build,
+    machine::vmcoreinfo,
+    machine::extra_arguments,
+    machine::sandbox,
+    panic::build,
+    machine::teardown,
+    machine::message_format,
+];
+
+/// The command line of `domain`: a running copy with aliases, addresses, ports and node numbers.
+pub fn build(domain: &Domain, caps: &QemuCaps, context: &Context<'_>) -> Result<CommandLine> {
+    refuse_unsupported(domain)?;
+    let guest = Guest { domain, caps, context, boot: boot::BootOrder::of(domain) };
+    let mut line = Line::new(domain.qemu.0.as_deref());
+    machine::environment(&guest, &mut line);
+    for step in STEPS {
+        step(&guest, &mut line)?;
+    }
+    let program = domain.devices.emulator.as_deref().unwrap_or_default().to_owned();
+    Ok(CommandLine { program, args: line.args, env: line.env })
+}
+
+/// Parts of a definition that are kept but cannot be started.
+fn refuse_unsupported(domain: &Domain) -> Result<()> {
+    if let Some(kind) = domain.devices.unsupported().next() {
+        return unsupported(format!("device type '{kind}' is not supported"));
+    }
+    if let Some(nvram) = domain.os.loader.as_deref().and_then(|loader| loader.kind)
+        && nvram == crate::conf::domain::LoaderType::Pflash
+    {
+        return unsupported("firmware in pflash is not supported");
+    }
+    if domain.launch_security.is_some() {
+        return unsupported("launch security is not supported");
+    }
+    if !domain.throttle_groups.is_empty() {
+        return unsupported("throttle groups are not supported");
+    }
+    Ok(())
+}
+
+fn unsupported<T>(message: impl Into<String>) -> Result<T> {
+    Err(CommandError::Unsupported(message.into()))
+}
+
+fn internal<T>(message: impl Into<String>) -> Result<T> {
+    Err(CommandError::Internal(message.into()))
+}

@@ -1,0 +1,220 @@
+//! From a definition to the copy of it that runs: everything that can be decided without touching the host.
+//!
+//! ```text
+//!   definition ─clone─► prepare ─► block::number_images ─► block::detect_chain ─► block::number_images
+//!                          │                                                             │
+//!                    id, aliases, ports, names, sockets, sizes                  command::build
+//! ```
+
+use std::path::Path;
+
+use crate::conf::devices::{
+    BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, InterfaceKind, Listen,
+    ListenPlace, SourceMode, Tray, Vnc,
+};
+use crate::conf::domain::{Domain, Seclabel, SeclabelType};
+use crate::conf::xml::YesNo;
+use crate::qemu::alias::assign_aliases;
+use crate::qemu::command::CommandError;
+
+/// What is known of the host and of this start.
+#[derive(Debug, Clone)]
+pub struct Place<'a> {
+    pub id: i32,
+    /// The guest's own directory, `domain-ID-NAME`.
+    pub state_dir: &'a Path,
+    /// Where sockets of channels without a path go, `channel/ID-NAME`.
+    pub channel_dir: &'a Path,
+    /// Where screens are offered that say nothing else, such as `127.0.0.1`.
+    pub vnc_listen: &'a str,
+    /// User and group that QEMU runs as, in the form `+0:+0`.
+    pub credentials: Option<&'a str>,
+}
+
+/// `ID-NAME`, by which a guest's directories are called. Paths of sockets are short, so the name is cut.
+pub fn short_name(id: i32, name: &str) -> String {
+    let short: String = name.chars().take(20).collect();
+    format!("{id}-{short}")
+}
+
+/// Picks what no two guests of a host may share.
+pub trait Chooser {
+    /// A free port for a screen, from 5900.
+    fn vnc_port(&mut self) -> Option<u16>;
+    /// A free port for a screen over WebSocket, from 5700.
+    fn websocket_port(&mut self) -> Option<u16>;
+    /// A name for a network device, `vnetN`.
+    fn tap_name(&mut self) -> String;
+}
+
+/// Makes `domain`, a copy of a complete definition, the running one.
+pub fn prepare(
+    domain: &mut Domain,
+    place: &Place<'_>,
+    chooser: &mut dyn Chooser,
+) -> Result<(), CommandError> {
+    domain.id = Some(place.id);
+    align_memory(domain);
+    order_vcpus(domain);
+    assign_aliases(domain)?;
+    let resource = domain.resource.get_or_insert_default();
+    resource.partition.get_or_insert_with(|| "/machine".into());
+    label(domain, place);
+    prepare_disks(domain);
+    for interface in &mut domain.devices.interfaces {
+        let has_device = matches!(
+            interface.kind,
+            InterfaceKind::Bridge | InterfaceKind::Ethernet | InterfaceKind::Network
+        );
+        if has_device && interface.target.dev.is_none() {
+            interface.target.dev = Some(chooser.tap_name().into());
+        }
+    }
+    prepare_streams(domain, place);
+    for graphics in &mut domain.devices.graphics {
+        if let Graphics::Vnc(vnc) = graphics {
+            prepare_vnc(vnc, place, chooser)?;
+        }
+    }
+    Ok(())
+}
+
+/// QEMU takes memory in whole MiB.
+fn align_memory(domain: &mut Domain) {
+    let align = |kib: u64| kib.next_multiple_of(1024);
+    let cells = domain.cpu.as_deref_mut().and_then(|cpu| cpu.rest.numa.as_deref_mut());
+    let total = match cells.filter(|numa| !numa.cells.is_empty()) {
+        Some(numa) => {
+            numa.cells.iter_mut().for_each(|cell| cell.memory_kib = align(cell.memory_kib));
+            numa.cells.iter().map(|cell| cell.memory_kib).sum()
+        }
+        None => align(domain.memory.total_kib),
+    };
+    domain.memory.total_kib = total;
+    if let Some(max) = &mut domain.memory.max {
+        max.kib = align(max.kib);
+    }
+    let has_balloon = domain.devices.memballoons.iter().any(|it| it.model != BalloonModel::None);
+    // Without a balloon nothing can take memory back.
+    if !has_balloon || domain.memory.current_kib > total {
+        domain.memory.current_kib = total;
+    }
+}
+
+/// CPUs that are named come in the order of their numbers; those that stay first.
+fn order_vcpus(domain: &mut Domain) {
+    let vcpus = &mut domain.vcpus.individual;
+    if vcpus.iter().any(|vcpu| vcpu.order.is_some()) {
+        return;
+    }
+    let mut order = 0;
+    for stays in [true, false] {
+        let enabled = vcpus.iter_mut().filter(|vcpu| vcpu.enabled == YesNo::Yes);
+        for vcpu in enabled.filter(|vcpu| (vcpu.hotpluggable != Some(YesNo::Yes)) == stays) {
+            order += 1;
+            vcpu.order = Some(order);
+        }
+    }
+}
+
+fn label(domain: &mut Domain, place: &Place<'_>) {
+    let Some(credentials) = place.credentials else { return };
+    let has_own = domain.seclabels.iter().any(|label| label.model.as_deref() == Some("dac"));
+    if !has_own {
+        domain.seclabels.push(Seclabel {
+            kind: SeclabelType::Dynamic,
+            model: Some("dac".into()),
+            relabel: true,
+            label: Some(credentials.into()),
+            imagelabel: Some(credentials.into()),
+            baselabel: None,
+            implicit: true,
+        });
+    }
+}
+
+fn prepare_disks(domain: &mut Domain) {
+    for disk in &mut domain.devices.disks {
+        disk.driver.cache = disk.effective_cache();
+        if disk.storage.is_empty() {
+            // What is put in later brings its own format. QEMU starts with the tray closed.
+            disk.driver.format = None;
+        }
+        disk.target.tray = Tray::Closed;
+    }
+}
+
+fn prepare_streams(domain: &mut Domain, place: &Place<'_>) {
+    let devices = &mut domain.devices;
+    for channel in &mut devices.channels {
+        let ChannelTarget::Virtio { name, state } = &mut channel.target else { continue };
+        *state = Some(ChannelState::Disconnected);
+        if let CharBackend::Unix(unix) = &mut channel.source.backend
+            && unix.path.is_none()
+        {
+            let name = name.as_deref().unwrap_or_default();
+            unix.mode = SourceMode::Bind;
+            unix.path = Some(place.channel_dir.join(name).display().to_string().into());
+        }
+    }
+    let serials = devices.serials.iter_mut().map(|it| &mut it.source);
+    let parallels = devices.parallels.iter_mut().map(|it| &mut it.source);
+    let consoles = devices.consoles.iter_mut().map(|it| &mut it.source);
+    let channels = devices.channels.iter_mut().map(|it| &mut it.source);
+    for source in serials.chain(parallels).chain(consoles).chain(channels) {
+        if let CharBackend::Tcp(tcp, _) = &mut source.backend {
+            tcp.tls.get_or_insert(YesNo::No);
+        }
+    }
+}
+
+fn prepare_vnc(vnc: &mut Vnc, place: &Place<'_>, chooser: &mut dyn Chooser) -> Result<(), CommandError> {
+    let mut needs_port = false;
+    for listen in &mut vnc.listens {
+        let Listen { place: here, from_config, auto_generated } = listen;
+        match here {
+            ListenPlace::None => {}
+            ListenPlace::Socket { socket: Some(_) } => {}
+            ListenPlace::Socket { socket } => {
+                *socket = Some(place.state_dir.join("vnc.sock").display().to_string().into());
+                *auto_generated = true;
+            }
+            ListenPlace::Address { address } => {
+                needs_port = true;
+                if address.is_none() {
+                    *address = Some(place.vnc_listen.into());
+                    *from_config = true;
+                }
+            }
+            ListenPlace::Network { .. } => needs_port = true,
+        }
+    }
+    let full = |name: &str, first: u16| {
+        let message = format!("Unable to find an unused port in range '{name}' ({first}-65535)");
+        CommandError::Internal(message)
+    };
+    if needs_port && vnc.autoport {
+        vnc.port = chooser.vnc_port().ok_or_else(|| full("vnc", 5900))?.into();
+    }
+    if needs_port && vnc.websocket == -1 {
+        vnc.websocket = chooser.websocket_port().ok_or_else(|| full("vnc-ws", 5700))?.into();
+        vnc.websocket_generated = true;
+    }
+    Ok(())
+}
+
+/// Notes the ptys that QEMU has opened: `ptys` has the id of a character device (`charserial0`) and the path.
+pub fn set_pty_paths(domain: &mut Domain, ptys: &[(String, String)]) {
+    let devices = &mut domain.devices;
+    let serials = devices.serials.iter_mut().map(|it| (&it.info, &mut it.source));
+    let parallels = devices.parallels.iter_mut().map(|it| (&it.info, &mut it.source));
+    let channels = devices.channels.iter_mut().map(|it| (&it.info, &mut it.source));
+    let consoles = devices.consoles.iter_mut().map(|it| (&it.info, &mut it.source));
+    for (info, source) in serials.chain(parallels).chain(channels).chain(consoles) {
+        let alias = info.alias.as_deref().unwrap_or_default();
+        let found = ptys.iter().find(|(id, _)| id.strip_prefix("char") == Some(alias));
+        if let (CharSource { backend: CharBackend::Pty(path), .. }, Some((_, found))) = (source, found) {
+            *path = Some(found.as_str().into());
+        }
+    }
+}
