@@ -4,17 +4,16 @@
 //! that are switched on, or the pages that are set aside changed.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::conf::capabilities::cpu::CpuMap;
 use crate::conf::capabilities::host::{Cell, Host, HostCpu, HostTopology, Iommu, SecurityModel};
 use crate::conf::capabilities::{Capabilities, Guest, GuestMachine};
-use crate::conf::domain::{Cpu, VirtType};
+use crate::conf::domain::VirtType;
 use crate::conf::xml::Value;
 use crate::drivers::node::Node;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::domain::{HostFacts, Subject, domain_capabilities};
-use crate::qemu::capabilities::{Accel, Cap, Emulators, Machine, QemuCaps, resolve_cpu};
+use crate::qemu::capabilities::{Accel, Cap, Emulators, Machine, QemuCaps};
 use crate::util::arch::{Arch, UnknownArch};
 use crate::util::host_cpu;
 use crate::util::paths::{Paths, Scope};
@@ -31,8 +30,6 @@ pub struct HostCapabilities {
     uuid: Uuid,
     security: Vec<SecurityModel>,
     document: Mutex<Option<Document>>,
-    /// Read when first needed; absent where libvirt's description is not installed.
-    cpu_map: OnceLock<Option<Arc<CpuMap>>>,
 }
 
 /// Which guests a question is about; what is not named has a default.
@@ -56,7 +53,7 @@ impl HostCapabilities {
     pub fn new(node: Node, emulators: Emulators, paths: &Paths) -> Result<Self> {
         let uuid = host_uuid().map_err(|error| Error::io("cannot make a UUID for this host", error))?;
         let security = security_models(paths.scope);
-        Ok(Self { node, emulators, uuid, security, document: Mutex::default(), cpu_map: OnceLock::new() })
+        Ok(Self { node, emulators, uuid, security, document: Mutex::default() })
     }
 
     pub fn uuid(&self) -> Uuid {
@@ -134,25 +131,8 @@ impl HostCapabilities {
             cores: info.cores,
             threads: info.threads,
         };
-        let cpu = self.cpu_map().map(|map| self.node.cpu(&map)).transpose()?;
+        let cpu = self.emulators.cpu_map().map(|map| self.node.cpu(&map)).transpose()?;
         Ok(HostCpu { topology: Some(topology), ..cpu.unwrap_or_default() })
-    }
-
-    /// libvirt's description of CPU models.
-    pub fn cpu_map(&self) -> Option<Arc<CpuMap>> {
-        let load = || match self.node.cpu_map() {
-            Ok(map) => Some(Arc::new(map)),
-            Err(error) => {
-                tracing::warn!(%error, "CPU models have no names without libvirt's description of them");
-                None
-            }
-        };
-        self.cpu_map.get_or_init(load).clone()
-    }
-
-    /// Completes the CPU of a guest that is about to start on this binary.
-    pub fn resolve_cpu(&self, cpu: &mut Cpu, caps: &QemuCaps, accel: Accel) -> Result<()> {
-        Ok(resolve_cpu(cpu, caps, accel, self.cpu_map().as_deref())?)
     }
 
     /// `virConnectGetCPUModelNames`: none for an architecture whose QEMU knows best.
@@ -161,7 +141,7 @@ impl HostCapabilities {
             return Err(Error::invalid_arg(format!("cannot find architecture {arch}")));
         };
         if known.is_x86() {
-            let map = self.cpu_map();
+            let map = self.emulators.cpu_map();
             return Ok(map.iter().flat_map(|map| map.models()).map(|model| model.name.clone()).collect());
         }
         let described = known.is_arm() || known.is_ppc64() || known.is_s390();
@@ -203,7 +183,7 @@ impl HostCapabilities {
             let binary = caps.binary.display();
             return Err(Error::invalid_arg(format!("Emulator '{binary}' does not support arch '{arch}'")));
         }
-        let map = self.cpu_map();
+        let map = self.emulators.cpu_map();
         let host = HostFacts {
             max_vcpus: (accel == Accel::Kvm).then(|| host_cpu::max_vcpus().ok()).flatten(),
             phys_bits: self.node.phys_bits()?,

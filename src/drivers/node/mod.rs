@@ -14,7 +14,7 @@ pub use cpus::{CpuStats, OnlineCpus, Which};
 pub use memory::{CacheStats, MemoryStats, Whose};
 
 use self::files::HostFiles;
-use crate::conf::capabilities::cpu::{CpuMap, CpuMapError};
+use crate::conf::capabilities::cpu::CpuMap;
 use crate::conf::capabilities::host::{CacheBank, CacheKind, Cell, Cpu, Distance, HostCpu};
 use crate::error::{Error, Origin, Result};
 use crate::util::arch::Arch;
@@ -127,11 +127,6 @@ impl Node {
     /// The host's processor by name, as far as `map` and the host tell.
     pub fn cpu(&self, map: &CpuMap) -> Result<HostCpu> {
         Ok(processor::describe(map, &self.files.text("/proc/cpuinfo")?))
-    }
-
-    /// libvirt's description of CPU models, where it is installed.
-    pub fn cpu_map(&self) -> Result<CpuMap, CpuMapError> {
-        processor::cpu_map()
     }
 
     /// Bits of a physical address; not every architecture says.

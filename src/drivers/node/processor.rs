@@ -1,30 +1,12 @@
 //! What the host's processor is called: its own answers, decoded with libvirt's description of models.
 
-use std::io;
-use std::path::Path;
-
-use crate::conf::capabilities::cpu::{CpuData, CpuMap, CpuMapError, Place, Purpose};
+use crate::conf::capabilities::cpu::{CpuData, CpuMap, Place, Purpose};
 use crate::conf::capabilities::host::{HostCpu, TscCounter};
-use crate::util::file;
 use crate::util::host_cpu;
-
-/// Where libvirt's packages put the description of CPU models.
-const CPU_MAP: &str = "/usr/share/libvirt/cpu_map";
-
-/// The longest of its files describes the features, about 150 KiB.
-const MAX_FILE: u64 = 4 << 20;
 
 /// The leaves from which on hypervisors, and then the extensions, answer.
 const HYPERVISOR: u32 = 0x4000_0000;
 const EXTENDED: u32 = 0x8000_0000;
-
-/// Reads the description of CPU models.
-pub(super) fn cpu_map() -> Result<CpuMap, CpuMapError> {
-    CpuMap::load(|name| {
-        let content = file::read_at_most(&Path::new(CPU_MAP).join(name), MAX_FILE)?;
-        String::from_utf8(content).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-    })
-}
 
 /// All bits that the processor has of those that features are made of.
 fn data(map: &CpuMap) -> Option<CpuData> {

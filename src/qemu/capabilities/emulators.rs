@@ -14,14 +14,17 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::QemuCaps;
 use super::converse::{ConverseError, converse};
 use super::fingerprint::{Fingerprint, Host};
+use super::guest_cpu::{self, GuestCpuError};
 use super::probe::{self, ProbeError};
+use super::{Accel, QemuCaps};
+use crate::conf::capabilities::cpu::{CpuMap, CpuMapError};
+use crate::conf::domain::{Cpu, CpuMode};
 use crate::util::arch::Arch;
 use crate::util::file::{self, Durability};
 use crate::util::reason::Reason;
@@ -31,6 +34,12 @@ const MAX_KNOWN: usize = 64;
 
 /// A cache file is a few hundred KiB.
 const MAX_CACHE: u64 = 16 << 20;
+
+/// Where libvirt's packages put the description of CPU models.
+const CPU_MAP: &str = "/usr/share/libvirt/cpu_map";
+
+/// The longest of its files describes the features, about 150 KiB.
+const MAX_CPU_MAP_FILE: u64 = 4 << 20;
 
 /// Where a distribution without the usual names keeps its only QEMU.
 const UNUSUAL: &str = "/usr/libexec/qemu-kvm";
@@ -59,6 +68,8 @@ struct Inner {
     cache: PathBuf,
     search_path: OsString,
     host: Mutex<Option<Host>>,
+    /// Read when first needed; absent where libvirt's description is not installed.
+    cpu_map: OnceLock<Option<Arc<CpuMap>>>,
     known: Mutex<HashMap<PathBuf, Arc<Entry>>>,
 }
 
@@ -88,6 +99,7 @@ impl Emulators {
             cache: cache.join("capabilities"),
             search_path,
             host: Mutex::default(),
+            cpu_map: OnceLock::new(),
             known: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -143,6 +155,25 @@ impl Emulators {
         Ok(caps)
     }
 
+    /// libvirt's description of CPU models.
+    pub fn cpu_map(&self) -> Option<Arc<CpuMap>> {
+        let load = || match load_cpu_map() {
+            Ok(map) => Some(Arc::new(map)),
+            Err(error) => {
+                tracing::warn!(%error, "CPU models have no names without libvirt's description of them");
+                None
+            }
+        };
+        self.inner.cpu_map.get_or_init(load).clone()
+    }
+
+    /// Completes the CPU of a guest that is about to start on this binary.
+    pub fn complete_cpu(&self, cpu: &mut Cpu, caps: &QemuCaps, accel: Accel) -> Result<(), GuestCpuError> {
+        let named = cpu.mode == CpuMode::HostModel || cpu.model.is_some();
+        let map = if named { self.cpu_map() } else { None };
+        guest_cpu::resolve(cpu, caps, accel, map.as_deref())
+    }
+
     async fn ask(&self, binary: &Path, host: &Host) -> Result<QemuCaps, LookupError> {
         tracing::info!(binary = %binary.display(), kvm = host.kvm_usable(), "asking a QEMU binary what it can do");
         let path = &self.inner.search_path;
@@ -194,6 +225,13 @@ impl Entry {
     }
 }
 
+fn load_cpu_map() -> Result<CpuMap, CpuMapError> {
+    CpuMap::load(|name| {
+        let content = file::read_at_most(&Path::new(CPU_MAP).join(name), MAX_CPU_MAP_FILE)?;
+        String::from_utf8(content).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    })
+}
+
 fn executable(path: &Path) -> io::Result<()> {
     let state = path.metadata()?;
     let ok = state.is_file() && state.permissions().mode() & 0o111 != 0;
@@ -220,7 +258,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::qemu::capabilities::{Accel, Cap};
+    use crate::qemu::capabilities::Cap;
 
     fn emulators(cache: &Path) -> Emulators {
         Emulators::new(cache, "/usr/local/bin:/usr/bin:/bin".into())

@@ -38,7 +38,7 @@ const IGNORED: [&str; 8] = [
 ];
 
 /// Completes `cpu` for a start on this binary.
-pub fn resolve(
+pub(super) fn resolve(
     cpu: &mut Cpu,
     caps: &QemuCaps,
     accel: Accel,

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use converse::ConverseError;
 pub use emulators::{Emulators, LookupError};
 pub use flags::{Cap, CapSet};
-pub use guest_cpu::{GuestCpuError, resolve as resolve_cpu};
+pub use guest_cpu::GuestCpuError;
 pub use host_model::{Features, feature_from_qemu, feature_to_qemu};
 pub use probe::ProbeError;
 
