@@ -274,6 +274,7 @@ async fn a_start_that_is_given_up_leaves_nothing() {
     let process = Process::find(pid).unwrap();
     drop(start);
     process.exited_within(LIMIT).await.unwrap().unwrap();
+    assert_eq!(world.left_over(), Vec::<PathBuf>::new());
 }
 
 #[tokio::test]
@@ -337,6 +338,25 @@ async fn a_running_guest_is_adopted_and_watched() {
     let Running { files, .. } = adopted.running;
     files.remove().unwrap();
     assert_eq!(world.left_over(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_guest_that_ends_or_hangs_while_it_is_asked_is_told_apart() {
+    for (behaviour, gone) in [
+        (die_at("query-name"), true),
+        (Behaviour { hang_at: Some("query-name".to_owned()), ..Behaviour::default() }, false),
+    ] {
+        let world = World::fake(&behaviour);
+        let guest = world.start().await;
+        let claim = world.claim(&guest.running);
+        let _killer = guest.left_alone();
+        let limit = if gone { LIMIT } else { Duration::from_millis(300) };
+        match adopt(claim, limit).await.unwrap_err() {
+            AdoptError::Gone { .. } => assert!(gone),
+            AdoptError::Silent { process, .. } => assert!(!gone && !process.is_gone().unwrap()),
+            error => panic!("{error}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -29,11 +29,6 @@ impl Bitmap {
         Self::default()
     }
 
-    /// The numbers 0 to `len` - 1.
-    pub fn first(len: usize) -> Self {
-        (0..len).collect()
-    }
-
     /// Reads list syntax: comma between `N`, `N-M`, and `^N` which takes N out again. Every number,
     /// the ones taken out too, is below `len`. An empty text is an error.
     pub fn parse(text: &str, len: usize) -> Result<Self, BitmapError> {
@@ -122,10 +117,6 @@ impl Bitmap {
     /// The numbers, ascending.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.words.len() * 64).filter(|bit| self.contains(*bit))
-    }
-
-    pub fn is_subset(&self, of: &Self) -> bool {
-        self.iter().all(|bit| of.contains(bit))
     }
 }
 

@@ -133,3 +133,30 @@ pub(super) fn excerpt(line: &[u8]) -> String {
     const MAX: usize = 200;
     String::from_utf8_lossy(line.get(..MAX).unwrap_or(line)).trim_ascii_end().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{HumanMonitorCommand, QueryStatus, SetPassword};
+    use super::*;
+
+    fn line<C: Command>(command: &C) -> Line {
+        Line::new(C::NAME, &arguments(command).unwrap(), "libvirt-1", C::SECRET)
+    }
+
+    #[test]
+    fn a_log_shows_commands_without_their_secrets() {
+        let status = line(&QueryStatus {});
+        assert_eq!(status.text, "{\"execute\":\"query-status\",\"id\":\"libvirt-1\"}\r\n");
+        assert_eq!(status.shown(), status.text.trim_end());
+        let password = SetPassword {
+            protocol: "vnc".to_owned(),
+            password: "sesame".to_owned(),
+            ..SetPassword::default()
+        };
+        let human = HumanMonitorCommand { command_line: "set_password vnc sesame".to_owned() };
+        let (_, raw) = raw(r#"{"execute": "object-add", "arguments": {"data": "sesame"}}"#).unwrap();
+        for line in [line(&password), line(&human), raw.with_id("libvirt-1")] {
+            assert!(line.text.contains("sesame") && !line.shown().contains("sesame"), "{}", line.shown());
+        }
+    }
+}

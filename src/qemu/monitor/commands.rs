@@ -43,10 +43,7 @@ impl<T> Absent for Option<T> {
 
 impl Absent for String {}
 impl Absent for bool {}
-impl Absent for i64 {}
 impl Absent for u64 {}
-impl Absent for Value {}
-impl<T> Absent for Vec<T> {}
 
 commands! {
     /// Ends the negotiation; no optional capability is asked for.
@@ -59,45 +56,20 @@ commands! {
     /// Presses the ACPI power button.
     SystemPowerdown = "system_powerdown" {} -> Done;
     SystemReset = "system_reset" {} -> Done;
-    SystemWakeup = "system_wakeup" {} -> Done;
-    Quit = "quit" {} -> Done;
-    /// What the guest's shutdown, reboot, panic and watchdog lead to.
-    SetAction = "set-action" { shutdown: Option<String>, reboot: Option<String>, panic: Option<String>, watchdog: Option<String> } -> Done;
-    InjectNmi = "inject-nmi" {} -> Done;
 
     QueryName = "query-name" {} -> Name;
     QueryUuid = "query-uuid" {} -> UuidText;
     QueryCpusFast = "query-cpus-fast" {} -> Vec<Cpu>;
-    QueryIothreads = "query-iothreads" {} -> Vec<Iothread>;
     QueryChardev = "query-chardev" {} -> Vec<Chardev>;
     QueryBalloon = "query-balloon" {} -> Balloon;
     /// `value` in bytes.
     SetBalloon = "balloon" { value: u64 } -> Done;
-    QueryBlock = "query-block" {} -> Vec<Value>;
-    QueryBlockstats = "query-blockstats" { query_nodes: Option<bool> } -> Vec<Value>;
-    QueryNamedBlockNodes = "query-named-block-nodes" { flat: Option<bool> } -> Vec<Value>;
-    QueryMigrate = "query-migrate" {} -> Value;
-    QueryVnc = "query-vnc" {} -> Value;
-    QueryRxFilter = "query-rx-filter" { name: Option<String> } -> Value;
 
-    QomList = "qom-list" { path: String } -> Vec<Property>;
-    QomGet = "qom-get" { path: String, property: String } -> Value;
-    QomSet = "qom-set" { path: String, property: String, value: Value } -> Done;
-
-    DeviceDel = "device_del" { id: String } -> Done;
-    ObjectDel = "object-del" { id: String } -> Done;
-    NetdevDel = "netdev_del" { id: String } -> Done;
-    BlockdevDel = "blockdev-del" { node_name: String } -> Done;
-    ChardevRemove = "chardev-remove" { id: String } -> Done;
     SetLink = "set_link" { name: String, up: bool } -> Done;
     /// The descriptor travels beside the command.
     Getfd = "getfd" { fdname: String } -> Done;
-    Closefd = "closefd" { fdname: String } -> Done;
-    AddFd = "add-fd" { fdset_id: Option<u64>, opaque: Option<String> } -> FdInfo;
-    RemoveFd = "remove-fd" { fdset_id: u64, fd: Option<i64> } -> Done;
 
     Screendump = "screendump" { filename: String, device: Option<String>, head: Option<u64>, format: Option<String> } -> Done;
-    SendKey = "send-key" { keys: Vec<Key>, hold_time: Option<u64> } -> Done;
     SetPassword = "set_password" { protocol: String, password: String, connected: Option<String> } -> Done, Named;
     ExpirePassword = "expire_password" { protocol: String, time: String } -> Done;
     HumanMonitorCommand = "human-monitor-command" { command_line: String } -> String, Named;
@@ -152,13 +124,6 @@ pub struct Cpu {
     pub props: BTreeMap<String, Value>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Iothread {
-    pub id: String,
-    pub thread_id: u32,
-}
-
 /// A character device; a pty's is `pty:/dev/pts/3`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -180,29 +145,4 @@ impl Chardev {
 pub struct Balloon {
     /// Bytes.
     pub actual: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Property {
-    pub name: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub description: Option<String>,
-    pub default_value: Option<Value>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct FdInfo {
-    pub fdset_id: u64,
-    pub fd: i64,
-}
-
-/// One key, by number or by QEMU's name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "type", content = "data", rename_all = "lowercase")]
-pub enum Key {
-    Number(u32),
-    Qcode(String),
 }

@@ -146,6 +146,24 @@ async fn a_user_s_own_command_gets_the_whole_reply() {
 }
 
 #[tokio::test]
+async fn a_command_without_a_type_takes_computed_arguments() {
+    let (connected, mut peer) = open().await;
+    let talk = async {
+        let sent = json!({"execute": "device_add", "arguments": {"driver": "e1000"}, "id": "libvirt-2"});
+        assert_eq!(peer.receive().await, sent);
+        peer.send(r#"{"return": {"x": null}, "id": "libvirt-2"}"#).await;
+        peer.expect("query-x", r#""return": null"#).await;
+    };
+    let ask = async {
+        let arguments = Some(json!({"driver": "e1000"}));
+        let reply = connected.monitor.execute_value("device_add", arguments).await.unwrap();
+        assert_eq!(reply, json!({"x": null}));
+        assert_eq!(connected.monitor.execute_value("query-x", None).await.unwrap(), Value::Null);
+    };
+    tokio::join!(talk, ask);
+}
+
+#[tokio::test]
 async fn a_missing_human_monitor_is_told_apart() {
     let (connected, mut peer) = open().await;
     let (error, ()) = tokio::join!(

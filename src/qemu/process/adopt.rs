@@ -14,6 +14,9 @@ use crate::qemu::monitor::{Connected, Monitor, MonitorError, MonitorEvent, Query
 use crate::util::process::Process;
 use crate::util::uuid::Uuid;
 
+/// How long a QEMU that closed its monitor may take to end.
+const GOING: Duration = Duration::from_secs(2);
+
 /// What is known of the guest.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -67,7 +70,14 @@ pub async fn adopt(claim: Claim, limit: Duration) -> Result<Adopted, AdoptError>
     };
     let (Connected { monitor, events, .. }, answered) = match asked {
         Ok(asked) => asked,
-        Err(source) => return Err(AdoptError::Silent { name, process, source }),
+        Err(source) => {
+            // A QEMU on its way out closes its monitor first.
+            let going = matches!(source, MonitorError::Eof { .. } | MonitorError::Connect { .. });
+            if going && matches!(process.exited_within(GOING).await, Ok(Some(_))) {
+                return Err(AdoptError::Gone { name, pid });
+            }
+            return Err(AdoptError::Silent { name, process, source });
+        }
     };
     if answered.uuid != Some(uuid) || answered.name.as_deref().is_some_and(|found| found != name) {
         let found = answered.name.unwrap_or_else(|| "a guest without a name".to_owned());
