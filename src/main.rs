@@ -14,6 +14,7 @@ use ferrovirt::daemon::{Daemon, Setup};
 use ferrovirt::logging;
 use ferrovirt::util::paths::{Paths, Scope};
 use ferrovirt::util::process::Command;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long work that nobody waits for may hold up the exit.
@@ -22,6 +23,9 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(1);
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Threads for calls that block: file system work.
 const BLOCKING_THREADS: usize = 64;
+
+/// Open files the daemon asks for, where the hard limit lets it.
+const DESCRIPTORS: u64 = 65_536;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -94,9 +98,11 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
     if options.listen {
         tracing::warn!("--listen: there is no network listener, serving unix sockets only");
     }
-    let setup = Setup { paths, config, search_path: environment.search_path, pid_file: options.pid_file };
+    let pid_file = options.pid_file.map(std::path::absolute).transpose()?;
+    let setup = Setup { paths, config, search_path: environment.search_path, pid_file };
     let ready = if options.in_background { report_ready } else { || Ok(()) };
     let idle = options.timeout.filter(|&seconds| seconds > 0);
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
         .max_blocking_threads(BLOCKING_THREADS)
@@ -106,6 +112,17 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         runtime.block_on(serve(setup, idle.map(|seconds| Duration::from_secs(seconds.into())), ready));
     runtime.shutdown_timeout(EXIT_PATIENCE);
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// Every client and every guest takes descriptors; the usual soft limit is meant for programs without many.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+    {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
 }
 
 async fn serve(setup: Setup, idle: Option<Duration>, ready: fn() -> io::Result<()>) -> Result<(), Failure> {
@@ -227,6 +244,7 @@ fn background() -> Result<ExitCode, Failure> {
     let command = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1).filter(|arg| !is_daemon(arg)))
         .arg("--in-background")
+        .directory(std::env::current_dir()?)
         .stdout(says)
         .stderr(io::stderr().as_fd().try_clone_to_owned()?);
     let command = std::env::vars_os().fold(command, |command, (name, value)| command.env(name, value));
@@ -237,7 +255,7 @@ fn background() -> Result<ExitCode, Failure> {
     Ok(if ready.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Tells the waiting parent, and lets go of its terminal.
+/// Tells the waiting parent, and lets go of its terminal and directory.
 fn report_ready() -> io::Result<()> {
     let mut stdout = io::stdout();
     stdout.write_all(b"ready\n")?;
@@ -245,5 +263,6 @@ fn report_ready() -> io::Result<()> {
     let null = OpenOptions::new().write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
+    rustix::process::chdir("/")?;
     Ok(())
 }

@@ -6,5 +6,6 @@ mod calls;
 mod daemon;
 mod events;
 mod hostile;
+mod process;
 mod streams;
 mod world;
