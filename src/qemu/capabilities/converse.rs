@@ -6,21 +6,18 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::task::JoinSet;
 
 use super::probe::{Answers, Question};
+use crate::qemu::monitor::{Monitor, MonitorError};
 use crate::util::process::{Command, ProcessError};
 use crate::util::reason::Reason;
 
 /// A cold start from a slow disk takes seconds; a binary that takes longer than this is stuck.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The longest line is the schema, about 250 KiB.
-const MAX_LINE: u64 = 16 << 20;
 
 /// How much of what a failing QEMU prints is kept.
 const MAX_WORDS: u64 = 4096;
@@ -34,10 +31,10 @@ pub enum ConverseError {
     Words(String),
     #[error("no answer within {} s", LIMIT.as_secs())]
     Timeout,
-    #[error("cannot talk to the QEMU monitor: {}", Reason(.0))]
+    #[error("cannot prepare for QEMU: {}", Reason(.0))]
     Io(#[from] io::Error),
-    #[error("malformed line from the QEMU monitor: {0}")]
-    Malformed(#[from] serde_json::Error),
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
 }
 
 /// Asks `binary` with the accelerators that `accel` lists (`kvm:tcg`).
@@ -45,7 +42,7 @@ pub(super) async fn converse(
     binary: &Path,
     search_path: &OsStr,
     accel: &str,
-    questions: &[Question],
+    questions: Vec<Question>,
 ) -> Result<Answers, ConverseError> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs.into_std()?);
@@ -64,67 +61,42 @@ pub(super) async fn converse(
 
     // Dropping the child ends QEMU, whatever it is doing.
     let _child = command.start().await?;
-    match tokio::time::timeout(LIMIT, exchange(ours, questions)).await {
+    let name = binary.to_string_lossy();
+    match tokio::time::timeout(LIMIT, exchange(ours, &name, questions)).await {
         Err(_) => Err(ConverseError::Timeout),
         Ok(Ok(answers)) => Ok(answers),
-        Ok(Err(error)) => Err(last_words(words).await.map_or(error, ConverseError::Words)),
+        Ok(Err(error)) => Err(last_words(words).await.map_or(error.into(), ConverseError::Words)),
     }
 }
 
 /// What QEMU printed before it gave up.
 async fn last_words(pipe: OwnedFd) -> Option<String> {
     let mut words = Vec::new();
-    let pipe = pipe::Receiver::from_owned_fd(pipe).ok()?;
-    let mut pipe = pipe.take(MAX_WORDS);
+    let mut pipe = pipe::Receiver::from_owned_fd(pipe).ok()?.take(MAX_WORDS);
     let read = pipe.read_to_end(&mut words);
     tokio::time::timeout(Duration::from_secs(1), read).await.ok()?.ok()?;
     let words = String::from_utf8_lossy(&words).trim().to_owned();
     (!words.is_empty()).then_some(words)
 }
 
-#[derive(Deserialize)]
-struct Line {
-    id: Option<usize>,
-    #[serde(rename = "return")]
-    answer: Option<Value>,
-}
-
-async fn exchange(stream: UnixStream, questions: &[Question]) -> Result<Answers, ConverseError> {
-    let mut commands = format!("{}\n", json!({ "execute": "qmp_capabilities" }));
-    for (id, question) in questions.iter().enumerate() {
-        let mut command = json!({ "execute": question.command, "id": id });
-        if let Some(arguments) = &question.arguments {
-            command["arguments"] = arguments.clone();
-        }
-        commands.push_str(&command.to_string());
-        commands.push('\n');
+/// All questions are under way before the first answer is awaited.
+async fn exchange(stream: UnixStream, name: &str, questions: Vec<Question>) -> Result<Answers, MonitorError> {
+    let connected = Monitor::connect(stream, name, LIMIT).await?;
+    let mut asked = JoinSet::new();
+    for Question { key, command, arguments } in questions {
+        let monitor = connected.monitor.clone();
+        asked.spawn(async move { (key, monitor.execute_value(command, arguments).await) });
     }
-    let (read, mut write) = stream.into_split();
-    let (written, answers) = tokio::join!(write.write_all(commands.as_bytes()), collect(read, questions));
-    written?;
-    answers
-}
-
-async fn collect(
-    stream: impl tokio::io::AsyncRead + Unpin,
-    questions: &[Question],
-) -> Result<Answers, ConverseError> {
-    let mut lines = BufReader::new(stream);
-    let mut line = Vec::new();
     let mut answers = Answers::default();
-    let mut missing = questions.len();
-    while missing > 0 {
-        line.clear();
-        (&mut lines).take(MAX_LINE).read_until(b'\n', &mut line).await?;
-        if line.pop() != Some(b'\n') {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        let Line { id, answer } = serde_json::from_slice(&line)?;
-        // Without a number it is the greeting, an event or the answer to qmp_capabilities.
-        let Some(question) = id.and_then(|id| questions.get(id)) else { continue };
-        missing -= 1;
-        if let Some(answer) = answer {
-            answers.0.insert(question.key.clone(), answer);
+    while let Some(answered) = asked.join_next().await {
+        let Ok((key, answer)) = answered else { return Err(MonitorError::Closed) };
+        match answer {
+            Ok(answer) => {
+                answers.0.insert(key, answer);
+            }
+            // This binary does not understand the question, which is an answer as well.
+            Err(MonitorError::Command { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(answers)

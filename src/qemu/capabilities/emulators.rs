@@ -178,11 +178,10 @@ impl Emulators {
         tracing::info!(binary = %binary.display(), kvm = host.kvm_usable(), "asking a QEMU binary what it can do");
         let path = &self.inner.search_path;
         let failed = |source| LookupError::Converse { binary: binary.to_owned(), source };
-        let (all, again) = (probe::questions(), probe::accel_questions());
-        let best = converse(binary, path, "kvm:tcg", &all);
+        let best = converse(binary, path, "kvm:tcg", probe::questions());
         let (best, tcg) = if host.kvm_usable() {
             // Without TCG compiled in this fails, and then there is nothing to be known of it.
-            let (best, tcg) = tokio::join!(best, converse(binary, path, "tcg", &again));
+            let (best, tcg) = tokio::join!(best, converse(binary, path, "tcg", probe::accel_questions()));
             (best.map_err(failed)?, tcg.ok())
         } else {
             (best.await.map_err(failed)?, None)
