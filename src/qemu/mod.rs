@@ -8,6 +8,7 @@ pub mod facts;
 pub mod job;
 pub mod log;
 pub mod monitor;
+pub mod network;
 pub mod prepare;
 pub mod process;
 pub mod run_state;

@@ -3,14 +3,14 @@
 //! ```text
 //!   definition ─clone─► prepare ─► block::number_images ─► block::detect_chain ─► block::number_images
 //!                          │                                                             │
-//!                    id, aliases, ports, names, sockets, sizes                  command::build
+//!                    id, aliases, ports, sockets, sizes    network::wire    command::build
 //! ```
 
 use std::path::Path;
 
 use crate::conf::devices::{
-    BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, InterfaceKind, Listen,
-    ListenPlace, SourceMode, Tray, Vnc,
+    BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, Listen, ListenPlace,
+    SourceMode, Tray, Vnc,
 };
 use crate::conf::domain::{Domain, Seclabel, SeclabelType};
 use crate::conf::xml::YesNo;
@@ -43,8 +43,6 @@ pub trait Chooser {
     fn vnc_port(&mut self) -> Option<u16>;
     /// A free port for a screen over WebSocket, from 5700.
     fn websocket_port(&mut self) -> Option<u16>;
-    /// A name for a network device, `vnetN`.
-    fn tap_name(&mut self) -> String;
 }
 
 /// Makes `domain`, a copy of a complete definition, the running one.
@@ -61,15 +59,6 @@ pub fn prepare(
     resource.partition.get_or_insert_with(|| "/machine".into());
     label(domain, place);
     prepare_disks(domain);
-    for interface in &mut domain.devices.interfaces {
-        let has_device = matches!(
-            interface.kind,
-            InterfaceKind::Bridge | InterfaceKind::Ethernet | InterfaceKind::Network
-        );
-        if has_device && interface.target.dev.is_none() {
-            interface.target.dev = Some(chooser.tap_name().into());
-        }
-    }
     prepare_streams(domain, place);
     for graphics in &mut domain.devices.graphics {
         if let Graphics::Vnc(vnc) = graphics {

@@ -12,6 +12,7 @@ pub mod pidfile;
 pub mod process;
 pub mod random;
 pub mod reason;
+pub mod tap;
 pub mod timestamp;
 pub mod units;
 pub mod unix;

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, build, needs};
-use crate::conf::devices::{Backing, Disk, Layer, LayerFormat, Place as Image, Storage, StorageFormat};
+use crate::conf::devices::{
+    Backing, Disk, InterfaceKind, Layer, LayerFormat, Place as Image, Storage, StorageFormat,
+};
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::qemu::block;
@@ -29,24 +31,16 @@ fn caps() -> QemuCaps {
     crate::qemu::capabilities::probe::assemble(binary, &kvm, Some(&tcg)).unwrap()
 }
 
-/// Names and ports in the order in which the recording numbered them.
-#[derive(Default)]
-struct InOrder {
-    taps: u32,
-}
+/// The first ports of each kind, as in the recording.
+struct First;
 
-impl Chooser for InOrder {
+impl Chooser for First {
     fn vnc_port(&mut self) -> Option<u16> {
         Some(5900)
     }
 
     fn websocket_port(&mut self) -> Option<u16> {
         Some(5700)
-    }
-
-    fn tap_name(&mut self) -> String {
-        self.taps += 1;
-        format!("vnet{}", self.taps - 1)
     }
 }
 
@@ -113,7 +107,16 @@ fn running(definition: &str, name: &str) -> Domain {
         vnc_listen: "127.0.0.1",
         credentials: Some("+0:+0"),
     };
-    prepare(&mut domain, &place, &mut InOrder::default()).unwrap();
+    prepare(&mut domain, &place, &mut First).unwrap();
+    // The kernel names network devices.
+    let unnamed = domain
+        .devices
+        .interfaces
+        .iter_mut()
+        .filter(|interface| interface.target.dev.is_none() && interface.kind != InterfaceKind::User);
+    for (number, interface) in unnamed.enumerate() {
+        interface.target.dev = Some(format!("vnet{number}").into());
+    }
     let mut last = 0;
     block::number_images(&mut domain, &mut last);
     domain.devices.disks.iter_mut().for_each(detect);
