@@ -5,6 +5,7 @@
 #[path = "fake_qemu/mod.rs"]
 mod fake_qemu;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -288,16 +289,21 @@ async fn who_ignores_sigterm_is_killed_only_by_force() {
 
 #[tokio::test(start_paused = true)]
 async fn who_ignores_sigterm_and_is_not_forced_stays() {
+    let (mut says, said) = std::io::pipe().unwrap();
     let child = ferrovirt::util::process::Command::new("/bin/sh")
-        .args(["-c", "trap '' TERM; while :; do sleep 1000; done"])
+        .args(["-c", "trap '' TERM; echo deaf; exec sleep 1000"])
+        .stdout(said.into())
         .start()
         .await
         .unwrap();
+    let mut word = [0; 5];
+    says.read_exact(&mut word).unwrap();
     let error = stop(child.process(), How::Graceful).await.unwrap_err();
     assert!(matches!(error, StopError::Stays { .. }));
     let pid = child.process().pid();
     let sentence = format!("Failed to terminate process {pid} with SIGTERM: Device or resource busy");
     assert_eq!(error.to_string(), sentence);
+    assert!(!child.process().is_gone().unwrap());
 }
 
 #[tokio::test]

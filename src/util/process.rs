@@ -444,7 +444,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_child_is_killed_and_collected() {
-        let child = shell("sleep 1000").start().await.unwrap();
+        let child = shell("exec sleep 1000").start().await.unwrap();
         let process = child.process().clone();
         assert_eq!(process.exited_within(Duration::from_millis(1)).await.unwrap(), None);
         drop(child);
@@ -459,7 +459,7 @@ mod tests {
 
     #[tokio::test]
     async fn helpers_are_bounded_in_time_and_output() {
-        let slow = shell("sleep 1000").capture(Duration::from_millis(20), 10).await.unwrap_err();
+        let slow = shell("exec sleep 1000").capture(Duration::from_millis(20), 10).await.unwrap_err();
         assert!(matches!(slow, ProcessError::Timeout { .. }), "{slow}");
         let loud = shell("while :; do echo loud; done").capture(LIMIT, 1000).await.unwrap_err();
         assert!(matches!(loud, ProcessError::TooMuchOutput { .. }), "{loud}");
@@ -469,7 +469,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_taken_hold_of_by_number_and_start_time() {
-        let child = shell("sleep 1000").start().await.unwrap();
+        let child = shell("exec sleep 1000").start().await.unwrap();
         let (pid, start_time) = (child.process().pid(), child.process().start_time());
         let opened = Process::open(pid, start_time).unwrap();
         assert_eq!(Process::open(pid, start_time + 1).unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -222,6 +222,26 @@ async fn a_reply_without_end_is_cut_off() {
 }
 
 #[tokio::test]
+async fn lines_are_the_same_however_they_are_cut() {
+    const EVENT: &str = "{\"timestamp\": {\"seconds\": 1, \"microseconds\": 2}, \"event\": \"STOP\"}";
+    let text = format!("{EVENT}\r\n\r\n{{\"return\": {{}}, \"id\": \"libvirt-2\"}}\n{EVENT}\n");
+    for size in [1, 2, 3, 7, 64, text.len()] {
+        let (mut connected, mut peer) = open().await;
+        let done = connected.monitor.submit(Cont {});
+        peer.receive().await;
+        for piece in text.as_bytes().chunks(size) {
+            peer.stream.get_mut().write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(done.reply().await.unwrap(), Done);
+        for _ in 0..2 {
+            let Some(MonitorEvent::Guest(event)) = connected.events.recv().await else { panic!() };
+            assert_eq!(event.kind(), EventKind::Stop);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_large_reply_is_no_problem() {
     let (connected, mut peer) = open().await;
     let large = "x".repeat(9 << 20);
