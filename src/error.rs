@@ -106,6 +106,8 @@ codes! {
     8 INVALID_ARG invalid_arg "invalid argument" "invalid argument: {}";
     9 OPERATION_FAILED operation_failed "operation failed" "operation failed: {}";
     16 OS_TYPE os_type "unknown OS type" "unknown OS type {}";
+    19 NO_SOURCE no_source "missing source information for device" "missing source information for device {}";
+    20 NO_TARGET no_target "missing target information for device" "missing target information for device {}";
     21 NO_NAME no_name "missing name information" "missing name information in {}";
     27 XML_ERROR xml_error "XML description is invalid or not well formed" "XML error: {}";
     28 DOM_EXIST dom_exist "this domain exists already" "domain {} exists already";

@@ -13,6 +13,10 @@ pub enum ErrorKind {
     InvalidArg,
     /// `VIR_ERR_NO_NAME`
     NoName,
+    /// `VIR_ERR_NO_SOURCE`; the message is the device's name.
+    NoSource,
+    /// `VIR_ERR_NO_TARGET`; the message is the source.
+    NoTarget,
     /// `VIR_ERR_OS_TYPE`
     OsType,
     /// `VIR_ERR_XML_ERROR`: well-formed, but not what the object looks like.
@@ -25,16 +29,37 @@ pub enum ErrorKind {
     Overflow,
 }
 
+/// Which part of libvirt says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Attributes and elements in general.
+    Xml,
+    /// Definitions in general.
+    Domain,
+    /// The hypervisor driver.
+    Qemu,
+}
+
 /// A refusal: the code and the sentence without the code's standard short form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfError {
     pub kind: ErrorKind,
+    pub origin: Origin,
     pub message: String,
 }
 
 impl ConfError {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, origin: Origin::Domain, message: message.into() }
+    }
+
+    /// The same refusal in the name of the hypervisor driver.
+    pub fn by_qemu_driver(self) -> Self {
+        Self { origin: Origin::Qemu, ..self }
+    }
+
+    fn by_xml_parser(self) -> Self {
+        Self { origin: Origin::Xml, ..self }
     }
 
     pub fn internal(message: impl Into<String>) -> Self {
@@ -59,10 +84,11 @@ impl ConfError {
         Self::xml(format!(
             "Invalid value for attribute '{name}' in element '{element}': '{value}'.{expected}"
         ))
+        .by_xml_parser()
     }
 
     pub fn missing_attribute(name: &str, element: &str) -> Self {
-        Self::xml(format!("Missing required attribute '{name}' in element '{element}'"))
+        Self::xml(format!("Missing required attribute '{name}' in element '{element}'")).by_xml_parser()
     }
 }
 

@@ -9,4 +9,4 @@ pub mod domain;
 pub mod error;
 pub mod xml;
 
-pub use error::{ConfError, ErrorKind, Result};
+pub use error::{ConfError, ErrorKind, Origin, Result};

@@ -1,6 +1,6 @@
 //! What the lower floors' errors are to a client.
 
-use crate::conf::{ConfError, ErrorKind};
+use crate::conf::{self, ConfError, ErrorKind};
 use crate::error::{Code, Error, Origin};
 use crate::qemu::capabilities::{GuestCpuError, LookupError, ProbeError};
 use crate::qemu::job::JobError;
@@ -12,13 +12,20 @@ impl From<ConfError> for Error {
             ErrorKind::Internal => Code::INTERNAL_ERROR,
             ErrorKind::InvalidArg => Code::INVALID_ARG,
             ErrorKind::NoName => Code::NO_NAME,
+            ErrorKind::NoSource => Code::NO_SOURCE,
+            ErrorKind::NoTarget => Code::NO_TARGET,
             ErrorKind::OsType => Code::OS_TYPE,
             ErrorKind::Xml => Code::XML_ERROR,
             ErrorKind::XmlDetail => Code::XML_DETAIL,
             ErrorKind::Unsupported => Code::CONFIG_UNSUPPORTED,
             ErrorKind::Overflow => Code::OVERFLOW,
         };
-        Self::new(code, error.message).from_origin(Origin::DOMAIN)
+        let origin = match error.origin {
+            conf::Origin::Xml => Origin::XML,
+            conf::Origin::Domain => Origin::DOMAIN,
+            conf::Origin::Qemu => Origin::QEMU,
+        };
+        Self::new(code, error.message).from_origin(origin)
     }
 }
 

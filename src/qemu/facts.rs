@@ -4,7 +4,7 @@ use crate::conf::domain::defaults::{Facts, Has};
 use crate::conf::domain::{Domain, VirtType};
 use crate::qemu::capabilities::{Accel, Cap, QemuCaps};
 
-/// Which capability shows each device that serves as a default.
+/// Which capability shows each device.
 const SHOWN_BY: &[(Has, Cap)] = &[
     (Has::QEMU_XHCI, Cap::DeviceQemuXhci),
     (Has::NEC_XHCI, Cap::NecUsbXhci),
@@ -21,6 +21,11 @@ const SHOWN_BY: &[(Has, Cap)] = &[
     (Has::PCIE_TO_PCI, Cap::DevicePciePciBridge),
     (Has::PCIE_ROOT_PORT, Cap::DevicePcieRootPort),
     (Has::CPU_MIGRATABLE, Cap::CpuMigratable),
+    (Has::QXL, Cap::DeviceQxl),
+    (Has::VMVGA, Cap::DeviceVmwareSvga),
+    (Has::BOCHS, Cap::DeviceBochsDisplay),
+    (Has::VIRTIO_GPU, Cap::DeviceVirtioGpu),
+    (Has::RAMFB, Cap::DeviceRamfb),
 ];
 
 /// The facts for a definition that runs on this binary.
@@ -30,7 +35,8 @@ pub fn facts<'a>(caps: &'a QemuCaps, domain: &Domain) -> Facts<'a> {
         "" => caps.default_machine(accel),
         name => caps.machine(accel, name),
     };
-    let machine = machine.map(|machine| machine.name.as_str());
+    let known = machine;
+    let machine = known.map(|machine| machine.name.as_str());
     let shown = SHOWN_BY.iter().filter(|(_, cap)| caps.supports(*cap));
     Facts {
         arch: caps.arch,
@@ -38,5 +44,9 @@ pub fn facts<'a>(caps: &'a QemuCaps, domain: &Domain) -> Facts<'a> {
         machine,
         default_cpu: machine.and_then(|machine| caps.default_cpu(accel, machine)),
         has: shown.map(|(has, _)| *has).collect(),
+        virt_type_works: matches!(domain.virt_type, VirtType::Kvm | VirtType::Qemu)
+            && caps.accel(accel).is_some(),
+        max_vcpus: known.map(|machine| machine.max_cpus),
+        acpi: known.and_then(|machine| machine.acpi),
     }
 }

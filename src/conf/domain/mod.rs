@@ -138,7 +138,7 @@ impl Domain {
         check_basics(element)?;
         let mut domain = Self::read(element)?;
         if let Some(cputune) = &mut domain.cputune {
-            cputune.normalize();
+            cputune.normalize(domain.vcpus.max, &domain.iothreads.threads)?;
         }
         if domain.title.as_ref().is_some_and(|title| title.contains('\n')) {
             return Err(ConfError::xml("Domain title can't contain newlines"));

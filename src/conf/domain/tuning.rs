@@ -1,8 +1,10 @@
 //! What the host gives the guest: CPU time, host CPUs, NUMA nodes, disk bandwidth, a cgroup.
 
+use std::collections::BTreeMap;
+
 use super::memory::PrettySize;
-use crate::conf::Result;
 use crate::conf::xml::{Element, Part, Writer, xml, xml_enum};
+use crate::conf::{ConfError, Result};
 use crate::util::bitmap::Bitmap;
 use crate::util::units;
 
@@ -131,29 +133,47 @@ xml! {
 
 impl Cputune {
     /// Entries in the order of their threads and one scheduler entry per thread, as libvirt keeps them.
-    pub(super) fn normalize(&mut self) {
+    pub(super) fn normalize(&mut self, vcpus: u32, iothreads: &[super::IoThread]) -> Result<()> {
         self.vcpupin.sort_by_key(|pin| pin.vcpu);
-        let each =
-            |set: &Bitmap| set.iter().map(|bit| [bit].into_iter().collect::<Bitmap>()).collect::<Vec<_>>();
-        let mut vcpusched = Vec::new();
-        for entry in &self.vcpusched {
-            vcpusched.extend(
-                each(&entry.vcpus).into_iter().map(|vcpus| VcpuSched { vcpus, scheduler: entry.scheduler }),
-            );
-        }
-        vcpusched.sort_by_key(|entry| entry.vcpus.last());
-        self.vcpusched = vcpusched;
-        let mut iothreadsched = Vec::new();
-        for entry in &self.iothreadsched {
-            iothreadsched.extend(
-                each(&entry.iothreads)
-                    .into_iter()
-                    .map(|iothreads| IoThreadSched { iothreads, scheduler: entry.scheduler }),
-            );
-        }
-        iothreadsched.sort_by_key(|entry| entry.iothreads.last());
-        self.iothreadsched = iothreadsched;
+        let given = self.vcpusched.iter().map(|entry| (&entry.vcpus, entry.scheduler));
+        let schedulers = one_per_thread("vcpusched", "vcpus", given, |vcpu| {
+            let missing = || format!("vCPU '{vcpu}' is not present in domain definition");
+            if vcpu < vcpus as usize { Ok(()) } else { Err(ConfError::xml(missing())) }
+        })?;
+        self.vcpusched = schedulers
+            .into_iter()
+            .map(|(vcpu, scheduler)| VcpuSched { vcpus: Bitmap::from_iter([vcpu]), scheduler })
+            .collect();
+        let given = self.iothreadsched.iter().map(|entry| (&entry.iothreads, entry.scheduler));
+        let schedulers = one_per_thread("iothreadsched", "iothreads", given, |id| {
+            let known = iothreads.iter().any(|thread| thread.id as usize == id);
+            if known { Ok(()) } else { Err(ConfError::xml(format!("Cannot find 'iothread' : {id}"))) }
+        })?;
+        self.iothreadsched = schedulers
+            .into_iter()
+            .map(|(id, scheduler)| IoThreadSched { iothreads: Bitmap::from_iter([id]), scheduler })
+            .collect();
+        Ok(())
     }
+}
+
+fn one_per_thread<'a>(
+    element: &str,
+    attribute: &str,
+    given: impl Iterator<Item = (&'a Bitmap, Scheduler)>,
+    check: impl Fn(usize) -> Result<()>,
+) -> Result<BTreeMap<usize, Scheduler>> {
+    let mut schedulers = BTreeMap::new();
+    for (threads, scheduler) in given {
+        for thread in threads.iter() {
+            check(thread)?;
+            if schedulers.insert(thread, scheduler).is_some() {
+                let message = format!("'{element}' attributes '{attribute}' must not overlap");
+                return Err(ConfError::xml(message));
+            }
+        }
+    }
+    Ok(schedulers)
 }
 
 xml! {

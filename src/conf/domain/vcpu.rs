@@ -34,6 +34,9 @@ xml! {
     }
 }
 
+/// As many as a set of CPUs can name; no machine takes as many.
+const MAX_VCPUS: u32 = 16384;
+
 impl Vcpus {
     /// CPUs the guest starts with.
     pub fn online(&self) -> u32 {
@@ -59,6 +62,9 @@ impl Part for Vcpus {
                 .trim_start()
                 .parse()
                 .map_err(|_| ConfError::xml("maximum vcpus count must be an integer"))?;
+            if vcpus.max > MAX_VCPUS {
+                return Err(ConfError::unsupported(format!("more than {MAX_VCPUS} vCPUs")));
+            }
             vcpus.current = node.value("current")?;
             vcpus.placement = node.value("placement")?.unwrap_or(Placement::Static);
             if vcpus.placement == Placement::Static {

@@ -1,7 +1,7 @@
 //! Text into an element tree: quick-xml cuts the tokens, this file checks what it leaves unchecked.
 //!
 //! A text is refused when it is over [`MAX_TEXT`] bytes, nests deeper than [`MAX_DEPTH`], has an element with
-//! more than [`MAX_ATTRIBUTES`] attributes, declares a document type (and thereby entities), or is not
+//! more than [`MAX_ATTRIBUTES`] attributes, has more than [`MAX_NODES`] nodes, declares a document type (and thereby entities), or is not
 //! well-formed. The sentences are those of libxml2, which libvirt's clients have always seen.
 
 use std::borrow::Cow;
@@ -20,6 +20,8 @@ pub(super) const MAX_TEXT: usize = 10 << 20;
 /// libxml2's own limit.
 pub(super) const MAX_DEPTH: usize = 256;
 pub(super) const MAX_ATTRIBUTES: usize = 256;
+/// Many times what the largest guest needs; models take more memory than text.
+pub(super) const MAX_NODES: usize = 1 << 17;
 
 pub(super) fn parse(text: &str, form: Form) -> Result<Document<'_>> {
     // Positions count from behind a byte order mark, for quick-xml as for us.
@@ -108,8 +110,8 @@ struct Open {
 impl<'t> Builder<'t> {
     fn new(text: &'t str, form: Form) -> Self {
         // A typical definition has an element per 60 bytes and an attribute per 25.
-        let nodes = Vec::with_capacity(text.len() / 32);
-        let attributes = Vec::with_capacity(text.len() / 32);
+        let nodes = Vec::with_capacity((text.len() / 32).min(4096));
+        let attributes = Vec::with_capacity((text.len() / 32).min(4096));
         let document = Document { nodes, attributes, form };
         Self { text, document, open: Vec::with_capacity(16), done: false }
     }
@@ -117,6 +119,9 @@ impl<'t> Builder<'t> {
     fn start(&mut self, from: usize, to: usize, tag: Tag) -> Result<()> {
         if self.done {
             return Err(self.fail(from, "Extra content at the end of the document"));
+        }
+        if self.document.nodes.len() >= MAX_NODES {
+            return Err(self.fail(from, "more than 131072 nodes in one document"));
         }
         if self.open.len() >= MAX_DEPTH {
             return Err(self.fail(from, "Excessive depth in document: 256 use XML_PARSE_HUGE option"));
@@ -466,6 +471,7 @@ mod tests {
         assert!(sentence(&nested).contains("Excessive depth"));
         let attributes: String = (0..100_000).map(|n| format!(" a{n}='1'")).collect();
         assert!(sentence(&format!("<a{attributes}/>")).contains("more than 256 attributes"));
+        assert!(sentence(&format!("<a>{}</a>", "<b/>".repeat(MAX_NODES))).contains("more than 131072 nodes"));
         let laughs = "<!DOCTYPE l [<!ENTITY a 'ha'><!ENTITY b '&a;&a;'>]><l>&b;</l>";
         assert!(sentence(laughs).contains("document type declarations are not supported"));
         assert!(sentence(&"x".repeat(MAX_TEXT + 1)).contains("over the limit"));

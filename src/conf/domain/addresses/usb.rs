@@ -46,6 +46,9 @@ fn visit(
     Ok(())
 }
 
+/// No controller has more.
+const MAX_PORTS: u32 = 15;
+
 fn ports(controller: &Controller) -> usize {
     let ControllerKind::Usb(options) = &controller.kind else { return 0 };
     match options.model {
@@ -54,8 +57,8 @@ fn ports(controller: &Controller) -> usize {
         // Companions share the ports of their master.
         Some(UsbModel::Ich9Uhci1 | UsbModel::Ich9Uhci2 | UsbModel::Ich9Uhci3 | UsbModel::None) => 0,
         Some(UsbModel::PciOhci) => 3,
-        Some(UsbModel::NecXhci | UsbModel::QemuXhci) => options.ports.unwrap_or(4) as usize,
-        Some(UsbModel::Qusb1 | UsbModel::Qusb2) => options.ports.unwrap_or(8) as usize,
+        Some(UsbModel::NecXhci | UsbModel::QemuXhci) => options.ports.unwrap_or(4).min(MAX_PORTS) as usize,
+        Some(UsbModel::Qusb1 | UsbModel::Qusb2) => options.ports.unwrap_or(8).min(MAX_PORTS) as usize,
     }
 }
 

@@ -15,7 +15,7 @@ mod devices;
 mod lists;
 mod machine;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(super) use lists::{add_controller, insert_controller, is_usb2};
 
@@ -28,7 +28,7 @@ use crate::util::mac::Mac;
 use crate::util::uuid::Uuid;
 
 bitflags::bitflags! {
-    /// Which of the devices that serve as defaults the emulator has.
+    /// Which of the devices that serve as defaults, or that not every emulator has, this one has.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Has: u32 {
         const QEMU_XHCI = 1;
@@ -47,6 +47,11 @@ bitflags::bitflags! {
         const PCIE_ROOT_PORT = 1 << 13;
         /// `-cpu host` can be told not to show what cannot migrate.
         const CPU_MIGRATABLE = 1 << 14;
+        const QXL = 1 << 15;
+        const VMVGA = 1 << 16;
+        const BOCHS = 1 << 17;
+        const VIRTIO_GPU = 1 << 18;
+        const RAMFB = 1 << 19;
     }
 }
 
@@ -63,6 +68,12 @@ pub struct Facts<'a> {
     /// The model QEMU gives to a guest of this machine that names none, as `qemu64`.
     pub default_cpu: Option<&'a str>,
     pub has: Has,
+    /// Whether the emulator runs guests of the definition's virtualization type on this host.
+    pub virt_type_works: bool,
+    /// The most CPUs the machine takes.
+    pub max_vcpus: Option<u32>,
+    /// Whether the machine has ACPI, where QEMU says.
+    pub acpi: Option<bool>,
 }
 
 /// Source of values that no two guests share.
@@ -72,7 +83,7 @@ pub trait Generator {
 }
 
 /// More devices of one kind than any guest has.
-const MAX_DEVICES: usize = 4096;
+const MAX_DEVICES: usize = 1024;
 
 impl Domain {
     /// Completes an inactive definition that was just read.

@@ -7,7 +7,7 @@ use super::*;
 use crate::conf::xml::Form;
 
 /// What the machine that recorded the corpus has.
-fn facts(domain: &Domain) -> Facts<'static> {
+pub(in crate::conf::domain) fn facts(domain: &Domain) -> Facts<'static> {
     let machine = match domain.machine() {
         "" | "pc" | "pc-i440fx-10.0" => Some("pc-i440fx-10.0"),
         "q35" | "pc-q35-10.0" => Some("pc-q35-10.0"),
@@ -18,12 +18,23 @@ fn facts(domain: &Domain) -> Facts<'static> {
         "isapc" => Some("486"),
         _ => Some("qemu64"),
     };
+    let mut has = Has::all();
+    has.remove(Has::QXL);
+    let max_vcpus = Some(if machine == Some("pc-q35-10.0") { 4096 } else { 255 });
+    let machine = machine.or(match domain.machine() {
+        "isapc" => Some("isapc"),
+        "pc-i440fx-9.0" => Some("pc-i440fx-9.0"),
+        _ => None,
+    });
     Facts {
         arch: Arch::X86_64,
         emulator: "/usr/bin/qemu-system-x86_64",
         machine,
         default_cpu,
-        has: Has::all(),
+        has,
+        virt_type_works: true,
+        max_vcpus,
+        acpi: None,
     }
 }
 
@@ -32,24 +43,24 @@ struct Counter(u8);
 
 impl Generator for Counter {
     fn uuid(&mut self) -> Uuid {
-        self.0 += 1;
+        self.0 = self.0.wrapping_add(1);
         Uuid([self.0; 16])
     }
 
     fn mac(&mut self) -> Mac {
-        self.0 += 1;
+        self.0 = self.0.wrapping_add(1);
         Mac([0x52, 0x54, 0, 0, 0, self.0])
     }
 }
 
-fn complete(text: &str) -> Result<Domain> {
+pub(in crate::conf::domain) fn complete(text: &str) -> Result<Domain> {
     let mut domain = Domain::parse(text, Form::INACTIVE)?;
     let facts = facts(&domain);
     domain.defaults(&facts, &mut Counter::default())?;
     Ok(domain)
 }
 
-fn corpus() -> Vec<PathBuf> {
+pub(in crate::conf::domain) fn corpus() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/domain");
     let mut cases: Vec<_> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.retain(|path| path.join("input.xml").exists());

@@ -1,11 +1,11 @@
-//! What is refused although it can be read: definitions that would make no sense to QEMU.
+//! Checks that come before a definition is complete, because completing builds on them.
 
-use super::{Clock, TickPolicy, TimerName, Vcpus};
+use crate::conf::domain::{Clock, TickPolicy, TimerName, Vcpus};
 use crate::conf::xml::YesNo;
 use crate::conf::{ConfError, Result};
 
 /// Settings that a timer does not have.
-pub(super) fn timers(clock: &Clock) -> Result<()> {
+pub(in crate::conf::domain) fn timers(clock: &Clock) -> Result<()> {
     for timer in &clock.timers {
         let name = timer.name;
         let refuse = |what: &str| {
@@ -36,7 +36,7 @@ pub(super) fn timers(clock: &Clock) -> Result<()> {
 }
 
 /// CPU 0 is there from the start, and the order of the others makes sense.
-pub(super) fn vcpus(vcpus: &Vcpus) -> Result<()> {
+pub(in crate::conf::domain) fn vcpus(vcpus: &Vcpus) -> Result<()> {
     let unsupported = |message: &str| Err(ConfError::unsupported(message));
     let find = |id: u32| vcpus.individual.iter().rev().find(|vcpu| vcpu.id == id);
     if vcpus.individual.is_empty() {
