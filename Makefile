@@ -6,7 +6,7 @@
 #   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it)
 #   make guest      the sample guest that tests and demo boot; make guest-check tries it
 #   make fmt lint   what CI checks first
-#   make install    PREFIX, DESTDIR as usual; systemd units and a sample configuration
+#   make install    PREFIX, DESTDIR as usual; systemd units included
 
 PREFIX ?= /usr/local
 DESTDIR ?=
