@@ -82,6 +82,36 @@ fn the_read_only_socket_reads_and_refuses_writes() {
     assert_eq!(daemon.state("tiny"), "shut off");
 }
 
+/// Without `--root`, as root: in a mount namespace of its own, where the real directories are empty ones.
+#[test]
+fn clients_find_the_system_daemon_without_any_option() {
+    if on_upstream() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let script = format!(
+        "set -e
+         mkdir -p /etc/libvirt
+         for directory in /run /etc/libvirt /var/lib /var/log /var/cache; do mount -t tmpfs none $directory; done
+         {OURS} 2>/run/daemon.log & daemon=$!
+         trap 'kill $daemon; wait $daemon; cat /run/daemon.log >&2' EXIT
+         timeout 20 sh -c 'until [ -S /run/libvirt/libvirt-sock ]; do :; done'
+         virsh -q -c qemu:///system uri
+         virsh -q -c 'qemu:///system?mode=direct' list --all --name
+         virsh -q -r list --all --name
+         /usr/bin/python3 -c 'import libvirt; print(libvirt.open(None).getURI())'
+         ls /run/libvirt"
+    );
+    let out =
+        ferrovirt_compat::run("unshare", &["--mount", "--propagation", "private", "bash", "-c", &script])
+            .ok();
+    assert_eq!(out.matches("qemu:///system").count(), 2, "{out}");
+    for family in ["libvirt", "virtqemud"] {
+        for kind in ["sock", "sock-ro", "admin-sock"] {
+            assert!(out.contains(&format!("{family}-{kind}")), "no {family}-{kind} in {out}");
+        }
+    }
+}
+
 #[test]
 fn virsh_starts_a_session_daemon_by_itself() {
     if on_upstream() {

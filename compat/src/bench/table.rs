@@ -54,6 +54,7 @@ pub(crate) struct Table(HashMap<(&'static str, Side), f64>);
 impl Table {
     pub(crate) fn put(&mut self, row: &'static str, side: Side, value: f64) {
         assert!(ROWS.iter().any(|(key, ..)| *key == row), "no row {row}");
+        eprintln!("  {side:?} {row} {value:.4}");
         self.0.insert((row, side), value);
     }
 
