@@ -4,6 +4,7 @@
 #   make test       formatting, lints, all tests
 #   make run        the daemon in the foreground, below a private root (ROOT=/ for the real directories)
 #   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it)
+#   make compat     the tests of the running daemon on libvirt's own, which decides what is expected of ours
 #   make guest      the sample guest that tests and demo boot; make guest-check tries it
 #   make fmt lint   what CI checks first
 #   make install    PREFIX, DESTDIR as usual; systemd units included
@@ -14,7 +15,7 @@ ROOT ?= $(CURDIR)/.build/run
 UPSTREAM ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench guest guest-check fmt lint licenses install deps-build deps-test
+.PHONY: demo test run bench compat guest guest-check fmt lint licenses install deps-build deps-test
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -32,6 +33,10 @@ bench: guest
 	$(if $(UPSTREAM),scripts/deps upstream)
 	$(CARGO) build --release --locked --workspace --bins
 	target/release/ferrovirt-bench
+
+compat: guest
+	scripts/deps upstream
+	FERROVIRT_TEST_DAEMON=upstream $(CARGO) test --locked --test daemon
 
 guest: deps-test
 	scripts/guest
