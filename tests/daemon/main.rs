@@ -11,6 +11,7 @@ mod console;
 mod define;
 mod errors;
 mod events;
+mod host;
 mod hostile;
 mod lifecycle;
 mod many;
