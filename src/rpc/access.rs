@@ -61,24 +61,83 @@ pub fn unsupported(entry: &Entry) -> Error {
 
 /// The part of libvirt's public API a function belongs to.
 pub fn origin(api: &str) -> Origin {
-    const PARTS: &[(&str, Origin)] = &[
-        ("virDomainSnapshot", Origin::DOMAIN_SNAPSHOT),
-        ("virDomainListAllSnapshots", Origin::DOMAIN_SNAPSHOT),
-        ("virDomainCheckpoint", Origin::DOMAIN_CHECKPOINT),
-        ("virDomainListAllCheckpoints", Origin::DOMAIN_CHECKPOINT),
-        ("virDomainQemu", Origin::NONE),
-        ("virConnectDomainQemu", Origin::NONE),
+    /// The first word that the name contains decides.
+    const WORDS: &[(&str, Origin)] = &[
+        ("DomainQemu", Origin::NONE),
+        ("Snapshot", Origin::DOMAIN_SNAPSHOT),
+        ("Checkpoint", Origin::DOMAIN_CHECKPOINT),
         ("virDomain", Origin::DOMAIN),
-    ];
-    const OBJECTS: &[(&str, Origin)] = &[
         ("Storage", Origin::STORAGE),
         ("NWFilter", Origin::NWFILTER),
         ("Network", Origin::NETWORK),
         ("NodeDevice", Origin::NODEDEV),
+        ("virNodeListDevices", Origin::NODEDEV),
+        ("virNodeNumOfDevices", Origin::NODEDEV),
         ("Interface", Origin::INTERFACE),
         ("Secret", Origin::SECRET),
     ];
-    let starting = PARTS.iter().find(|(prefix, _)| api.starts_with(prefix));
-    let naming = || OBJECTS.iter().find(|(object, _)| api.contains(object));
-    starting.or_else(naming).map_or(Origin::DOMAIN, |&(_, origin)| origin)
+    WORDS.iter().find(|(word, _)| api.contains(word)).map_or(Origin::DOMAIN, |&(_, origin)| origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrovirt_protocol::{qemu, remote};
+
+    use super::*;
+
+    fn entry(name: &str) -> &'static Entry {
+        let mut all = remote::ENTRIES.iter().chain(qemu::ENTRIES);
+        all.find(|entry| entry.name == name).unwrap_or_else(|| panic!("no call {name}"))
+    }
+
+    #[test]
+    fn what_a_read_only_client_may_call() {
+        for (name, reading) in [
+            ("connect_get_lib_version", true),
+            ("connect_list_all_domains", true),
+            ("connect_domain_event_callback_register_any", true),
+            ("domain_get_xml_desc", true),
+            ("domain_get_vcpus_flags", true),
+            ("storage_pool_list_all_volumes", true),
+            ("network_list_all_ports", true),
+            ("connect_find_storage_pool_sources", false),
+            ("domain_create", false),
+            ("domain_get_guest_info", false),
+            ("domain_screenshot", false),
+            ("domain_monitor_command", false),
+            ("connect_domain_monitor_event_register", false),
+        ] {
+            assert_eq!(is_reading(entry(name)), reading, "{name}");
+        }
+        for name in ALLOWED {
+            assert!(is_reading(entry(name)), "{name}");
+        }
+        for name in REFUSED {
+            assert!(!is_reading(entry(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn functions_belong_to_the_part_that_libvirt_reports() {
+        for (api, part) in [
+            ("virDomainCreate", Origin::DOMAIN),
+            ("virConnectListAllDomains", Origin::DOMAIN),
+            ("virNodeGetInfo", Origin::DOMAIN),
+            ("virDomainInterfaceAddresses", Origin::DOMAIN),
+            ("virDomainRevertToSnapshot", Origin::DOMAIN_SNAPSHOT),
+            ("virDomainCheckpointDelete", Origin::DOMAIN_CHECKPOINT),
+            ("virDomainQemuMonitorCommand", Origin::NONE),
+            ("virConnectDomainQemuMonitorEventRegister", Origin::NONE),
+            ("virConnectNumOfStoragePools", Origin::STORAGE),
+            ("virStorageVolWipe", Origin::STORAGE),
+            ("virNetworkPortCreateXML", Origin::NETWORK),
+            ("virNWFilterUndefine", Origin::NWFILTER),
+            ("virNodeNumOfDevices", Origin::NODEDEV),
+            ("virNodeDeviceReset", Origin::NODEDEV),
+            ("virInterfaceCreate", Origin::INTERFACE),
+            ("virSecretGetValue", Origin::SECRET),
+        ] {
+            assert_eq!(origin(api), part, "{api}");
+        }
+    }
 }

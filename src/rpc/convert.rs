@@ -1,35 +1,24 @@
 //! Between the wire's types and ours.
 
-use ferrovirt_protocol::remote;
-use ferrovirt_protocol::xdr::{Encode, EncodeResult, Encoder};
+use ferrovirt_protocol::{net, remote};
 
 use crate::drivers::domain::event::DomainRef;
 use crate::error::Error;
 use crate::util::uuid::Uuid;
 
-/// The longest string of an error on the wire.
-const MAX_STRING: usize = 4 * 1024 * 1024;
-
 /// An error as libvirt's clients expect it: the whole sentence, and its parts.
-pub(super) struct WireError<'a>(pub(super) &'a Error);
-
-impl Encode for WireError<'_> {
-    fn encode(&self, out: &mut Encoder<'_>) -> EncodeResult {
-        const NOTHING: Option<&str> = None;
-        let error = self.0;
-        let string = |out: &mut Encoder<'_>, text: &str| out.string(text, MAX_STRING);
-        error.code.0.encode(out)?;
-        error.origin.0.encode(out)?;
-        out.option(Some(printable(&error.message()).as_str()), string)?;
-        (error.level as i32).encode(out)?;
-        out.option(NOTHING, string)?; // no domain
-        out.option(Some(error.template().as_str()), string)?;
-        let detail = printable(&error.detail);
-        out.option((!detail.is_empty()).then_some(detail.as_str()), string)?;
-        out.option(NOTHING, string)?; // str3
-        error.errno.unwrap_or(-1).encode(out)?;
-        (-1i32).encode(out)?;
-        out.option(NOTHING, string) // no network
+pub(super) fn error(error: &Error) -> net::Error {
+    let detail = printable(&error.detail);
+    net::Error {
+        code: error.code.0,
+        domain: error.origin.0,
+        message: Some(printable(&error.message())),
+        level: error.level as i32,
+        str1: Some(error.template()),
+        str2: Some(detail).filter(|detail| !detail.is_empty()),
+        int1: error.errno.unwrap_or(-1),
+        int2: -1,
+        ..net::Error::default()
     }
 }
 

@@ -30,7 +30,7 @@ use ferrovirt_protocol::procedure::{
 use ferrovirt_protocol::xdr::{self, Encode};
 
 use super::access;
-use super::convert::WireError;
+use super::convert;
 use super::session::Client;
 use super::stream::Pipe;
 use crate::drivers::Drivers;
@@ -167,10 +167,10 @@ impl Reply {
     pub(super) fn fail(&self, error: &Error) {
         tracing::debug!(client = self.client.id.0, serial = self.header.serial, %error, "call failed");
         let header = Header { status: Status::ERROR, ..self.header };
-        if let Err(unsendable) = self.client.outbox.put(&header, &WireError(error)) {
+        if let Err(unsendable) = self.client.outbox.put(&header, &convert::error(error)) {
             tracing::error!(%error, %unsendable, "an error has no form on the wire");
             let plain = Error::rpc("error message too large").from_origin(Origin::RPC);
-            let _ = self.client.outbox.put(&header, &WireError(&plain));
+            let _ = self.client.outbox.put(&header, &convert::error(&plain));
         }
     }
 }

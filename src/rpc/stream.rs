@@ -28,7 +28,7 @@ use ferrovirt_protocol::frame::{Frame, FrameType, Header, Status};
 use ferrovirt_protocol::xdr::{self, Decode, DecodeResult, Decoder, Encode, EncodeResult, Encoder};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::convert::WireError;
+use super::convert;
 use super::outbox::{Closed, Outbox};
 use crate::error::{Error, Origin, Result};
 
@@ -313,7 +313,7 @@ impl Stream {
         lock(&self.open).remove(&self.key);
         let sent = match end {
             End::Confirm => self.outbox.put(&done, &()),
-            End::Failed(error) => self.outbox.put(&failed, &WireError(&error)),
+            End::Failed(error) => self.outbox.put(&failed, &convert::error(&error)),
             End::Gone => Ok(()),
         };
         if let Err(error) = sent {
