@@ -9,6 +9,8 @@ use crate::util::mac::Mac;
 xml! {
     pub struct Interface {
         attr kind: InterfaceKind = "type", or InterfaceKind::User;
+        /// Of interfaces that are devices of the host.
+        attr managed: Option<YesNo> = "managed";
         attr trust_guest_rx_filters: Option<YesNo> = "trustGuestRxFilters";
         group mac: MacAddress = "mac";
         flat source: InterfaceSource;

@@ -49,6 +49,9 @@ xml! {
         attr id: u32 = "id";
         attr kind: AudioKind = "type";
         attr timer_period_us: Option<u32> = "timerPeriod";
+        attr try_mmap: Option<YesNo> = "tryMMap";
+        attr exclusive: Option<YesNo> = "exclusive";
+        attr dsp_policy: Option<i32> = "dspPolicy";
         attr path: Option<Box<str>> = "path";
         attr server_name: Option<Box<str>> = "serverName";
         attr driver: Option<Box<str>> = "driver";
@@ -75,12 +78,22 @@ xml_enum! {
 }
 
 xml! {
-    /// One direction of a backend. Attributes of single backends are not understood.
+    /// One direction of a backend. Each backend has some of the attributes.
     pub struct AudioStream {
         attr mixing_engine: Option<YesNo> = "mixingEngine";
         attr fixed_settings: Option<YesNo> = "fixedSettings";
         attr voices: Option<u32> = "voices";
         attr buffer_length_us: Option<u32> = "bufferLength";
+        attr dev: Option<Box<str>> = "dev";
+        attr buffer_count: Option<u32> = "bufferCount";
+        attr try_poll: Option<YesNo> = "tryPoll";
+        attr server_name: Option<Box<str>> = "serverName";
+        attr client_name: Option<Box<str>> = "clientName";
+        attr connect_ports: Option<Box<str>> = "connectPorts";
+        attr exact_name: Option<YesNo> = "exactName";
+        attr name: Option<Box<str>> = "name";
+        attr stream_name: Option<Box<str>> = "streamName";
+        attr latency_us: Option<u32> = "latency";
         child settings: Option<AudioSettings> = "settings";
     }
 }
@@ -111,6 +124,9 @@ impl Audio {
             id,
             kind,
             timer_period_us: None,
+            try_mmap: None,
+            exclusive: None,
+            dsp_policy: None,
             path: None,
             server_name: None,
             driver: None,

@@ -61,6 +61,8 @@ xml_enum! {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Storage {
     pub place: Place,
+    /// Descriptors that a client has handed over, by the name of their group.
+    pub fdgroup: Option<Box<str>>,
     pub startup_policy: Option<StartupPolicy>,
     /// The layer's number in block node names, once the guest was started.
     pub index: Option<u32>,
@@ -69,6 +71,8 @@ pub struct Storage {
     pub backing: Option<Box<Backing>>,
     /// `backing` was found in the image, not in the definition: no part of the inactive form.
     pub backing_detected: bool,
+    /// The host's CD-ROM drive, found out at start.
+    pub is_host_cdrom: bool,
 }
 
 /// Where the bytes are. No path means no medium.
@@ -146,11 +150,13 @@ impl Storage {
     pub fn new(place: Place) -> Self {
         Self {
             place,
+            fdgroup: None,
             startup_policy: None,
             index: None,
             extras: Vec::new(),
             backing: None,
             backing_detected: false,
+            is_host_cdrom: false,
         }
     }
 
@@ -196,6 +202,9 @@ impl Storage {
                 Place::Block(path) => write_path(out, "dev", path),
                 Place::Dir(path) => write_path(out, "dir", path),
                 Place::Other(_, raw) => raw.write_attributes(out),
+            }
+            if let Some(group) = &self.fdgroup {
+                out.attribute("fdgroup", group);
             }
             if let Some(policy) = &self.startup_policy {
                 out.attribute("startupPolicy", policy);
@@ -278,6 +287,9 @@ fn read_source(source: Element<'_>, kind: StorageKind) -> Result<Storage> {
         | StorageKind::VhostVdpa => Place::Other(kind, Box::new(Raw::read(source)?)),
     });
     storage.startup_policy = source.value("startupPolicy")?;
+    if kind == StorageKind::File {
+        storage.fdgroup = source.attribute("fdgroup").map(Into::into);
+    }
     if source.form().contains(Form::LIVE) {
         storage.index = source.value("index")?;
     }

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use thiserror::Error;
 
 use super::probe::{self, HEADER_LEN};
-use crate::conf::devices::{Backing, Disk, Layer, LayerFormat, Place, Storage, StorageFormat};
+use crate::conf::devices::{Backing, Disk, DiskDevice, Layer, LayerFormat, Place, Storage, StorageFormat};
 use crate::util::reason::Reason;
 
 /// Chains are not longer than this.
@@ -64,7 +64,9 @@ pub fn detect_chain(disk: &mut Disk) -> Result<(), StorageError> {
         if disk.storage.backing.is_none() {
             end_chain(&mut disk.storage);
         }
-        return access(&top).map_err(|source| missing(&top, &top, None, source));
+        access(&top).map_err(|source| missing(&top, &top, None, source))?;
+        disk.storage.is_host_cdrom = disk.device == DiskDevice::Cdrom && is_cdrom_drive(&disk.storage.place);
+        return Ok(());
     }
     let mut image = (&mut disk.storage, format);
     let mut depth = 1;
@@ -157,6 +159,13 @@ fn local_path(place: &Place) -> Option<&str> {
 
 fn access(path: &str) -> io::Result<()> {
     std::fs::metadata(path).map(|_| ())
+}
+
+/// Whether QEMU must speak to a drive of the host, whose medium can change.
+fn is_cdrom_drive(place: &Place) -> bool {
+    const SCSI_CDROM_MAJOR: u32 = 11;
+    let Place::Block(Some(path)) = place else { return false };
+    std::fs::metadata(&**path).is_ok_and(|found| rustix::fs::major(found.rdev()) == SCSI_CDROM_MAJOR)
 }
 
 fn read_header(path: &str) -> io::Result<Vec<u8>> {

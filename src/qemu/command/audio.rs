@@ -24,6 +24,9 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
             .set("id", name(audio))
             .set("driver", driver)
             .nonzero("timer-period", audio.timer_period_us.unwrap_or_default())
+            .maybe("try-mmap", audio.try_mmap.map(bool::from))
+            .maybe("exclusive", audio.exclusive.map(bool::from))
+            .maybe("dsp-policy", audio.dsp_policy)
             .maybe("server", audio.server_name.as_deref())
             .maybe("path", audio.path.as_deref());
         let (input, output) = (stream(audio.input.as_deref()), stream(audio.output.as_deref()));
@@ -52,6 +55,16 @@ fn stream(stream: Option<&AudioStream>) -> Props {
         .nonzero("frequency", settings.and_then(|it| it.frequency_hz).unwrap_or_default())
         .nonzero("channels", settings.and_then(|it| it.channels).unwrap_or_default())
         .maybe("format", settings.and_then(|it| it.format).map(AudioFormat::as_str))
+        .maybe("dev", stream.dev.as_deref())
+        .nonzero("buffer-count", stream.buffer_count.unwrap_or_default())
+        .maybe("try-poll", stream.try_poll.map(bool::from))
+        .maybe("server-name", stream.server_name.as_deref())
+        .maybe("client-name", stream.client_name.as_deref())
+        .maybe("connect-ports", stream.connect_ports.as_deref())
+        .maybe("exact-name", stream.exact_name.map(bool::from))
+        .maybe("name", stream.name.as_deref())
+        .maybe("stream-name", stream.stream_name.as_deref())
+        .nonzero("latency", stream.latency_us.unwrap_or_default())
 }
 
 fn name(audio: &Audio) -> String {

@@ -121,7 +121,13 @@ impl Image<'_> {
         if let Some((name, _)) = self.storage.extras.iter().find(|(name, _)| &**name != "seclabel") {
             return unsupported(format!("disk source element '{name}' is not supported"));
         }
-        let (driver, path) = backend(&self.storage.place)?;
+        if self.storage.fdgroup.is_some() {
+            return unsupported("disk sources from descriptors are not supported");
+        }
+        let (mut driver, path) = backend(&self.storage.place)?;
+        if self.storage.is_host_cdrom {
+            driver = "host_cdrom";
+        }
         let props = Props::driver(driver)
             .set("filename", path)
             .maybe("aio", self.disk.driver.io.map(|io| io.as_str()));
@@ -187,7 +193,9 @@ impl Image<'_> {
         Ok(match below {
             Some(node) => props.set("backing", node),
             // QEMU shall not look for one itself.
-            None if self.format.has_backing() => props.set("backing", Value::Null),
+            None if self.format.has_backing() && self.storage.backing.is_some() => {
+                props.set("backing", Value::Null)
+            }
             None => props,
         })
     }

@@ -19,7 +19,10 @@ impl Guest<'_> {
             CharBackend::Vc => format!("vc,id={id}"),
             CharBackend::Pty(_) => format!("pty,id={id}"),
             CharBackend::Stdio => format!("stdio,id={id}"),
-            CharBackend::Dev(path) => format!("serial,id={id},path={}", text_of(path)),
+            CharBackend::Dev(path) => {
+                let kind = if alias.starts_with("parallel") { "parallel" } else { "serial" };
+                format!("{kind},id={id},path={}", text_of(path))
+            }
             CharBackend::Pipe(path) => format!("pipe,id={id},path={}", text_of(path)),
             CharBackend::File(_) => {
                 let set = self.pass_file(line, &source_name(alias))?;
@@ -90,17 +93,14 @@ impl Guest<'_> {
 }
 
 fn udp_options(udp: &UdpSource) -> String {
-    let mut text = String::new();
-    let mut push = |name: &str, value: &Option<Box<str>>| {
-        if let Some(value) = value {
-            text.push_str(&format!(",{name}={}", escape_comma(value)));
-        }
-    };
-    push("host", &udp.connect.host);
-    push("port", &udp.connect.service);
-    push("localaddr", &udp.bind.host);
-    push("localport", &udp.bind.service);
-    text
+    let local_port = udp.bind.service.as_deref().unwrap_or("0");
+    format!(
+        ",host={},port={},localaddr={},localport={}",
+        text_of(&udp.connect.host),
+        text_of(&udp.connect.service),
+        text_of(&udp.bind.host),
+        escape_comma(local_port),
+    )
 }
 
 fn text_of(value: &Option<Box<str>>) -> String {

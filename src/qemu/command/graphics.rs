@@ -24,6 +24,9 @@ fn build_vnc(guest: &Guest<'_>, line: &mut Line<'_>, vnc: &Vnc) -> Result<()> {
         ListenPlace::Socket { socket } => {
             format!("vnc=unix:{}", escape_comma(socket.as_deref().unwrap_or_default()))
         }
+        ListenPlace::Network { address: None, .. } => {
+            return unsupported("listen type 'network' is not supported");
+        }
         ListenPlace::Address { address } | ListenPlace::Network { address, .. } => {
             if !(5900..=65535).contains(&vnc.port) {
                 return unsupported("vnc port must be in range [5900,65535]");

@@ -31,6 +31,19 @@ pub(super) fn name(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     Ok(())
 }
 
+/// How strictly QEMU sees to it that nothing deprecated is used.
+pub(super) fn deprecation(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
+    let extras = guest.domain.qemu.0.as_deref();
+    let input = match extras.and_then(|extras| extras.deprecation_behavior.as_deref()) {
+        Some("omit") => None,
+        Some("reject") => Some("reject"),
+        Some("crash") => Some("crash"),
+        _ => return Ok(()),
+    };
+    line.json("-compat", Props::new().set("deprecated-output", "hide").maybe("deprecated-input", input));
+    Ok(())
+}
+
 /// The guest's CPUs wait until everything else is ready.
 pub(super) fn stopped(_: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     line.flag("-S");

@@ -54,7 +54,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::conf::domain::Domain;
+use crate::conf::domain::{Domain, Placement};
 use crate::qemu::capabilities::{Accel, Cap, QemuCaps};
 use crate::util::paths::Scope;
 
@@ -125,8 +125,14 @@ impl Guest<'_> {
         accel_of(self.domain)
     }
 
+    /// Whether the binary can do it, unless the definition says otherwise.
     pub(super) fn supports(&self, cap: Cap) -> bool {
-        self.caps.supports(cap)
+        let names = |list: &[Box<str>]| list.iter().any(|name| **name == *cap.as_str());
+        match self.domain.qemu.0.as_deref() {
+            Some(extras) if names(&extras.capabilities_removed) => false,
+            Some(extras) if names(&extras.capabilities_added) => true,
+            _ => self.caps.supports(cap),
+        }
     }
 
     pub(super) fn machine(&self) -> &str {
@@ -147,6 +153,7 @@ type Step = fn(&Guest<'_>, &mut Line) -> Result<()>;
 /// The parts of the command line, in libvirt's order.
 const STEPS: &[Step] = &[
     machine::name,
+    machine::deprecation,
     machine::stopped,
     machine::master_key,
     machine::machine,
@@ -219,6 +226,11 @@ fn refuse_unsupported(domain: &Domain) -> Result<()> {
     }
     if domain.launch_security.is_some() {
         return unsupported("launch security is not supported");
+    }
+    let memory = domain.numatune.as_deref().and_then(|numatune| numatune.memory.as_ref());
+    let is_automatic = memory.is_some_and(|memory| memory.placement == Some(Placement::Auto));
+    if is_automatic || domain.vcpus.placement == Placement::Auto {
+        return unsupported("automatic placement on NUMA nodes is not supported");
     }
     if !domain.throttle_groups.is_empty() {
         return unsupported("throttle groups are not supported");
