@@ -94,15 +94,8 @@ impl Daemon {
             listeners.push((Listener::bind(&sockets.join(name), access, backlog)?, service));
         }
 
-        let state = paths.qemu_config();
         let drivers = Arc::new(Drivers::new(paths, search_path)?);
-        let loading = Arc::clone(&drivers);
-        let loaded = tokio::task::spawn_blocking(move || loading.domains.load()).await;
-        match loaded {
-            Ok(Ok(())) => {}
-            Ok(Err(source)) => return Err(StartError::Directory { path: state, source }),
-            Err(panicked) => tracing::error!(error = %panicked, "loading definitions stopped"),
-        }
+        drivers.domains.load().await?;
         let server = |name, router, limits| Server::new(name, router, Arc::clone(&drivers), limits);
         let hypervisor = server("libvirtd", routes::hypervisor()?, limits(&config.server));
         let administration = server("admin", routes::administration()?, limits(&config.admin));

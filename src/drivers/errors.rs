@@ -2,9 +2,13 @@
 
 use crate::conf::{self, ConfError, ErrorKind};
 use crate::error::{Code, Error, Origin};
+use crate::qemu::block::StorageError;
 use crate::qemu::capabilities::{GuestCpuError, LookupError, ProbeError};
+use crate::qemu::command::CommandError;
 use crate::qemu::job::JobError;
 use crate::qemu::monitor::MonitorError;
+use crate::qemu::network::NetworkError;
+use crate::qemu::process::{StartError, StopError};
 
 impl From<ConfError> for Error {
     fn from(error: ConfError) -> Self {
@@ -38,8 +42,7 @@ impl From<JobError> for Error {
             JobError::NotRunning | JobError::NotParked => {
                 Self::operation_invalid(sentence).from_origin(Origin::DOMAIN)
             }
-            JobError::StillAlive { .. } => Self::system_error(sentence),
-            JobError::Kill { .. } => Self::internal_error(sentence),
+            JobError::Stop(stop) => stop.into(),
             JobError::Gone { .. } => Self::no_domain(sentence).from_origin(Origin::DOMAIN),
         }
     }
@@ -81,6 +84,76 @@ impl From<GuestCpuError> for Error {
             GuestCpuError::Mode { .. } => Self::config_unsupported(sentence),
             GuestCpuError::UnknownHost => Self::config_unsupported(sentence).from_origin(Origin::CPU),
             GuestCpuError::UnknownModel(_) => Self::internal_error(sentence).from_origin(Origin::CPU),
+        }
+    }
+}
+
+impl From<StopError> for Error {
+    fn from(error: StopError) -> Self {
+        let mut built = Self::system_error(error.to_string());
+        built.errno = match &error {
+            StopError::Stays { .. } => Some(rustix::io::Errno::BUSY.raw_os_error()),
+            StopError::Signal { source, .. } => source.raw_os_error(),
+        };
+        built.with_source(error)
+    }
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            StartError::Monitor(error) => error.into(),
+            StartError::File { source, .. } => {
+                let mut built = Self::system_error(sentence);
+                built.errno = source.raw_os_error();
+                built
+            }
+            StartError::Process(_) => Self::system_error(sentence),
+            StartError::Died { .. } => Self::internal_error(sentence),
+        }
+    }
+}
+
+impl From<CommandError> for Error {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Unsupported(sentence) => Self::config_unsupported(sentence),
+            CommandError::InvalidArg(sentence) => Self::invalid_arg(sentence),
+            CommandError::Internal(sentence) => Self::internal_error(sentence),
+        }
+    }
+}
+
+impl From<StorageError> for Error {
+    fn from(error: StorageError) -> Self {
+        let sentence = error.to_string();
+        let system = |source: &std::io::Error, sentence| {
+            let mut built = Self::system_error(sentence);
+            built.errno = source.raw_os_error();
+            built
+        };
+        let built = match &error {
+            StorageError::Missing { source, .. } | StorageError::MissingBacking { source, .. } => {
+                system(source, sentence)
+            }
+            StorageError::UnknownFormat { .. } => Self::operation_invalid(sentence),
+            StorageError::TooDeep { .. } => Self::internal_error(sentence),
+            StorageError::Unsupported { .. } => return Self::config_unsupported(sentence),
+        };
+        built.from_origin(Origin::STORAGE)
+    }
+}
+
+impl From<NetworkError> for Error {
+    fn from(error: NetworkError) -> Self {
+        match &error {
+            NetworkError::System { source, .. } => {
+                let mut built = Self::system_error(error.to_string()).from_origin(Origin::NONE);
+                built.errno = source.raw_os_error();
+                built
+            }
+            NetworkError::Unsupported(sentence) => Self::config_unsupported(sentence.clone()),
         }
     }
 }

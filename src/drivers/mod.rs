@@ -37,10 +37,11 @@ impl Drivers {
     /// `search_path` is $PATH, where the QEMU binaries are.
     pub fn new(paths: Paths, search_path: OsString) -> Result<Self> {
         let node = Node::new(Path::new("/"));
-        let emulators = Emulators::new(&paths.qemu_cache(), search_path);
+        let emulators = Emulators::new(&paths.qemu_cache(), search_path.clone());
         let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), &paths)?;
         let events = Arc::new(EventBus::default());
-        let domains = Arc::new(Domains::new(paths.clone(), Arc::clone(&events)));
+        let domains = Domains::new(paths.clone(), Arc::clone(&events), emulators.clone(), &search_path);
+        let domains = Arc::new(domains);
         Ok(Self { paths, events, node, emulators, capabilities, domains })
     }
 }

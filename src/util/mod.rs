@@ -14,6 +14,7 @@ pub mod random;
 pub mod reason;
 pub mod tap;
 pub mod timestamp;
+pub mod tty;
 pub mod units;
 pub mod unix;
 pub mod uuid;

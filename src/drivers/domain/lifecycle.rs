@@ -5,8 +5,9 @@ use super::flags::{CallFlags, DestroyFlags, RebootFlags, ShutdownFlags, no_flags
 use crate::conf::devices::{Channel, ChannelTarget};
 use crate::conf::domain::LifecycleAction;
 use crate::error::{Error, Origin, Result};
-use crate::qemu::job::{DomainHandle, Ending, Job, Kill, Modify, Suspend};
+use crate::qemu::job::{DomainHandle, Ending, Job, Modify, Suspend};
 use crate::qemu::monitor::{Cont, Stop, SystemPowerdown, SystemReset};
+use crate::qemu::process::How;
 use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
 
 impl Domains {
@@ -89,7 +90,7 @@ impl Domains {
     /// Ends the guest's process now.
     pub async fn destroy(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
         let flags = DestroyFlags::accept(flags)?;
-        let how = if flags.contains(DestroyFlags::GRACEFUL) { Kill::Gracefully } else { Kill::Surely };
+        let how = if flags.contains(DestroyFlags::GRACEFUL) { How::Graceful } else { How::Forced };
         domain.stop(how, Ending::Destroyed).await?;
         if flags.contains(DestroyFlags::REMOVE_LOGS) {
             self.remove_log(&domain.state().name);

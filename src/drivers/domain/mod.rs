@@ -15,35 +15,53 @@
 //! | `list` | which domains there are; lookups |
 //! | `definitions`, `define` | what a domain starts with the next time |
 //! | `reads` | answers that need no job |
+//! | `complete` | from a client's text to a definition that can run |
+//! | `adopt`, `status` | guests that outlive the daemon |
 //! | `start`, `lifecycle`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
+//! | `devices`, `ports`, `console`, `screenshot` | what guests have of the host, and what clients have of guests |
+//! | `owners` | guests that end with a connection |
 //! | `event` | what subscribers hear |
 
+mod adopt;
+mod complete;
+pub mod console;
 pub mod define;
 mod definitions;
+mod devices;
 pub mod event;
 mod filter;
 pub mod flags;
 pub mod lifecycle;
 pub mod list;
+pub mod monitor_command;
 mod monitor_events;
+mod owners;
+mod ports;
 pub mod reads;
+pub mod screenshot;
+mod start;
+mod status;
 mod teardown;
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 
+use self::console::Consoles;
 use self::definitions::Definitions;
 use self::event::{DomainEvent, DomainRef};
 use self::list::{DomainList, Existing};
-use crate::conf::domain::Domain;
-use crate::conf::xml::Form;
+use self::owners::Owners;
+use self::ports::Ports;
 use crate::drivers::event_bus::{Event, EventBus};
 use crate::error::{Error, Result};
+use crate::qemu::capabilities::Emulators;
 use crate::qemu::job::{DomainObject, Limits, State};
+use crate::qemu::process::Directories;
 use crate::util::paths::Paths;
-use crate::util::uuid::Uuid;
 
 /// The driver of guests.
 #[derive(Debug)]
@@ -53,17 +71,53 @@ pub struct Domains {
     paths: Paths,
     definitions: Definitions,
     limits: Limits,
+    emulators: Emulators,
+    directories: Directories,
+    /// Variables of the daemon's own environment that every guest gets.
+    inherited_env: Vec<(String, String)>,
+    last_id: AtomicI32,
+    ports: Ports,
+    owners: Owners,
+    consoles: Arc<Consoles>,
 }
 
 impl Domains {
-    pub fn new(paths: Paths, events: Arc<EventBus>) -> Self {
-        let definitions = Definitions::new(paths.qemu_config(), paths.qemu_autostart());
-        Self { list: DomainList::default(), events, paths, definitions, limits: Limits::default() }
+    /// `search_path` is $PATH, for guests and what they start.
+    pub fn new(paths: Paths, events: Arc<EventBus>, emulators: Emulators, search_path: &OsStr) -> Self {
+        Self {
+            list: DomainList::default(),
+            events,
+            definitions: Definitions::new(paths.qemu_config(), paths.qemu_autostart()),
+            limits: Limits::default(),
+            emulators,
+            directories: Directories::new(&paths),
+            inherited_env: vec![("PATH".to_owned(), search_path.to_string_lossy().into_owned())],
+            paths,
+            last_id: AtomicI32::new(0),
+            ports: Ports::default(),
+            owners: Owners::default(),
+            consoles: Arc::default(),
+        }
     }
 
-    /// Makes the directories and takes over what is defined.
-    pub fn load(&self) -> io::Result<()> {
+    /// Takes over what is defined and what runs. When this returns every domain is there; the guests'
+    /// monitors follow on their own, and so do the guests that start with the host.
+    pub async fn load(self: &Arc<Self>) -> Result<()> {
+        let domains = Arc::clone(self);
+        let inherited = blocking(move || {
+            domains.load_definitions().map_err(|error| {
+                Error::io(format_args!("cannot use '{}'", domains.paths.qemu_config().display()), error)
+            })?;
+            Ok(domains.inherit())
+        });
+        self.adopt_all(inherited.await?).await;
+        tokio::spawn(Arc::clone(self).start_marked());
+        Ok(())
+    }
+
+    fn load_definitions(&self) -> io::Result<()> {
         self.definitions.prepare()?;
+        crate::util::file::make_directory(&self.directories.runtime, 0o755)?;
         for found in self.definitions.load() {
             let definition = Arc::new(found.definition);
             let (name, uuid) = (&definition.name, definition.uuid);
@@ -78,15 +132,6 @@ impl Domains {
             }
         }
         Ok(())
-    }
-
-    /// What a client's text defines, complete and checked.
-    async fn read_definition(&self, xml: &str) -> Result<Domain> {
-        let mut definition = Domain::parse(xml, Form::INACTIVE)?;
-        if !definition.has_uuid() {
-            definition.uuid = Uuid::random().map_err(|error| Error::io("cannot make a uuid", error))?;
-        }
-        Ok(definition)
     }
 
     /// Tells subscribers. Called while the state is being replaced, so that events keep the states' order.

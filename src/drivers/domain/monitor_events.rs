@@ -82,6 +82,7 @@ impl Domains {
             for event in events {
                 self.publish(state, event.clone());
             }
+            self.save_status(state);
         });
     }
 
@@ -185,8 +186,8 @@ impl Domains {
         }
         self.tell(object, |state| {
             let restart = LifecycleAction::Restart;
-            state.restarting =
-                state.reboots || state.live.as_ref().is_some_and(|live| live.on_poweroff == restart);
+            let restarts = state.live.as_ref().is_some_and(|live| live.on_poweroff == restart);
+            state.restarting = state.ending.is_none() && (state.reboots || restarts);
             if state.restarting {
                 return Vec::new();
             }
@@ -202,7 +203,7 @@ impl Domains {
         self.end_or_restart(object);
     }
 
-    fn end_or_restart(self: &Arc<Self>, object: &Arc<DomainObject>) {
+    pub(super) fn end_or_restart(self: &Arc<Self>, object: &Arc<DomainObject>) {
         let state = object.state();
         if state.restarting {
             let (domains, domain) = (Arc::clone(self), DomainHandle::new(Arc::clone(object)));

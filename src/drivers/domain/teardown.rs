@@ -40,6 +40,14 @@ impl Domains {
         if let Some(id) = state.id {
             self.list.release_id(id);
         }
+        self.ports.release(state.uuid);
+        self.owners.release(state.uuid);
+        if let Some(files) = state.files()
+            && let Err(error) = files.remove()
+        {
+            tracing::warn!(domain = %state.name, %error, "cannot remove the guest's files");
+        }
+        self.remove_status(&state.name);
     }
 }
 

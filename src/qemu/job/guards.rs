@@ -9,6 +9,7 @@ use super::object::{DomainHandle, DomainObject};
 use super::slots::Want;
 use super::state::{Machine, State};
 use crate::qemu::monitor::Monitor;
+use crate::qemu::process::Files;
 
 /// A normal job.
 #[derive(Debug)]
@@ -124,8 +125,21 @@ impl<O: AsyncOp> AsyncJob<O> {
         self.handle.object().desk.park(at);
     }
 
+    pub fn object(&self) -> &Arc<DomainObject> {
+        self.handle.object()
+    }
+
     pub fn state(&self) -> Arc<State> {
         self.handle.state()
+    }
+
+    /// See [`Job::update_then`].
+    pub fn update_then<R>(
+        &self,
+        change: impl FnOnce(&mut State) -> R,
+        then: impl FnOnce(&Arc<State>, &R),
+    ) -> R {
+        self.handle.object().observe(change, then)
     }
 
     pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
@@ -187,7 +201,11 @@ impl Live<'_> {
 
     /// For commands within this job; a clone of it must not outlive the job.
     pub fn monitor(&self) -> &Monitor {
-        &self.machine.monitor
+        &self.machine.running.monitor
+    }
+
+    pub fn files(&self) -> &Files {
+        &self.machine.running.files
     }
 
     /// The domain as it was when the job got to its guest.

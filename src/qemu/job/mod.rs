@@ -70,6 +70,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::qemu::process::StopError;
 use crate::util::uuid::Uuid;
 
 pub use self::desk::Limits;
@@ -78,12 +79,12 @@ pub use self::kinds::{
     Abort, Allowed, AsyncOp, Backup, Beginnable, Destroy, Dump, Kind, MigrationIn, MigrationOp, MigrationOut,
     MigrationSafe, Modify, Operation, Phase, Query, Save, Snapshot, Start, Suspend, Writes,
 };
-pub use self::object::{Configuration, DomainHandle, DomainObject, Kill};
+pub use self::object::{Configuration, DomainHandle, DomainObject};
 pub use self::slots::{Blocker, SlotName};
-pub use self::state::{Ending, Machine, State};
+pub use self::state::{Ending, Launched, Machine, State};
 
 /// Why a job did not begin.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Error)]
 pub enum JobError {
     #[error("cannot acquire state change lock{}", held(.0))]
     Timeout(Option<Blocker>),
@@ -96,10 +97,9 @@ pub enum JobError {
     Gone { uuid: Uuid, name: Arc<str> },
     #[error("no operation of this kind waits for its next phase")]
     NotParked,
-    #[error("Failed to terminate process {pid} with {signal}")]
-    StillAlive { pid: u32, signal: &'static str },
-    #[error("Failed to terminate process {pid}: {detail}")]
-    Kill { pid: u32, detail: String },
+    /// The guest's process does not go.
+    #[error(transparent)]
+    Stop(#[from] StopError),
 }
 
 fn held(blocker: &Option<Blocker>) -> String {

@@ -11,12 +11,7 @@ use super::guards::{AgentJob, AsyncJob, Job};
 use super::kinds::{AsyncOp, Beginnable, Operation, Phase};
 use super::state::{Ending, Machine, State};
 use crate::qemu::monitor::MonitorError;
-use crate::util::process::Signal;
-
-/// How long QEMU gets to write its buffers and go, when it is asked to.
-const TERMINATE_LIMIT: Duration = Duration::from_secs(10);
-/// How long the kernel gets to take it down (it may be stuck in I/O).
-const KILL_LIMIT: Duration = Duration::from_secs(30);
+use crate::qemu::process::{self, How};
 
 /// A domain as the list keeps it.
 #[derive(Debug)]
@@ -87,15 +82,6 @@ impl Configuration<'_> {
     }
 }
 
-/// How hard a guest's process is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kill {
-    /// Asks; a process that stays is left alone.
-    Gracefully,
-    /// Asks first, then has the kernel end it.
-    Surely,
-}
-
 /// A call's access to one domain. One per call, from a lookup; not `Clone`, so that a call holds one job.
 #[derive(Debug)]
 pub struct DomainHandle {
@@ -148,39 +134,25 @@ impl DomainHandle {
         }
     }
 
-    /// Ends the guest's process, whatever anybody waits for: takes no job, and fails every monitor command
-    /// of this guest at once. Returns when the domain is shut off.
+    /// Ends the guest's process, whatever anybody waits for: takes no job, and if the guest is to go surely,
+    /// fails every monitor command of this guest at once. Returns when the domain is shut off.
     ///
     /// Whoever watches the process (the event task, or the start that has not handed over yet) takes the
     /// domain down, with the reason given here.
-    pub async fn stop(&mut self, how: Kill, ending: Ending) -> Result<(), JobError> {
+    pub async fn stop(&mut self, how: How, ending: Ending) -> Result<(), JobError> {
         let state = self.state();
         let machine = state.machine().ok_or(JobError::NotRunning)?;
         self.intend(machine, Some(ending));
-        if how == Kill::Surely {
-            machine.monitor.fail_all(&MonitorError::Closed);
+        if how == How::Forced {
+            machine.running.monitor.fail_all(&MonitorError::Closed);
         }
-        self.end_process(machine, how).await?;
+        if let Err(error) = process::stop(&machine.running.process, how).await {
+            self.intend(machine, None);
+            machine.running.monitor.admit();
+            return Err(error.into());
+        }
         machine.ended().await;
         Ok(())
-    }
-
-    async fn end_process(&self, machine: &Arc<Machine>, how: Kill) -> Result<(), JobError> {
-        let pid = machine.process.pid();
-        let failed = |error: std::io::Error| JobError::Kill { pid, detail: error.to_string() };
-        machine.process.signal(Signal::TERM).map_err(failed)?;
-        if machine.process.exited_within(TERMINATE_LIMIT).await.map_err(failed)?.is_some() {
-            return Ok(());
-        }
-        if how == Kill::Gracefully {
-            self.intend(machine, None);
-            return Err(JobError::StillAlive { pid, signal: "SIGTERM" });
-        }
-        machine.process.signal(Signal::KILL).map_err(failed)?;
-        match machine.process.exited_within(KILL_LIMIT).await.map_err(failed)? {
-            Some(_) => Ok(()),
-            None => Err(JobError::StillAlive { pid, signal: "SIGKILL" }),
-        }
     }
 
     /// Notes what the end of this very process will mean.
@@ -188,6 +160,8 @@ impl DomainHandle {
         let set = |state: &mut State| {
             if state.machine().is_some_and(|it| Arc::ptr_eq(it, machine)) {
                 state.ending = ending;
+                // It is not to come back.
+                state.reboots &= ending.is_none();
             }
         };
         self.object.observe(set, |_, ()| ());

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::conf::domain::Domain;
-use crate::qemu::monitor::Monitor;
-use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
+use crate::conf::domain::{Cpu, Domain};
+use crate::qemu::capabilities::CapSet;
+use crate::qemu::process::{Files, Running};
+use crate::qemu::run_state::{Paused, RunState, Running as RunningReason, Shutoff};
 use crate::util::process::Process;
 use crate::util::uuid::Uuid;
 
@@ -28,7 +29,7 @@ pub struct State {
     /// Why the next STOP that QEMU reports happens; set by who asks for it.
     pub pausing: Paused,
     /// Why the next RESUME that QEMU reports happens.
-    pub resuming: Running,
+    pub resuming: RunningReason,
     /// What its end will mean; set by who causes it.
     pub ending: Option<Ending>,
     /// When the guest powers off, it is reset and goes on: a reboot through the power button.
@@ -37,6 +38,8 @@ pub struct State {
     pub restarting: bool,
     /// What the guest's clock was set to at start, relative to its basis.
     pub clock_base_s: i64,
+    /// What it was started with.
+    pub launched: Option<Arc<Launched>>,
     /// The threads of its vCPUs, by index.
     pub vcpu_threads: Arc<[u32]>,
     /// No longer in the list: whoever still holds a handle begins no job on it.
@@ -61,6 +64,17 @@ pub enum Ending {
     Failed,
 }
 
+/// What stays the same as long as a guest runs and is in no definition.
+#[derive(Debug, Clone)]
+pub struct Launched {
+    /// What its QEMU can do; the binary may be another one by now.
+    pub capabilities: CapSet,
+    /// The highest number that a block node has got.
+    pub last_node: u32,
+    /// The CPU as it was defined, where the live definition has a more exact one.
+    pub defined_cpu: Option<Box<Cpu>>,
+}
+
 impl State {
     /// A domain that does not run.
     pub fn new(name: impl Into<Arc<str>>, uuid: Uuid) -> Self {
@@ -73,11 +87,12 @@ impl State {
             run: RunState::Shutoff(Shutoff::Unknown),
             autostart: false,
             pausing: Paused::Unknown,
-            resuming: Running::Unknown,
+            resuming: RunningReason::Unknown,
             ending: None,
             reboots: false,
             restarting: false,
             clock_base_s: 0,
+            launched: None,
             vcpu_threads: Arc::new([]),
             gone: false,
             machine: None,
@@ -99,7 +114,12 @@ impl State {
 
     /// QEMU's process, for reading what the kernel says about it.
     pub fn process(&self) -> Option<&Process> {
-        self.machine.as_ref().map(|machine| &machine.process)
+        self.machine.as_ref().map(|machine| &machine.running.process)
+    }
+
+    /// The files that exist as long as it runs.
+    pub fn files(&self) -> Option<&Files> {
+        self.machine.as_ref().map(|machine| &machine.running.files)
     }
 
     /// The guest has a process and a monitor from now on.
@@ -113,10 +133,11 @@ impl State {
         self.id = None;
         self.run = RunState::Shutoff(reason);
         self.pausing = Paused::Unknown;
-        self.resuming = Running::Unknown;
+        self.resuming = RunningReason::Unknown;
         self.ending = None;
         self.reboots = false;
         self.restarting = false;
+        self.launched = None;
         self.vcpu_threads = Arc::new([]);
         if let Some(machine) = self.machine.take() {
             machine.ended.send_replace(true);
@@ -131,14 +152,13 @@ impl State {
 /// A running guest, from the daemon's side.
 #[derive(Debug)]
 pub struct Machine {
-    pub(super) monitor: Monitor,
-    pub(super) process: Process,
-    pub(super) ended: watch::Sender<bool>,
+    pub(super) running: Running,
+    ended: watch::Sender<bool>,
 }
 
 impl Machine {
-    pub fn new(monitor: Monitor, process: Process) -> Self {
-        Self { monitor, process, ended: watch::Sender::new(false) }
+    pub fn new(running: Running) -> Self {
+        Self { running, ended: watch::Sender::new(false) }
     }
 
     /// Returns when the domain no longer has this process.

@@ -115,6 +115,15 @@ impl Started {
         self.child.process().pid()
     }
 
+    /// The guest as whoever keeps it will know it.
+    pub fn running(&self) -> Running {
+        Running {
+            process: self.child.process().clone(),
+            monitor: self.monitor.clone(),
+            files: self.files.files().clone(),
+        }
+    }
+
     /// Why a step after the start failed: a QEMU that ended meanwhile says so itself.
     pub async fn explain(&self, error: MonitorError) -> StartError {
         explain(&self.name, &self.log, &self.child, error).await

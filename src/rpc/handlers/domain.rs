@@ -46,7 +46,7 @@ pub(super) fn state(call: &Call, dom: &Domain) -> Result<Arc<State>> {
     Ok(referred(call, dom)?.state())
 }
 
-fn reference(state: &State) -> Domain {
+pub(super) fn reference(state: &State) -> Domain {
     convert::domain(&DomainRef::of(state))
 }
 

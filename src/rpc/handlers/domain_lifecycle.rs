@@ -3,11 +3,17 @@
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
-use super::domain::referred;
+use super::domain::{reference, referred};
 use crate::error::Result;
 use crate::rpc::router::{Call, Routes};
 
 pub fn routes(r: &mut Routes) {
+    r.on::<DomainCreateWithFlags>(create_with_flags);
+    r.older_with::<DomainCreate, DomainCreateWithFlags>(
+        |args| DomainCreateWithFlagsArgs { dom: args.dom, flags: 0 },
+        |_| (),
+    );
+    r.on::<DomainCreateXml>(create_xml);
     r.on::<DomainDestroyFlags>(destroy);
     r.older::<DomainDestroy, DomainDestroyFlags>(|args| DomainDestroyFlagsArgs { dom: args.dom, flags: 0 });
     r.on::<DomainShutdownFlags>(shutdown);
@@ -19,6 +25,17 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainReset>(reset);
     r.on::<DomainSuspend>(suspend);
     r.on::<DomainResume>(resume);
+}
+
+async fn create_with_flags(call: Call, args: DomainCreateWithFlagsArgs) -> Result<DomainCreateWithFlagsRet> {
+    let domain = referred(&call, &args.dom)?;
+    let state = call.drivers.domains.start(domain, args.flags, call.client.id).await?;
+    Ok(DomainCreateWithFlagsRet { dom: reference(&state) })
+}
+
+async fn create_xml(call: Call, args: DomainCreateXmlArgs) -> Result<DomainCreateXmlRet> {
+    let state = call.drivers.domains.create(&args.xml_desc, args.flags, call.client.id).await?;
+    Ok(DomainCreateXmlRet { dom: reference(&state) })
 }
 
 async fn destroy(call: Call, args: DomainDestroyFlagsArgs) -> Result<()> {

@@ -1,0 +1,64 @@
+//! From a client's text to a definition that can run.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::Domains;
+use crate::conf::domain::Domain;
+use crate::conf::domain::defaults::Generator;
+use crate::conf::xml::Form;
+use crate::error::{Error, Result};
+use crate::qemu::facts::facts;
+use crate::util::arch::Arch;
+use crate::util::mac::Mac;
+use crate::util::uuid::Uuid;
+
+impl Domains {
+    /// What a text defines, with everything it leaves out filled in.
+    pub(super) async fn read_definition(&self, xml: &str) -> Result<Domain> {
+        let mut definition = Domain::parse(xml, Form::INACTIVE)?;
+        let caps = self.emulators.lookup(&self.emulator_of(&definition)?).await?;
+        let mut random = Random::default();
+        definition.defaults(&facts(&caps, &definition), &mut random)?;
+        random.check()?;
+        Ok(definition)
+    }
+
+    fn emulator_of(&self, definition: &Domain) -> Result<PathBuf> {
+        if let Some(named) = &definition.devices.emulator {
+            return Ok(PathBuf::from(&**named));
+        }
+        let arch = definition.os.os_type.arch.or(Arch::host()).unwrap_or(Arch::X86_64);
+        self.emulators.default_binary(arch).ok_or_else(|| {
+            Error::config_unsupported(format!("No emulator found for arch '{}'", arch.as_str()))
+        })
+    }
+}
+
+/// uuids and MAC addresses from the kernel's random numbers.
+#[derive(Debug, Default)]
+struct Random {
+    failed: Option<io::Error>,
+}
+
+impl Random {
+    fn check(self) -> Result<()> {
+        self.failed.map_or(Ok(()), |error| Err(Error::io("cannot get random numbers", error)))
+    }
+}
+
+impl Generator for Random {
+    fn uuid(&mut self) -> Uuid {
+        Uuid::random().unwrap_or_else(|error| {
+            self.failed = Some(error);
+            Uuid([0; 16])
+        })
+    }
+
+    fn mac(&mut self) -> Mac {
+        Mac::random(Mac::QEMU_PREFIX).unwrap_or_else(|error| {
+            self.failed = Some(error);
+            Mac([0; 6])
+        })
+    }
+}

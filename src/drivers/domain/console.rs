@@ -1,0 +1,143 @@
+//! A guest's serial lines, each open to one client at a time.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+
+use super::flags::{CallFlags, ConsoleFlags};
+use super::{Domains, reads};
+use crate::conf::devices::{CharBackend, CharSource, DeviceInfo};
+use crate::conf::domain::Domain;
+use crate::error::{Error, Result};
+use crate::qemu::job::DomainHandle;
+use crate::util::tty::Tty;
+
+/// Who has which terminal open.
+#[derive(Debug, Default)]
+pub(super) struct Consoles {
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    last: u64,
+    open: HashMap<Box<str>, Session>,
+}
+
+/// Dropping `_evict` ends the client's stream.
+#[derive(Debug)]
+struct Session {
+    number: u64,
+    _evict: oneshot::Sender<()>,
+}
+
+impl Consoles {
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Domains {
+    /// A terminal of the guest, by the device's alias; the first one if none is named.
+    pub fn open_console(&self, domain: &DomainHandle, device: Option<&str>, flags: u32) -> Result<Console> {
+        let flags = ConsoleFlags::accept(flags)?;
+        let state = domain.state();
+        let live = reads::running(&state)?;
+        let (source, info) = find(live, device).ok_or_else(|| {
+            Error::internal_error(format!("cannot find character device {}", device.unwrap_or("<null>")))
+        })?;
+        let CharBackend::Pty(Some(path)) = &source.backend else {
+            let alias = device.or(info.alias.as_deref()).unwrap_or("<null>");
+            return Err(Error::internal_error(format!("character device {alias} is not using a PTY")));
+        };
+        let mut sessions = self.consoles.sessions();
+        if sessions.open.contains_key(path) && !flags.contains(ConsoleFlags::FORCE) {
+            return Err(Error::operation_failed("Active console session exists for this domain"));
+        }
+        let tty = Tty::open(Path::new(&**path))
+            .map_err(|error| Error::io(format_args!("unable to open console path '{path}'"), error))?;
+        let (evict, evicted) = oneshot::channel();
+        sessions.last += 1;
+        let number = sessions.last;
+        sessions.open.insert(path.clone(), Session { number, _evict: evict });
+        Ok(Console { tty, path: path.clone(), number, evicted, consoles: Arc::clone(&self.consoles) })
+    }
+}
+
+fn find<'a>(live: &'a Domain, device: Option<&str>) -> Option<(&'a CharSource, &'a DeviceInfo)> {
+    let devices = &live.devices;
+    let consoles = devices.consoles.iter().map(|it| (&it.source, &it.info));
+    let serials = devices.serials.iter().map(|it| (&it.source, &it.info));
+    let parallels = devices.parallels.iter().map(|it| (&it.source, &it.info));
+    match device {
+        None => consoles.chain(serials).next(),
+        Some(alias) => {
+            consoles.chain(serials).chain(parallels).find(|(_, info)| info.alias.as_deref() == Some(alias))
+        }
+    }
+}
+
+/// An open terminal. It ends when the guest does, or when another client takes it over.
+#[derive(Debug)]
+pub struct Console {
+    tty: Tty,
+    path: Box<str>,
+    number: u64,
+    evicted: oneshot::Receiver<()>,
+    consoles: Arc<Consoles>,
+}
+
+impl Console {
+    fn is_evicted(&mut self, context: &mut Context<'_>) -> bool {
+        Pin::new(&mut self.evicted).poll(context).is_ready()
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let mut sessions = self.consoles.sessions();
+        if sessions.open.get(&self.path).is_some_and(|session| session.number == self.number) {
+            sessions.open.remove(&self.path);
+        }
+    }
+}
+
+impl AsyncRead for Console {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.is_evicted(context) {
+            true => Poll::Ready(Ok(())),
+            false => Pin::new(&mut self.tty).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Console {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.is_evicted(context) {
+            true => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            false => Pin::new(&mut self.tty).poll_write(context, data),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tty).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tty).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,104 @@
+//! What a guest's devices need of the host before its QEMU is started, and what QEMU says about them after.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::ports::Ports;
+use crate::conf::devices::LinkState;
+use crate::conf::domain::Domain;
+use crate::error::{Error, Result};
+use crate::qemu::capabilities::Accel;
+use crate::qemu::command::{self, Descriptors, InterfaceDescriptors, Need, Opened};
+use crate::qemu::monitor::Chardev;
+use crate::qemu::network::{self, Accelerated, Wired};
+use crate::qemu::prepare::Place;
+use crate::qemu::process::{Files, Prepared};
+use crate::qemu::{self, block};
+use crate::util::file::{self, Durability};
+use crate::util::random;
+
+/// Where screens are offered that say nothing else.
+const VNC_LISTEN: &str = "127.0.0.1";
+
+/// Fills in what the definition leaves to the daemon for this run: names, ports, sockets, the images below
+/// the disks. Reads images, so it runs where that may block. Answers the highest number of a block node.
+pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &Ports) -> Result<u32> {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let place = Place {
+        id,
+        state_dir: &files.directory,
+        channel_dir: &files.channels,
+        vnc_listen: VNC_LISTEN,
+        credentials: Some(&format!("+{user}:+{group}")),
+    };
+    let mut choice = ports.choice(definition.uuid);
+    qemu::prepare::prepare(definition, &place, &mut choice)?;
+    let mut last_node = 0;
+    block::number_images(definition, &mut last_node);
+    for disk in &mut definition.devices.disks {
+        block::detect_chain(disk)?;
+    }
+    block::number_images(definition, &mut last_node);
+    Ok(last_node)
+}
+
+/// The key under which secrets travel to this QEMU.
+pub(super) fn write_master_key(files: &Files) -> Result<()> {
+    let path = files.directory.join("master-key.aes");
+    let mut key = [0; 32];
+    random::fill(&mut key)
+        .and_then(|()| file::replace(&path, &key, 0o600, Durability::Crash))
+        .map_err(|error| Error::io(format_args!("cannot write '{}'", path.display()), error))
+}
+
+/// Opens what QEMU gets as open descriptors.
+pub(super) fn open(definition: &mut Domain, accel: Accel, prepared: &mut Prepared) -> Result<Descriptors> {
+    let mut descriptors = Descriptors::default();
+    for need in command::needs(definition) {
+        match need {
+            Need::ListenUnix { name, path } => {
+                let number = prepared.listen(Path::new(&path))?;
+                descriptors.chardevs.insert(name, Opened(number));
+            }
+            Need::File { name, path, append } => {
+                let mut options = OpenOptions::new();
+                let file = options.write(true).create(true).mode(0o600).append(append).truncate(!append);
+                let file = file
+                    .open(&path)
+                    .map_err(|error| Error::io(format_args!("Unable to open file '{path}'"), error))?;
+                descriptors.chardevs.insert(name, Opened(prepared.pass(file.into())));
+            }
+            Need::Tap { alias, .. } => {
+                let wired = wire(definition, &alias, accel)?;
+                let mut pass = |queue| prepared.pass(queue);
+                let tap = wired.tap.into_iter().map(&mut pass).collect();
+                let vhost = wired.vhost.into_iter().map(&mut pass).collect();
+                descriptors.interfaces.insert(alias, InterfaceDescriptors { tap, vhost });
+            }
+        }
+    }
+    Ok(descriptors)
+}
+
+fn wire(definition: &mut Domain, alias: &str, accel: Accel) -> Result<Wired> {
+    let mut interfaces = definition.devices.interfaces.iter_mut();
+    let interface = interfaces
+        .find(|interface| interface.info.alias.as_deref() == Some(alias))
+        .ok_or_else(|| Error::internal_error(format!("no interface has the alias '{alias}'")))?;
+    let accelerated = if accel == Accel::Kvm { Accelerated::Yes } else { Accelerated::No };
+    Ok(network::wire(interface, accelerated)?)
+}
+
+/// The interfaces whose cable is out at start.
+pub(super) fn unplugged(definition: &Domain) -> impl Iterator<Item = &str> {
+    let interfaces = definition.devices.interfaces.iter();
+    let down = interfaces.filter(|it| it.link == Some(LinkState::Down));
+    down.filter_map(|interface| interface.info.alias.as_deref())
+}
+
+/// Fills in the terminals that QEMU has opened.
+pub(super) fn note_terminals(definition: &mut Domain, opened: &[Chardev]) {
+    let terminals = opened.iter().filter_map(|it| Some((it.label.clone(), it.pty()?.to_owned())));
+    qemu::prepare::set_pty_paths(definition, &terminals.collect::<Vec<_>>());
+}

@@ -1,0 +1,368 @@
+//! From a definition to a running guest.
+//!
+//! ```text
+//!  copy the definition ─► ports, names ─► directories, descriptors ─► command line ─► QEMU, stopped (-S)
+//!       ─► attached: the domain is active ─► threads, terminals asked ─► status saved ─► vCPUs go
+//! ```
+//!
+//! Everything up to the last step is undone when a later one fails: QEMU is killed, its files are removed,
+//! ports and id are given back, a domain that existed only for this start is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::event::{DomainEvent, Lifecycle, Resumed, Started as StartedDetail, Suspended};
+use super::flags::{CallFlags, CreateFlags, StartFlags};
+use super::list::{Added, Existing};
+use super::{Domains, devices};
+use crate::conf::devices::BalloonModel;
+use crate::conf::domain::{ClockOffset, Domain};
+use crate::drivers::ClientId;
+use crate::error::{Error, Origin, Result};
+use crate::qemu::capabilities::QemuCaps;
+use crate::qemu::command::{self, CommandLine, Context, Sandbox};
+use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Launched, Machine, Start, State};
+use crate::qemu::monitor::{
+    Chardev, Cont, Monitor, MonitorError, QueryChardev, QueryCpusFast, SetBalloon, SetLink,
+};
+use crate::qemu::process::{Launch, Prepared, Started};
+use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
+
+/// How long QEMU may take until it answers, and how much longer for each GiB of memory it has to prepare.
+const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT_PER_GIB: Duration = Duration::from_secs(1);
+
+/// What becomes of the vCPUs at the end of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vcpus {
+    Go,
+    Stay,
+}
+
+impl Domains {
+    /// Starts a domain that is there.
+    pub async fn start(
+        self: &Arc<Self>,
+        domain: DomainHandle,
+        flags: u32,
+        client: ClientId,
+    ) -> Result<Arc<State>> {
+        let flags = StartFlags::accept(flags)?;
+        let mut job = domain.begin_async::<Start>().await?;
+        let state = job.state();
+        if state.is_active() {
+            return Err(Error::operation_invalid("domain is already running"));
+        }
+        let definition = state.inactive.clone().ok_or_else(|| gone(&state))?;
+        if self.has_managed_save(&state) && !flags.contains(StartFlags::FORCE_BOOT) {
+            return Err(Error::operation_unsupported("restoring a managed save image"));
+        }
+        let vcpus = if flags.contains(StartFlags::PAUSED) { Vcpus::Stay } else { Vcpus::Go };
+        self.run(&mut job, &definition, vcpus).await?;
+        if flags.contains(StartFlags::AUTODESTROY) {
+            self.owners.own(client, state.uuid);
+        }
+        Ok(job.state())
+    }
+
+    /// Starts a domain that comes with the call and goes with its process, unless it is defined as well.
+    pub async fn create(self: &Arc<Self>, xml: &str, flags: u32, client: ClientId) -> Result<Arc<State>> {
+        let flags = CreateFlags::accept(flags)?;
+        let definition = Arc::new(self.read_definition(xml).await?);
+        let (name, uuid) = (&*definition.name, definition.uuid);
+        let Added { object, is_new } = self
+            .list
+            .add((name, uuid), Existing::Start, || DomainObject::new(State::new(name, uuid), self.limits))?;
+        let started = async {
+            let mut job = DomainHandle::new(Arc::clone(&object)).begin_async::<Start>().await?;
+            if job.state().is_active() {
+                let sentence = format!("domain '{name}' is already active");
+                return Err(Error::operation_invalid(sentence).from_origin(Origin::DOMAIN));
+            }
+            let vcpus = if flags.contains(CreateFlags::PAUSED) { Vcpus::Stay } else { Vcpus::Go };
+            self.run(&mut job, &definition, vcpus).await?;
+            Ok(job.state())
+        };
+        let started = started.await;
+        match &started {
+            Ok(_) if flags.contains(CreateFlags::AUTODESTROY) => self.owners.own(client, uuid),
+            Err(_) if is_new => self.forget_transient(&object),
+            _ => {}
+        }
+        started
+    }
+
+    /// Takes a domain off the list that neither runs nor is defined.
+    fn forget_transient(&self, object: &DomainObject) {
+        let unused = |state: &mut State| {
+            state.gone = !state.is_active() && !state.is_persistent();
+            state.gone
+        };
+        if object.observe(unused, |_, _| ()) {
+            self.list.remove(object.state().uuid);
+        }
+    }
+
+    /// The phases of a start, and what undoes them.
+    async fn run(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<Start>,
+        definition: &Domain,
+        vcpus: Vcpus,
+    ) -> Result<()> {
+        let mut attempt = Attempt::new(self, definition);
+        let started = match self.launch(&mut attempt).await {
+            Ok(started) => started,
+            Err(error) => {
+                job.update(|state| state.run = RunState::Shutoff(Shutoff::Failed));
+                return Err(error);
+            }
+        };
+        match self.bring_up(job, &mut attempt, &started, vcpus).await {
+            Ok(()) => {
+                self.hand_over(job, attempt, started);
+                Ok(())
+            }
+            Err(error) => {
+                let error = error.into_error(&started).await;
+                started.abandon().await;
+                self.list.release_id(attempt.id);
+                self.remove_status(&attempt.definition.name);
+                job.update(|state| state.detach(Shutoff::Failed));
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything before QEMU answers.
+    async fn launch(&self, attempt: &mut Attempt<'_>) -> Result<Started> {
+        let definition = &mut attempt.definition;
+        let emulator = definition.devices.emulator.as_deref().unwrap_or_default();
+        let caps = self.emulators.lookup(emulator.as_ref()).await?;
+        let mut prepared = Prepared::new(&self.directories, attempt.id, &definition.name)?;
+        let defined_cpu = definition.cpu.clone();
+        let accel = command::accel_of(definition);
+        if let Some(cpu) = &mut definition.cpu {
+            self.emulators.complete_cpu(cpu, &caps, accel)?;
+        }
+        let last_node = devices::prepare(definition, attempt.id, prepared.files(), &self.ports)?;
+        attempt.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu }));
+        devices::write_master_key(prepared.files())?;
+        let descriptors = devices::open(definition, accel, &mut prepared)?;
+        let line = command::build(
+            definition,
+            &caps,
+            &Context {
+                scope: self.paths.scope,
+                state_dir: &prepared.files().directory.clone(),
+                monitor: prepared.monitor_fd(),
+                descriptors: &descriptors,
+                sandbox: Sandbox::On,
+                now_s: seconds_since_1970(),
+                local_offset_s: 0,
+                incoming: None,
+                inherited_env: &self.inherited_env,
+            },
+        )?;
+        let CommandLine { program, args, env } = line;
+        let gib = u32::try_from(definition.memory.total_kib >> 20).unwrap_or(u32::MAX);
+        let launch = Launch {
+            program: program.into(),
+            args,
+            env,
+            versions: versions(&caps),
+            taints: Vec::new(),
+            limit: START_LIMIT + START_LIMIT_PER_GIB * gib,
+        };
+        Ok(prepared.start(launch).await?)
+    }
+
+    /// From a QEMU that answers to a guest that runs.
+    async fn bring_up(
+        &self,
+        job: &mut AsyncJob<Start>,
+        attempt: &mut Attempt<'_>,
+        started: &Started,
+        vcpus: Vcpus,
+    ) -> Result<(), Failure> {
+        self.attach(job, attempt, started)?;
+        let answers = Answers::ask(&started.monitor, &attempt.definition).await?;
+        devices::note_terminals(&mut attempt.definition, &answers.terminals);
+        job.update(|state| {
+            state.live = Some(Arc::new(attempt.definition.clone()));
+            state.vcpu_threads = answers.vcpu_threads;
+        });
+        self.save_status(&job.state());
+        let started_event = DomainEvent::Lifecycle(Lifecycle::Started(StartedDetail::Booted));
+        let (run, events) = match vcpus {
+            Vcpus::Go => {
+                started.monitor.execute(Cont {}).await?;
+                let resumed = DomainEvent::Lifecycle(Lifecycle::Resumed(Resumed::Unpaused));
+                (RunState::Running(Running::Booted), [resumed, started_event])
+            }
+            Vcpus::Stay => {
+                let suspended = DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::Paused));
+                (RunState::Paused(Paused::User), [started_event, suspended])
+            }
+        };
+        job.update_then(
+            |state| state.run = run,
+            |state, ()| {
+                self.save_status(state);
+                events.into_iter().for_each(|event| self.publish(state, event));
+            },
+        );
+        Ok(())
+    }
+}
+
+impl Domains {
+    /// The domain is active from here on, and whoever wants to can end it.
+    fn attach(&self, job: &AsyncJob<Start>, attempt: &Attempt<'_>, started: &Started) -> Result<()> {
+        let machine = Machine::new(started.running());
+        let live = Arc::new(attempt.definition.clone());
+        let attached = job.update(|state| {
+            if state.gone {
+                return Err(gone(state));
+            }
+            state.clock_base_s = match live.clock.offset {
+                ClockOffset::Variable { adjustment_s, .. } => adjustment_s,
+                _ => 0,
+            };
+            state.id = Some(attempt.id);
+            state.live = Some(live);
+            state.launched = attempt.launched.clone();
+            state.run = RunState::Paused(Paused::StartingUp);
+            state.attach(machine);
+            Ok(())
+        });
+        self.list.bind_id(attempt.id, job.object());
+        attached
+    }
+
+    /// From now on the process is its own, and the event task follows it.
+    fn hand_over(self: &Arc<Self>, job: &AsyncJob<Start>, attempt: Attempt<'_>, mut started: Started) {
+        attempt.keep();
+        let events = started.events.take();
+        let running = started.keep();
+        tracing::info!(domain = %job.state().name, pid = running.process.pid(), "started");
+        if let Some(events) = events {
+            tokio::spawn(Arc::clone(self).watch(Arc::clone(job.object()), running.process, events));
+        }
+    }
+}
+
+/// What a start has taken of the host; given back when this is dropped.
+struct Attempt<'a> {
+    domains: &'a Domains,
+    id: i32,
+    definition: Domain,
+    launched: Option<Arc<Launched>>,
+    kept: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(domains: &'a Domains, definition: &Domain) -> Self {
+        let id = domains.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut definition = definition.clone();
+        definition.id = Some(id);
+        Self { domains, id, definition, launched: None, kept: false }
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.domains.ports.release(self.definition.uuid);
+        }
+    }
+}
+
+/// Why a guest whose QEMU answered did not come up. A monitor that fails may only be the consequence of a
+/// QEMU that died and said why.
+enum Failure {
+    Monitor(MonitorError),
+    Other(Error),
+}
+
+impl From<MonitorError> for Failure {
+    fn from(error: MonitorError) -> Self {
+        Self::Monitor(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Failure {
+    async fn into_error(self, started: &Started) -> Error {
+        match self {
+            Self::Monitor(error) => started.explain(error).await.into(),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+/// What only the started QEMU knows.
+struct Answers {
+    vcpu_threads: Arc<[u32]>,
+    terminals: Vec<Chardev>,
+}
+
+impl Answers {
+    /// One conversation: all questions leave in one write.
+    async fn ask(monitor: &Monitor, definition: &Domain) -> Result<Self, MonitorError> {
+        let cpus = monitor.submit(QueryCpusFast {});
+        let terminals = monitor.submit(QueryChardev {});
+        let memory = &definition.memory;
+        let balloon = definition.devices.memballoons.iter().any(|it| it.model != BalloonModel::None);
+        let ballooned = (balloon && memory.current_kib < memory.total_kib)
+            .then(|| monitor.submit(SetBalloon { value: memory.current_kib * 1024 }));
+        let unplugged: Vec<_> = devices::unplugged(definition)
+            .map(|alias| monitor.submit(SetLink { name: alias.to_owned(), up: false }))
+            .collect();
+        let mut cpus = cpus.reply().await?;
+        cpus.sort_unstable_by_key(|cpu| cpu.cpu_index);
+        let answers = Self {
+            vcpu_threads: cpus.iter().map(|cpu| cpu.thread_id).collect(),
+            terminals: terminals.reply().await?,
+        };
+        if let Some(ballooned) = ballooned {
+            ballooned.reply().await?;
+        }
+        for link in unplugged {
+            link.reply().await?;
+        }
+        Ok(answers)
+    }
+}
+
+fn gone(state: &State) -> Error {
+    Error::no_domain(format!("no domain with matching uuid '{}' ({})", state.uuid, state.name))
+}
+
+/// Who is involved, for the guest's log.
+fn versions(caps: &QemuCaps) -> String {
+    let (major, minor, micro) = (caps.version / 1_000_000, caps.version / 1000 % 1000, caps.version % 1000);
+    let system = rustix::system::uname();
+    format!(
+        "ferrovirt version: {}, qemu version: {major}.{minor}.{micro}{}, kernel: {}, hostname: {}",
+        env!("CARGO_PKG_VERSION"),
+        caps.package,
+        system.release().to_string_lossy(),
+        system.nodename().to_string_lossy(),
+    )
+}
+
+fn seconds_since_1970() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

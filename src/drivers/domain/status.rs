@@ -1,0 +1,54 @@
+//! The files from which the next daemon learns what runs.
+
+use super::Domains;
+use crate::conf::xml::YesNo;
+use crate::qemu::job::State;
+use crate::qemu::status::{Capability, LiveDomain, MonitorSocket, Status, VcpuThread};
+
+impl Domains {
+    /// Writes down what is known of a running guest. Called while the state is being replaced, so that the
+    /// file follows the states.
+    pub(super) fn save_status(&self, state: &State) {
+        let Some(status) = status(state) else { return };
+        if let Err(error) = status.save(&Status::path(&self.directories, &state.name)) {
+            tracing::warn!(domain = %state.name, %error, "the next daemon will not find this guest as it is");
+        }
+    }
+
+    pub(super) fn remove_status(&self, name: &str) {
+        let path = Status::path(&self.directories, name);
+        if let Err(error) = crate::util::file::remove_if_there(&path) {
+            tracing::warn!(domain = name, %error, "cannot remove the status file");
+        }
+    }
+}
+
+/// None for a domain without a process.
+fn status(state: &State) -> Option<Status> {
+    let (process, files) = (state.process()?, state.files()?);
+    let (live, launched) = (state.live.as_ref()?, state.launched.as_ref()?);
+    let capability = |name: &str| Capability { name: name.to_owned() };
+    let threads = (0..).zip(state.vcpu_threads.iter());
+    Some(Status {
+        run: state.run,
+        pid: process.pid(),
+        taints: Vec::new(),
+        deprecations: Vec::new(),
+        monitor: MonitorSocket::new(files),
+        vcpus: threads.map(|(id, pid)| VcpuThread { id, pid: *pid }).collect(),
+        capabilities: launched.capabilities.iter().map(|cap| capability(cap.as_str())).collect(),
+        fake_reboot: state.reboots,
+        devices: Vec::new(),
+        directory: files.directory.to_string_lossy().into_owned(),
+        channels: files.channels.to_string_lossy().into_owned(),
+        memory_directory: None,
+        defined_cpu: launched.defined_cpu.clone(),
+        allow_reboot: Some(YesNo::Yes),
+        last_node: u64::from(launched.last_node),
+        last_fdset: 0,
+        block_jobs: Some(YesNo::No),
+        agent_timeout: -2,
+        start_time: Some(process.start_time()),
+        domain: LiveDomain(live.clone()),
+    })
+}

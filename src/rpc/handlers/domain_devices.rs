@@ -1,0 +1,49 @@
+//! What a guest's devices show and take: serial lines, screens, the monitor itself.
+
+use ferrovirt_protocol::qemu;
+use ferrovirt_protocol::remote::procedure::*;
+use ferrovirt_protocol::remote::*;
+
+use super::domain::referred;
+use crate::error::Result;
+use crate::rpc::router::{Call, Routes, Streamed, WithDescriptors};
+use crate::rpc::stream::Pipe;
+
+pub fn routes(r: &mut Routes) {
+    r.on_stream::<DomainOpenConsole>(open_console);
+    r.on_stream::<DomainScreenshot>(screenshot);
+    r.on::<qemu::procedure::DomainMonitorCommand>(monitor_command);
+    r.on_fds::<qemu::procedure::DomainMonitorCommandWithFiles>(monitor_command_with_files);
+}
+
+async fn open_console(call: Call, args: DomainOpenConsoleArgs) -> Result<Streamed<()>> {
+    let domain = referred(&call, &args.dom)?;
+    let console = call.drivers.domains.open_console(&domain, args.dev_name.as_deref(), args.flags)?;
+    Ok(Streamed { ret: (), pipe: Pipe::duplex(console) })
+}
+
+async fn screenshot(call: Call, args: DomainScreenshotArgs) -> Result<Streamed<DomainScreenshotRet>> {
+    let domain = referred(&call, &args.dom)?;
+    let picture = call.drivers.domains.screenshot(domain, args.screen, args.flags).await?;
+    let ret = DomainScreenshotRet { mime: Some(picture.mime.to_owned()) };
+    Ok(Streamed { ret, pipe: Pipe::down(picture.file) })
+}
+
+async fn monitor_command(
+    call: Call,
+    args: qemu::DomainMonitorCommandArgs,
+) -> Result<qemu::DomainMonitorCommandRet> {
+    let domain = referred(&call, &args.dom)?;
+    let result = call.drivers.domains.monitor_command(domain, &args.cmd, Vec::new(), args.flags).await?;
+    Ok(qemu::DomainMonitorCommandRet { result })
+}
+
+async fn monitor_command_with_files(
+    mut call: Call,
+    args: qemu::DomainMonitorCommandWithFilesArgs,
+) -> Result<WithDescriptors<qemu::DomainMonitorCommandWithFilesRet>> {
+    let domain = referred(&call, &args.dom)?;
+    let fds = call.take_fds();
+    let result = call.drivers.domains.monitor_command(domain, &args.cmd, fds, args.flags).await?;
+    Ok(WithDescriptors { ret: qemu::DomainMonitorCommandWithFilesRet { result }, fds: Vec::new() })
+}
