@@ -3,10 +3,10 @@
 use super::lists::disk_index;
 use super::{Facts, Has};
 use crate::conf::devices::{
-    Address, CharBackend, CharSource, Console, ConsoleType, Controller, ControllerKind, Devices, Disk,
-    DiskBus, DiskDevice, DriveAddress, Input, InputBus, InputKind, Interface, InterfaceKind, ModelName,
-    PanicModel, PciModel, RngBackend, ScsiModel, Serial, SerialModel, SerialType, SoundModel, SourceMode,
-    StorageFormat, StorageKind, UsbModel, Video, VideoKind,
+    Address, ChannelTarget, CharBackend, CharSource, Console, ConsoleType, Controller, ControllerKind,
+    Devices, Disk, DiskBus, DiskDevice, DriveAddress, Input, InputBus, InputKind, Interface, InterfaceKind,
+    ModelName, PanicModel, PciModel, RngBackend, ScsiModel, Serial, SerialModel, SerialType, SoundModel,
+    SourceMode, StorageFormat, StorageKind, UsbModel, Video, VideoKind,
 };
 use crate::conf::domain::Domain;
 use crate::conf::xml::YesNo;
@@ -37,6 +37,9 @@ pub(super) fn complete_all(domain: &mut Domain, facts: &Facts<'_>) -> Result<()>
     let devices = &mut domain.devices;
     complete_serials(devices, arch)?;
     for channel in &mut devices.channels {
+        if let ChannelTarget::Virtio { name, .. } = &channel.target {
+            forget_default_path(&mut channel.source, name.as_deref().unwrap_or_default());
+        }
         complete_char(&mut channel.source);
     }
     for console in &mut devices.consoles {
@@ -345,6 +348,29 @@ fn complete_serial(serial: &mut Serial, arch: Arch) -> Result<()> {
     }
     complete_char(&mut serial.source);
     Ok(())
+}
+
+/// A socket's path that a daemon chose for a running guest is none of the definition's: the next start chooses
+/// again. Such a path is `…/qemu/channel/ID-GUEST/NAME`, or one of its older forms.
+fn forget_default_path(source: &mut CharSource, name: &str) {
+    let CharBackend::Unix(socket) = &mut source.backend else { return };
+    let Some((above, rest)) = socket.path.as_deref().and_then(|path| path.rsplit_once("/channel/")) else {
+        return;
+    };
+    let Some(guest) = rest.strip_prefix("target/").unwrap_or(rest).strip_suffix(name) else { return };
+    let chosen = match guest.strip_suffix('/') {
+        Some(directory) => {
+            let mark = directory.split_once('-').map(|(mark, rest)| (mark, !rest.contains('/')));
+            mark.is_some_and(|(mark, one)| {
+                one && (mark == "domain"
+                    || (!mark.is_empty() && mark.bytes().all(|byte| byte.is_ascii_digit())))
+            })
+        }
+        None => guest.len() > 1 && guest.ends_with('.') && !guest.contains('/'),
+    };
+    if chosen && above.ends_with("/qemu") {
+        socket.path = None;
+    }
 }
 
 /// A socket whose path the daemon chooses is one it listens on.

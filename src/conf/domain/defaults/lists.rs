@@ -42,6 +42,21 @@ pub(super) fn arrange(devices: &mut Devices, generator: &mut dyn Generator) -> R
     Ok(())
 }
 
+/// Gives back what the lists grew too far: thousands of definitions stay in memory.
+pub(super) fn shrink(devices: &mut Devices) {
+    devices.disks.shrink_to_fit();
+    devices.controllers.shrink_to_fit();
+    devices.interfaces.shrink_to_fit();
+    devices.serials.shrink_to_fit();
+    devices.consoles.shrink_to_fit();
+    devices.inputs.shrink_to_fit();
+    devices.audios.shrink_to_fit();
+    devices.videos.shrink_to_fit();
+    devices.watchdogs.shrink_to_fit();
+    devices.memballoons.shrink_to_fit();
+    devices.hubs.shrink_to_fit();
+}
+
 /// The number a disk's name stands for: `vda` is 0, `sdaa` is 26.
 pub(crate) fn disk_index(name: &str) -> Option<u32> {
     let rest = ["fd", "hd", "vd", "sd", "xvd", "ubd"].iter().find_map(|prefix| name.strip_prefix(prefix))?;

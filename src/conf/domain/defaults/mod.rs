@@ -116,6 +116,7 @@ impl Domain {
         machine::check_cpu(self)?;
         super::addresses::assign(self, facts)?;
         consoles::mirror_serial(&mut self.devices);
+        lists::shrink(&mut self.devices);
         if self.name.contains('/') {
             return Err(ConfError::xml(format!("name {} cannot contain '/'", self.name)));
         }

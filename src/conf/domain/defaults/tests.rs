@@ -21,11 +21,9 @@ pub(in crate::conf::domain) fn facts(domain: &Domain) -> Facts<'static> {
     let mut has = Has::all();
     has.remove(Has::QXL);
     let max_vcpus = Some(if machine == Some("pc-q35-10.0") { 4096 } else { 255 });
-    let machine = machine.or(match domain.machine() {
-        "isapc" => Some("isapc"),
-        "pc-i440fx-9.0" => Some("pc-i440fx-9.0"),
-        _ => None,
-    });
+    let versioned = ["pc-q35-", "pc-i440fx-", "isapc"];
+    let is_known = versioned.iter().any(|known| domain.machine().starts_with(known));
+    let machine = machine.or_else(|| is_known.then(|| &*domain.machine().to_owned().leak()));
     Facts {
         arch: Arch::X86_64,
         emulator: "/usr/bin/qemu-system-x86_64",
@@ -152,4 +150,23 @@ fn what_was_read_is_read_again_from_what_was_written() {
         }
     }
     assert!(checked > 200, "only {checked}");
+}
+
+#[test]
+fn a_running_guests_socket_is_not_part_of_its_definition() {
+    for (path, kept) in [
+        ("/run/libvirt/qemu/channel/12-x/org.qemu.guest_agent.0", false),
+        ("/var/lib/libvirt/qemu/channel/target/domain-3-x/org.qemu.guest_agent.0", false),
+        ("/var/lib/libvirt/qemu/channel/target/x.org.qemu.guest_agent.0", false),
+        ("/run/libvirt/qemu/channel/mine/org.qemu.guest_agent.0", true),
+        ("/srv/channel/12-x/org.qemu.guest_agent.0", true),
+        ("/run/libvirt/qemu/channel/12-x/other", true),
+    ] {
+        let text = format!(
+            "<domain type='qemu'><name>x</name><memory>65536</memory><os><type machine='q35'>hvm</type></os><devices>\
+             <channel type='unix'><source mode='bind' path='{path}'/>\
+             <target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices></domain>"
+        );
+        assert_eq!(complete(&text).unwrap().to_xml(Form::INACTIVE).contains(path), kept, "{path}");
+    }
 }
