@@ -178,6 +178,10 @@ impl Server {
         client.outbox.end(Ending::Now);
         client.streams.close();
         client.subscriptions.end_all(&self.drivers);
+        // Clients of the administration number from 1 as well, and own no guests.
+        if client.is_open() {
+            self.drivers.domains.client_closed(client.id);
+        }
         let mut clients = self.lock_clients();
         clients.remove(&client.id);
         self.count.send_replace(clients.len());
