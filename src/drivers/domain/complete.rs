@@ -14,13 +14,15 @@ use crate::util::mac::Mac;
 use crate::util::uuid::Uuid;
 
 impl Domains {
-    /// What a text defines, with everything it leaves out filled in.
+    /// What a text defines, with everything it leaves out filled in; nonsense is refused.
     pub(super) async fn read_definition(&self, xml: &str) -> Result<Domain> {
         let mut definition = Domain::parse(xml, Form::INACTIVE)?;
         let caps = self.emulators.lookup(&self.emulator_of(&definition)?).await?;
         let mut random = Random::default();
-        definition.defaults(&facts(&caps, &definition), &mut random)?;
+        let facts = facts(&caps, &definition);
+        definition.defaults(&facts, &mut random)?;
         random.check()?;
+        definition.validate(&facts)?;
         Ok(definition)
     }
 
