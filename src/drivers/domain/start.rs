@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::event::{DomainEvent, Lifecycle, Resumed, Started as StartedDetail, Suspended};
 use super::flags::{CallFlags, CreateFlags, StartFlags};
 use super::list::{Added, Existing};
-use super::{Domains, devices};
+use super::{Domains, blocking, devices};
 use crate::conf::devices::BalloonModel;
 use crate::conf::domain::{ClockOffset, Domain};
 use crate::drivers::ClientId;
@@ -111,9 +111,8 @@ impl Domains {
         definition: &Domain,
         vcpus: Vcpus,
     ) -> Result<()> {
-        let mut attempt = Attempt::new(self, definition);
-        let started = match self.launch(&mut attempt).await {
-            Ok(started) => started,
+        let (mut attempt, started) = match self.launch(definition).await {
+            Ok(launched) => launched,
             Err(error) => {
                 job.update(|state| state.run = RunState::Shutoff(Shutoff::Failed));
                 return Err(error);
@@ -136,53 +135,19 @@ impl Domains {
     }
 
     /// Everything before QEMU answers.
-    async fn launch(&self, attempt: &mut Attempt<'_>) -> Result<Started> {
-        let definition = &mut attempt.definition;
+    async fn launch(self: &Arc<Self>, definition: &Domain) -> Result<(Attempt, Started)> {
+        let attempt = Attempt::new(self, definition);
         let emulator = definition.devices.emulator.as_deref().unwrap_or_default();
         let caps = self.emulators.lookup(emulator.as_ref()).await?;
-        let mut prepared = Prepared::new(&self.directories, attempt.id, &definition.name)?;
-        let defined_cpu = definition.cpu.clone();
-        let accel = command::accel_of(definition);
-        if let Some(cpu) = &mut definition.cpu {
-            self.emulators.complete_cpu(cpu, &caps, accel)?;
-        }
-        let last_node = devices::prepare(definition, attempt.id, prepared.files(), &self.ports)?;
-        attempt.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu }));
-        devices::write_master_key(prepared.files())?;
-        let descriptors = devices::open(definition, accel, &mut prepared)?;
-        let line = command::build(
-            definition,
-            &caps,
-            &Context {
-                scope: self.paths.scope,
-                state_dir: &prepared.files().directory.clone(),
-                monitor: prepared.monitor_fd(),
-                descriptors: &descriptors,
-                sandbox: Sandbox::On,
-                now_s: seconds_since_1970(),
-                local_offset_s: 0,
-                incoming: None,
-                inherited_env: &self.inherited_env,
-            },
-        )?;
-        let CommandLine { program, args, env } = line;
-        let gib = u32::try_from(definition.memory.total_kib >> 20).unwrap_or(u32::MAX);
-        let launch = Launch {
-            program: program.into(),
-            args,
-            env,
-            versions: versions(&caps),
-            taints: Vec::new(),
-            limit: START_LIMIT + START_LIMIT_PER_GIB * gib,
-        };
-        Ok(prepared.start(launch).await?)
+        let (attempt, prepared, launch) = blocking(move || attempt.assemble(&caps)).await?;
+        Ok((attempt, prepared.start(launch).await?))
     }
 
     /// From a QEMU that answers to a guest that runs.
     async fn bring_up(
         &self,
         job: &mut AsyncJob<Start>,
-        attempt: &mut Attempt<'_>,
+        attempt: &mut Attempt,
         started: &Started,
         vcpus: Vcpus,
     ) -> Result<(), Failure> {
@@ -219,7 +184,7 @@ impl Domains {
 
 impl Domains {
     /// The domain is active from here on, and whoever wants to can end it.
-    fn attach(&self, job: &AsyncJob<Start>, attempt: &Attempt<'_>, started: &Started) -> Result<()> {
+    fn attach(&self, job: &AsyncJob<Start>, attempt: &Attempt, started: &Started) -> Result<()> {
         let machine = Machine::new(started.running());
         let live = Arc::new(attempt.definition.clone());
         let attached = job.update(|state| {
@@ -242,7 +207,7 @@ impl Domains {
     }
 
     /// From now on the process is its own, and the event task follows it.
-    fn hand_over(self: &Arc<Self>, job: &AsyncJob<Start>, attempt: Attempt<'_>, mut started: Started) {
+    fn hand_over(self: &Arc<Self>, job: &AsyncJob<Start>, attempt: Attempt, mut started: Started) {
         attempt.keep();
         let events = started.events.take();
         let running = started.keep();
@@ -254,20 +219,57 @@ impl Domains {
 }
 
 /// What a start has taken of the host; given back when this is dropped.
-struct Attempt<'a> {
-    domains: &'a Domains,
+struct Attempt {
+    domains: Arc<Domains>,
     id: i32,
     definition: Domain,
     launched: Option<Arc<Launched>>,
     kept: bool,
 }
 
-impl<'a> Attempt<'a> {
-    fn new(domains: &'a Domains, definition: &Domain) -> Self {
+impl Attempt {
+    fn new(domains: &Arc<Domains>, definition: &Domain) -> Self {
         let id = domains.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut definition = definition.clone();
         definition.id = Some(id);
-        Self { domains, id, definition, launched: None, kept: false }
+        Self { domains: Arc::clone(domains), id, definition, launched: None, kept: false }
+    }
+
+    /// Completes the definition for this run, opens what QEMU inherits and writes the command line.
+    fn assemble(mut self, caps: &QemuCaps) -> Result<(Self, Prepared, Launch)> {
+        let definition = &mut self.definition;
+        let mut prepared = Prepared::new(&self.domains.directories, self.id, &definition.name)?;
+        let defined_cpu = definition.cpu.clone();
+        let accel = command::accel_of(definition);
+        if let Some(cpu) = &mut definition.cpu {
+            self.domains.emulators.complete_cpu(cpu, caps, accel)?;
+        }
+        let last_node = devices::prepare(definition, self.id, prepared.files(), &self.domains.ports)?;
+        self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu }));
+        devices::write_master_key(prepared.files())?;
+        let descriptors = devices::open(definition, accel, &mut prepared)?;
+        let context = Context {
+            scope: self.domains.paths.scope,
+            state_dir: &prepared.files().directory,
+            monitor: prepared.monitor_fd(),
+            descriptors: &descriptors,
+            sandbox: Sandbox::On,
+            now_s: seconds_since_1970(),
+            local_offset_s: 0,
+            incoming: None,
+            inherited_env: &self.domains.inherited_env,
+        };
+        let CommandLine { program, args, env } = command::build(definition, caps, &context)?;
+        let gib = u32::try_from(definition.memory.total_kib >> 20).unwrap_or(u32::MAX);
+        let launch = Launch {
+            program: program.into(),
+            args,
+            env,
+            versions: versions(caps),
+            taints: Vec::new(),
+            limit: START_LIMIT + START_LIMIT_PER_GIB * gib,
+        };
+        Ok((self, prepared, launch))
     }
 
     fn keep(mut self) {
@@ -275,7 +277,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.kept {
             self.domains.ports.release(self.definition.uuid);
