@@ -12,4 +12,5 @@ pub mod network;
 pub mod prepare;
 pub mod process;
 pub mod run_state;
+pub mod setup;
 pub mod status;

@@ -78,6 +78,21 @@ pub struct DateTime {
     pub second: u32,
 }
 
+impl DateTime {
+    /// Seconds since 1970.
+    pub fn unix_s(&self) -> i64 {
+        // Years that begin in March have their leap day at the end.
+        let (year, month) = match self.month {
+            1 | 2 => (i64::from(self.year) - 1, i64::from(self.month) + 9),
+            month => (i64::from(self.year), i64::from(month) - 3),
+        };
+        let day_of_year = (153 * month + 2) / 5 + i64::from(self.day) - 1;
+        let days = year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468;
+        let time = i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second);
+        days * 86_400 + time
+    }
+}
+
 /// Where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {

@@ -28,6 +28,7 @@ use crate::qemu::monitor::{
 };
 use crate::qemu::process::{Launch, Prepared, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
+use crate::qemu::setup;
 
 /// How long QEMU may take until it answers, and how much longer for each GiB of memory it has to prepare.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -153,6 +154,9 @@ impl Domains {
     ) -> Result<(), Failure> {
         self.attach(job, attempt, started)?;
         let answers = Answers::ask(&started.monitor, &attempt.definition).await?;
+        for (name, arguments) in setup::commands(&attempt.definition, seconds_since_1970()) {
+            started.monitor.execute_value(name, Some(arguments)).await?;
+        }
         devices::note_terminals(&mut attempt.definition, &answers.terminals);
         job.update(|state| {
             state.live = Some(Arc::new(attempt.definition.clone()));
