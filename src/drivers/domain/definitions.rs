@@ -120,3 +120,38 @@ fn names(directory: &Path) -> Vec<Box<OsStr>> {
     names.sort_unstable();
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(name: &str) -> Domain {
+        let text = format!(
+            "<domain type='kvm'><name>{name}</name><uuid>8d2ea3f2-66bd-4fb5-8b7c-2a2ac6f8d1b1</uuid>\
+             <memory>1024</memory><os><type arch='x86_64' machine='pc'>hvm</type></os></domain>"
+        );
+        Domain::parse(&text, Form::INACTIVE).unwrap()
+    }
+
+    #[test]
+    fn what_is_saved_is_found_again_and_what_is_broken_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let files = Definitions::new(root.path().join("qemu"), root.path().join("qemu/autostart"));
+        files.prepare().unwrap();
+        for name in ["b", "a", "c"] {
+            files.save(&definition(name)).unwrap();
+        }
+        files.set_autostart("b", true).unwrap();
+        files.set_autostart("c", true).unwrap();
+        files.set_autostart("c", false).unwrap();
+        files.remove("a").unwrap();
+        fs::write(root.path().join("qemu/torn.xml"), "<domain type='kvm'><na").unwrap();
+        fs::write(root.path().join("qemu/b.xml.new"), "a write that a crash cut short").unwrap();
+
+        let found = files.load();
+        let found: Vec<_> = found.iter().map(|it| (&*it.definition.name, it.autostart)).collect();
+        assert_eq!(found, [("b", true), ("c", false)]);
+        assert!(root.path().join("qemu/torn.xml").exists());
+        assert_eq!(found.len(), 2);
+    }
+}

@@ -34,3 +34,26 @@ pub(super) fn matches(filter: ListFlags, state: &State) -> bool {
     ];
     groups.iter().all(|(has, group)| !filter.intersects(*group) || filter.intersects(*has))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::util::uuid::Uuid;
+
+    #[test]
+    fn groups_are_alternatives_and_all_groups_must_agree() {
+        let mut state = State::new("a", Uuid([1; 16]));
+        state.autostart = true;
+        let check = |filter, expected| assert_eq!(matches(filter, &state), expected, "{filter:?}");
+        check(ListFlags::empty(), true);
+        check(ListFlags::INACTIVE, true);
+        check(ListFlags::ACTIVE, false);
+        check(ListFlags::ACTIVE | ListFlags::INACTIVE, true);
+        check(ListFlags::INACTIVE | ListFlags::AUTOSTART | ListFlags::SHUTOFF, true);
+        check(ListFlags::INACTIVE | ListFlags::NO_AUTOSTART, false);
+        check(ListFlags::RUNNING | ListFlags::SHUTOFF, true);
+        check(ListFlags::RUNNING | ListFlags::OTHER, false);
+        check(ListFlags::HAS_SNAPSHOT, false);
+        check(ListFlags::NO_CHECKPOINT | ListFlags::NO_MANAGED_SAVE, true);
+    }
+}

@@ -139,3 +139,56 @@ fn taken(sentence: String) -> Error {
 fn busy(sentence: String) -> Error {
     Error::operation_invalid(sentence).from_origin(Origin::DOMAIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::job::{Limits, State};
+
+    fn uuid(byte: u8) -> Uuid {
+        Uuid([byte; 16])
+    }
+
+    fn add(list: &DomainList, name: &str, byte: u8, existing: Existing) -> Result<Added> {
+        list.add((name, uuid(byte)), existing, || {
+            DomainObject::new(State::new(name, uuid(byte)), Limits::default())
+        })
+    }
+
+    #[test]
+    fn a_domain_is_found_by_all_its_names_until_it_is_removed() {
+        let list = DomainList::default();
+        let object = add(&list, "a", 1, Existing::Redefine).unwrap().object;
+        list.bind_id(7, &object);
+        for found in [list.by_name("a"), list.by_uuid(uuid(1)), list.by_id(7), list.referred(uuid(1), "a")] {
+            assert!(Arc::ptr_eq(found.unwrap().object(), &object));
+        }
+        list.release_id(7);
+        list.remove(uuid(1));
+        assert_eq!(
+            list.referred(uuid(1), "a").unwrap_err().message(),
+            "Domain not found: no domain with matching uuid '01010101-0101-0101-0101-010101010101' (a)"
+        );
+        assert!(list.by_name("a").is_err() && list.by_id(7).is_err() && list.all().is_empty());
+    }
+
+    #[test]
+    fn names_and_uuids_belong_to_one_domain() {
+        let list = DomainList::default();
+        assert!(add(&list, "a", 1, Existing::Redefine).unwrap().is_new);
+        assert!(!add(&list, "a", 1, Existing::Redefine).unwrap().is_new);
+        let refused = |name, byte, existing| add(&list, name, byte, existing).unwrap_err().message();
+        assert_eq!(
+            refused("b", 1, Existing::Redefine),
+            "operation failed: domain 'a' is already defined with uuid 01010101-0101-0101-0101-010101010101"
+        );
+        assert_eq!(
+            refused("a", 2, Existing::Redefine),
+            "operation failed: domain 'a' already exists with uuid 01010101-0101-0101-0101-010101010101"
+        );
+        assert_eq!(
+            refused("a", 1, Existing::Start),
+            "Requested operation is not valid: domain 'a' is already being started"
+        );
+    }
+}
