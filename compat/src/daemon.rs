@@ -218,6 +218,7 @@ impl Daemon {
 
     /// Starts the next daemon on the same root; answers how long it took to listen.
     pub fn restart(&mut self) -> Duration {
+        assert!(self.child.try_wait().expect("it is our child").is_some(), "the one before still runs");
         let begin = Instant::now();
         // A killed daemon leaves its socket file, on which nobody listens.
         self.child = Self::spawn(self.kind, self.root.path());

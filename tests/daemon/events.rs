@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
+use ferrovirt_compat::wire::Wire;
 use ferrovirt_compat::{Program, command, eventually, halting};
+use ferrovirt_protocol::remote::{self, procedure};
+use ferrovirt_protocol::xdr;
 
 use crate::daemon;
+
+/// `virDomainEventType`
+const SUSPENDED: i32 = 3;
+const RESUMED: i32 = 4;
 
 /// The lines of `virsh event` that are about lifecycle, without what precedes the guest's name. QEMU may or may not
 /// get to say that it was shut down by a signal before it is gone.
@@ -96,4 +103,32 @@ fn a_deregistered_callback_stays_silent() {
         )
         .ok();
     assert!(!out.contains("first") && out.contains("('second', 2)"), "{out}");
+}
+
+/// QEMU reports each stop and start beside its reply; a report that is taken late would undo what came after it.
+#[test]
+fn suspends_and_resumes_in_a_row_are_each_seen_once() {
+    let daemon = daemon();
+    daemon.define(&halting("tiny"));
+    daemon.ok(&["start", "tiny"]);
+    // Many watchers keep who tells them busy, while the calls go on.
+    let every = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: 0, dom: None };
+    let mut watchers: Vec<Wire> = (0..100).map(|_| Wire::open(&daemon.socket()).unwrap()).collect();
+    for watcher in &mut watchers {
+        watcher.call::<procedure::ConnectDomainEventCallbackRegisterAny>(&every).unwrap();
+    }
+    let mut wire = Wire::open(&daemon.socket()).unwrap();
+    let args = remote::DomainLookupByNameArgs { name: "tiny".into() };
+    let dom = wire.call::<procedure::DomainLookupByName>(&args).unwrap().dom;
+    for _ in 0..100 {
+        wire.call::<procedure::DomainSuspend>(&remote::DomainSuspendArgs { dom: dom.clone() }).unwrap();
+        wire.call::<procedure::DomainResume>(&remote::DomainResumeArgs { dom: dom.clone() }).unwrap();
+    }
+    for turn in 0..100 {
+        for expected in [SUSPENDED, RESUMED] {
+            let frame = watchers[0].receive().unwrap();
+            let seen: remote::DomainEventCallbackLifecycleMsg = xdr::decode(&frame.payload).unwrap();
+            assert_eq!(seen.msg.event, expected, "turn {turn}");
+        }
+    }
 }

@@ -75,10 +75,12 @@ fn answers_of_qemu_outlive_the_daemon() {
     let cache = daemon.path("var/cache/libvirt/qemu/capabilities/usr-bin-qemu-system-x86_64.json");
     let written = || std::fs::metadata(&cache).expect("the answers are kept").modified().expect("a time");
     let first = written();
+    daemon.terminate();
     daemon.restart();
     daemon.ok(&["capabilities"]);
     assert_eq!(written(), first, "the binary was asked again");
     std::fs::write(&cache, "{\"torn\":").expect("the directory is ours");
+    daemon.terminate();
     daemon.restart();
     assert!(daemon.ok(&["capabilities"]).contains("<arch name='x86_64'>"));
 }

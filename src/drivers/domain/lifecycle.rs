@@ -22,6 +22,7 @@ impl Domains {
             _ => job.update(|state| state.pausing = Paused::User),
         }
         let stopped = live.monitor().execute(Stop {}).await;
+        live.monitor().events_handled().await;
         match stopped {
             Ok(_) => self.note_stop(&object),
             Err(_) => job.update(|state| state.pausing = Paused::Unknown),
@@ -42,6 +43,7 @@ impl Domains {
         }
         job.update(|state| state.resuming = Running::Unpaused);
         let resumed = live.monitor().execute(Cont {}).await;
+        live.monitor().events_handled().await;
         match resumed {
             Ok(_) => self.note_resume(&object),
             Err(_) => job.update(|state| state.resuming = Running::Unknown),

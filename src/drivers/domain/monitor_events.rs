@@ -44,6 +44,7 @@ impl Domains {
                 biased;
                 event = events.recv() => match event {
                     Some(MonitorEvent::Guest(event)) => self.handle(&object, &event),
+                    Some(MonitorEvent::Fence(_passed)) => {}
                     Some(MonitorEvent::End(reason)) => break reason,
                     None => break MonitorError::Closed,
                 },
@@ -51,9 +52,12 @@ impl Domains {
             }
         };
         // What it said before it died, if its death was seen first.
-        while let Ok(MonitorEvent::Guest(event)) = events.try_recv() {
-            self.handle(&object, &event);
+        while let Ok(event) = events.try_recv() {
+            if let MonitorEvent::Guest(event) = event {
+                self.handle(&object, &event);
+            }
         }
+        drop(events);
         self.outlive(&object, &process, &end).await;
         self.take_down(&object).await;
     }
@@ -223,6 +227,7 @@ impl Domains {
             let crashed = matches!(live.state().run, RunState::Crashed(_));
             job.update(|state| state.resuming = if crashed { Running::Crashed } else { Running::Booted });
             live.monitor().execute(Cont {}).await?;
+            live.monitor().events_handled().await;
             Ok::<(), Error>(())
         };
         let result = restarted.await;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     stream: UnixStream,
     state: Mutex<State>,
     outgoing: Notify,
+    /// The reader's own end is the one that keeps the queue open.
+    events: mpsc::WeakSender<MonitorEvent>,
 }
 
 #[derive(Debug, Default)]
@@ -64,14 +67,6 @@ pub(super) struct EventSender {
     last: mpsc::OwnedPermit<MonitorEvent>,
 }
 
-/// The queue of one connection's events.
-pub(super) fn events() -> (EventSender, mpsc::Receiver<MonitorEvent>) {
-    let (events, received) = mpsc::channel(MAX_EVENTS + 1);
-    #[expect(clippy::expect_used, reason = "the channel was made in the line above")]
-    let last = events.clone().try_reserve_owned().expect("a fresh channel has room");
-    (EventSender { events, last }, received)
-}
-
 /// What decides where a line goes.
 #[derive(Deserialize)]
 struct Head<'a> {
@@ -91,16 +86,28 @@ fn present<'de, D: serde::Deserializer<'de>>(input: D) -> Result<bool, D::Error>
     IgnoredAny::deserialize(input).map(|_| true)
 }
 
+/// A connection before its tasks run.
+pub(super) struct Opened {
+    pub(super) shared: Arc<Shared>,
+    pub(super) greeted: oneshot::Receiver<Greeting>,
+    pub(super) events: mpsc::Receiver<MonitorEvent>,
+    pub(super) sender: EventSender,
+}
+
 impl Shared {
-    pub(super) fn new(stream: UnixStream, vm: &str) -> (Arc<Self>, oneshot::Receiver<Greeting>) {
+    pub(super) fn open(stream: UnixStream, vm: &str) -> Opened {
         let (greeting, greeted) = oneshot::channel();
+        let (sender, events) = mpsc::channel(MAX_EVENTS + 1);
+        #[expect(clippy::expect_used, reason = "the channel was made in the line above")]
+        let last = sender.clone().try_reserve_owned().expect("a fresh channel has room");
         let shared = Self {
             vm: vm.to_owned(),
             stream,
             state: Mutex::new(State { greeting: Some(greeting), ..State::default() }),
             outgoing: Notify::new(),
+            events: sender.downgrade(),
         };
-        (Arc::new(shared), greeted)
+        Opened { shared: Arc::new(shared), greeted, events, sender: EventSender { events: sender, last } }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -188,6 +195,16 @@ impl Shared {
         debug!(vm = self.vm, "QMP ended: {reason}");
         self.end(&reason);
         events.last.send(MonitorEvent::End(reason));
+    }
+
+    /// Puts a fence behind the events that wait; it is gone once they have been handled.
+    pub(super) fn fence(&self) -> oneshot::Receiver<Infallible> {
+        let (fence, passed) = oneshot::channel();
+        // Where the queue is full or over, dropping the fence lets the caller pass.
+        if let Some(events) = self.events.upgrade() {
+            let _ = events.try_send(MonitorEvent::Fence(fence));
+        }
+        passed
     }
 
     async fn read_lines(&self, events: &mpsc::Sender<MonitorEvent>) -> MonitorError {

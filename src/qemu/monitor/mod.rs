@@ -13,7 +13,8 @@
 //!   writer gets its turn leaves in one write: submit the commands of one step first, then await them.
 //! * Every wait ends: with the reply, with the command's limit, with the end of the connection, or at
 //!   once when somebody calls [`Monitor::fail_all`], whatever QEMU does meanwhile.
-//! * Events keep their order and end with [`MonitorEvent::End`].
+//! * Events keep their order and end with [`MonitorEvent::End`]. They wait in a queue while replies do not;
+//!   [`Monitor::events_handled`] puts the two back in order.
 //! * The last clone of a [`Monitor`] closes the connection.
 
 mod command;
@@ -25,6 +26,7 @@ mod redact;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +44,7 @@ pub use error::MonitorError;
 pub use event::{Event, EventKind, Timestamp, VncClient};
 
 use crate::util::unix;
-use connection::{Shared, Waiting};
+use connection::{Opened, Shared, Waiting};
 
 /// The right to talk to one QEMU. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -68,6 +70,8 @@ impl Drop for Link {
 #[derive(Debug)]
 pub enum MonitorEvent {
     Guest(Event),
+    /// Somebody waits until the events before this one have been handled; dropping it tells them.
+    Fence(oneshot::Sender<Infallible>),
     /// The connection is over; nothing comes after this. [`MonitorError::Eof`] is QEMU's regular end.
     End(MonitorError),
 }
@@ -84,8 +88,7 @@ impl Monitor {
     /// Opens the conversation on a connected socket: ready once QEMU takes commands. `vm` names the guest
     /// in errors. QEMU may not even listen yet; fails when it is not ready within `limit`.
     pub async fn connect(stream: UnixStream, vm: &str, limit: Duration) -> Result<Connected, MonitorError> {
-        let (shared, greeting) = Shared::new(stream, vm);
-        let (sender, events) = connection::events();
+        let Opened { shared, greeted, events, sender } = Shared::open(stream, vm);
         let tasks = [
             tokio::spawn(Arc::clone(&shared).read(sender)).abort_handle(),
             tokio::spawn(Arc::clone(&shared).write()).abort_handle(),
@@ -93,7 +96,7 @@ impl Monitor {
         let monitor = Self { link: Arc::new(Link { shared, tasks }) };
         let negotiated = async {
             monitor.execute(Capabilities {}).await?;
-            greeting.await.map_err(|_| MonitorError::NoGreeting)
+            greeted.await.map_err(|_| MonitorError::NoGreeting)
         };
         match tokio::time::timeout(limit, negotiated).await {
             Ok(greeting) => Ok(Connected { greeting: greeting?, monitor, events }),
@@ -154,6 +157,13 @@ impl Monitor {
             }
             error => error,
         })
+    }
+
+    /// Returns when the events that came before the last reply have been handled, or nobody handles any.
+    /// A command whose effect QEMU also reports is done then, and not before: a report that is handled
+    /// late would undo what was done in the meantime.
+    pub async fn events_handled(&self) {
+        let Err(oneshot::error::RecvError { .. }) = self.link.shared.fence().await;
     }
 
     /// Ends every wait with `reason`, and refuses new commands with it. Events still arrive.

@@ -120,6 +120,34 @@ async fn commands_under_way_find_their_own_reply_also_beside_events() {
     assert_eq!(event.kind(), EventKind::Stop);
 }
 
+/// Whether a future is still waiting after everybody else had a turn.
+async fn waits(future: &mut std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+    for _ in 0..16 {
+        tokio::task::yield_now().await;
+    }
+    std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
+
+#[tokio::test]
+async fn events_before_a_reply_can_be_waited_for() {
+    let (mut connected, mut peer) = open().await;
+    let (monitor, stop) = (connected.monitor.clone(), connected.monitor.submit(Stop {}));
+    peer.receive().await;
+    peer.send(r#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}"#).await;
+    peer.send(r#"{"return": {}, "id": "libvirt-2"}"#).await;
+    stop.reply().await.unwrap();
+    let mut handled = std::pin::pin!(monitor.events_handled());
+    assert!(waits(&mut handled).await, "the event is not even taken");
+    let Some(MonitorEvent::Guest(_)) = connected.events.recv().await else { panic!() };
+    assert!(waits(&mut handled).await, "the event is being handled");
+    let Some(MonitorEvent::Fence(passed)) = connected.events.recv().await else { panic!() };
+    drop(passed);
+    handled.await;
+    // Nobody handles events any more: nothing to wait for.
+    drop(connected.events);
+    monitor.events_handled().await;
+}
+
 #[tokio::test]
 async fn a_user_s_own_command_gets_the_whole_reply() {
     let (connected, mut peer) = open().await;
