@@ -124,7 +124,9 @@ fn refusals_have_libvirts_words() {
         ("slash in name", xml(&|x| x.replace("other", "a/b")), "XML error: name a/b cannot contain '/'"),
     ];
     for (what, xml, words) in cases {
-        let error = daemon.with_xml(&xml, |file| daemon.virsh(&["define", file]).fails());
+        let ran = daemon.with_xml(&xml, |file| daemon.virsh(&["define", file]));
+        assert!(!ran.success, "{what}: defined");
+        let error = ran.err;
         assert!(error.contains(words), "{what}: {error}");
     }
     assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "tiny");

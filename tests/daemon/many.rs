@@ -22,9 +22,10 @@ fn twenty_guests_start_at_once_while_lists_answer() {
          asking = threading.Event()\n\
          threading.Thread(target=lambda: (sys.stdin.readline(), asking.set()), daemon=True).start()\n\
          while not asking.is_set():\n\
-         \x20   begin = time.monotonic()\n\
-         \x20   for domain in conn.listAllDomains(): domain.info()\n\
-         \x20   longest = max(longest, time.monotonic() - begin)\n\
+         \x20   for domain in conn.listAllDomains():\n\
+         \x20       begin = time.monotonic()\n\
+         \x20       domain.info()\n\
+         \x20       longest = max(longest, time.monotonic() - begin)\n\
          print('longest', int(longest * 1000), 'ms')",
     );
     lister.expect("ready\n");
@@ -39,8 +40,9 @@ fn twenty_guests_start_at_once_while_lists_answer() {
     let longest = Duration::from_millis(longest.trim_end_matches(" ms").parse().unwrap());
     assert_eq!(daemon.ok(&["list", "--name", "--state-running"]).split_whitespace().count(), 20);
     assert_eq!(daemon.qemu_pids().len(), 20);
-    // A list that waits for a start takes seconds. 21 calls and a python interpreter beside 40 busy processes do not.
-    assert!(on_upstream() || longest < Duration::from_millis(700), "{longest:?}");
+    // A call that waits for starts takes seconds. One that waits for nothing but a processor, with forty processes
+    // on two of them, does not.
+    assert!(on_upstream() || longest < Duration::from_millis(800), "{longest:?}");
     thread::scope(|scope| {
         for name in &names {
             scope.spawn(|| daemon.ok(&["destroy", name]));

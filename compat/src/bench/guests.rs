@@ -10,7 +10,7 @@ use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::Effort;
 use crate::calls::{call, define, open};
-use crate::timing::{Samples, micros, repeat};
+use crate::timing::{Samples, longest, micros, repeat};
 
 const MANY: usize = 20;
 
@@ -52,13 +52,9 @@ fn at_once(daemon: &Daemon, bystander: &remote::Domain, put: &mut dyn FnMut(&'st
     let args = remote::DomainGetInfoArgs { dom: bystander.clone() };
     thread::scope(|scope| {
         let asking = scope.spawn(|| {
-            let mut longest = 0f64;
-            while !over.load(Ordering::Relaxed) {
-                longest = longest.max(micros(|| {
-                    call::<procedure::DomainGetInfo>(&mut asker, &args);
-                }));
-            }
-            longest
+            longest(&over, || {
+                call::<procedure::DomainGetInfo>(&mut asker, &args);
+            })
         });
         put("start20", all(&mut guests, start) / 1e3);
         over.store(true, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! Durations and what is said about many of them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long one run took, in microseconds.
@@ -44,6 +45,15 @@ pub(crate) fn repeat(times: usize, mut work: impl FnMut()) -> Samples {
         samples.add(micros(&mut work));
     }
     samples
+}
+
+/// The longest of the runs until `over`, in microseconds.
+pub(crate) fn longest(over: &AtomicBool, mut work: impl FnMut()) -> f64 {
+    let mut longest = 0f64;
+    while !over.load(Ordering::Relaxed) {
+        longest = longest.max(micros(&mut work));
+    }
+    longest
 }
 
 #[cfg(test)]
