@@ -19,7 +19,7 @@ use ferrovirt::qemu::process::{
     stop,
 };
 use ferrovirt::util::paths::Paths;
-use ferrovirt::util::process::{Exit, Process, Signal};
+use ferrovirt::util::process::{Command, Exit, Process, Signal};
 use tokio::sync::mpsc;
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -331,7 +331,7 @@ async fn garbage_ends_the_conversation_with_a_reason() {
 async fn a_running_guest_is_adopted_and_watched() {
     let world = World::real();
     let guest = world.start().await;
-    let claim = world.claim(&guest.running);
+    let claim = Claim { start_time: None, ..world.claim(&guest.running) };
     let killer = guest.left_alone();
 
     let adopted = adopt(claim, LIMIT).await.unwrap();
@@ -372,6 +372,11 @@ async fn what_is_not_the_guest_is_not_adopted() {
     let claim = world.claim(&guest.running);
     let other_start = Claim { start_time: claim.start_time.map(|time| time + 1), ..claim.clone() };
     assert!(matches!(adopt(other_start, LIMIT).await, Err(AdoptError::Gone { .. })));
+
+    // The original notes no start time; whoever has the number by now is not its guest.
+    let stranger = Command::new("/bin/sleep").arg("1000").start().await.unwrap();
+    let reused = Claim { start_time: None, pid: stranger.process().pid(), ..claim.clone() };
+    assert!(matches!(adopt(reused, LIMIT).await, Err(AdoptError::Gone { .. })));
 
     let second = World::fake(&Behaviour::default());
     let stranger = second.start().await;

@@ -322,6 +322,16 @@ impl Process {
         self.inner.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
+    /// The arguments it was started with; none once it is gone.
+    pub fn arguments(&self) -> io::Result<Vec<Vec<u8>>> {
+        let line = std::fs::read(format!("/proc/{}/cmdline", self.pid()))?;
+        // Read before this look: if the process is still there, they are not those of a later one.
+        if self.is_gone()? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect())
+    }
+
     /// Clock ticks from boot to its start; with the pid this names one process for good.
     pub fn start_time(&self) -> u64 {
         self.inner.start_time

@@ -105,6 +105,10 @@ impl Domains {
         let files = claim.files.clone();
         match process::adopt(claim, ADOPT_LIMIT).await {
             Ok(adopted) => self.go_on(job, adopted).await,
+            // It stays on the list as it was written down, so that nobody starts it a second time.
+            Err(error @ (AdoptError::Watch { .. } | AdoptError::Other { .. })) => {
+                tracing::error!(domain = name, %error, "the guest runs on unwatched");
+            }
             Err(error) => {
                 tracing::warn!(domain = name, %error, "the guest is lost");
                 if let AdoptError::Silent { process, .. } = &error

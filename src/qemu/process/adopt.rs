@@ -1,7 +1,8 @@
 //! Taking hold of a guest that an earlier daemon started.
 //!
 //! A process number in a file proves nothing: the guest is ours if the process started when the file says
-//! it did, and the QEMU behind the monitor socket says that it runs this guest.
+//! it did, or for want of that carries the guest's uuid on its command line, and the QEMU behind the monitor
+//! socket says that it runs this guest.
 
 use std::io;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub struct Claim {
     pub name: String,
     pub uuid: Uuid,
     pub pid: u32,
-    /// Unknown for a guest that another implementation started; its monitor has to do then.
+    /// Unknown for a guest that another implementation started; its command line has to do then.
     pub start_time: Option<u64>,
     pub files: Files,
 }
@@ -41,10 +42,11 @@ pub enum AdoptError {
     /// It ended while nobody watched.
     #[error("process {pid} of domain '{name}' is gone")]
     Gone { name: String, pid: u32 },
+    /// It may run; it must be left alone.
     #[error("process {pid} of domain '{name}' cannot be watched: {source}")]
     Watch { name: String, pid: u32, source: io::Error },
-    /// The process is there; nothing is known about the guest. It has to be left alone, or stopped through
-    /// the process that comes with this.
+    /// The process is there and the guest's own, but its monitor is of no use. It has to be left alone, or
+    /// stopped through the process that comes with this.
     #[error("QEMU of domain '{name}' does not answer: {source}")]
     Silent { name: String, process: Process, source: MonitorError },
     /// Another guest answers.
@@ -57,7 +59,7 @@ pub async fn adopt(claim: Claim, limit: Duration) -> Result<Adopted, AdoptError>
     let Claim { name, uuid, pid, start_time, files } = claim;
     let opened = match start_time {
         Some(start_time) => Process::open(pid, start_time),
-        None => Process::find(pid),
+        None => find_by_uuid(pid, uuid),
     };
     let process = match opened {
         Ok(process) => process,
@@ -84,6 +86,17 @@ pub async fn adopt(claim: Claim, limit: Duration) -> Result<Adopted, AdoptError>
         return Err(AdoptError::Other { name, found });
     }
     Ok(Adopted { running: Running { process, monitor, files }, events })
+}
+
+/// Another process may have the number by now.
+fn find_by_uuid(pid: u32, uuid: Uuid) -> io::Result<Process> {
+    let process = Process::find(pid)?;
+    let uuid = uuid.to_string();
+    let arguments = process.arguments()?;
+    match arguments.windows(2).any(|pair| pair[0] == b"-uuid" && pair[1] == uuid.as_bytes()) {
+        true => Ok(process),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
 }
 
 struct Identity {
