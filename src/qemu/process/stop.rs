@@ -11,8 +11,9 @@ use crate::util::reason::Reason;
 
 /// How long a QEMU that is only asked may take: it writes its caches out.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
-/// How long a QEMU that will be killed may take before. Whoever forces a guest off wants it off.
-const TERM_LIMIT: Duration = Duration::from_millis(1600);
+/// How long a QEMU that will be killed may take before, as with libvirt: what it has not written out by then
+/// is lost.
+const TERM_LIMIT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end a killed process: it may sit in a disk that does not answer.
 pub(super) const KILL_LIMIT: Duration = Duration::from_secs(30);
 
