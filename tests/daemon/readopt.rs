@@ -85,3 +85,19 @@ fn sigterm_ends_the_daemon_and_not_the_guests() {
     daemon.restart();
     assert_eq!((daemon.state("tiny"), daemon.qemu_pid("tiny")), ("running".into(), pid));
 }
+
+#[test]
+fn a_definition_that_contradicts_a_running_guest_does_not_hide_it() {
+    let mut daemon = daemon();
+    daemon.create(&halting("there"));
+    let pid = daemon.qemu_pid("there");
+    let xml = daemon.ok(&["dumpxml", "there", "--inactive"]);
+    daemon.kill();
+    // The same name with another uuid.
+    let uuid = "<uuid>00000000-1111-2222-3333-444444444444</uuid>";
+    let (before, after) = (xml.find("<uuid>").unwrap(), xml.find("</uuid>").unwrap() + "</uuid>".len());
+    let other = format!("{}{uuid}{}", &xml[..before], &xml[after..]);
+    std::fs::write(daemon.path("etc/libvirt/qemu/there.xml"), other).unwrap();
+    daemon.restart();
+    assert_eq!((daemon.state("there"), daemon.qemu_pid("there")), ("running".into(), pid));
+}

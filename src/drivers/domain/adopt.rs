@@ -40,26 +40,31 @@ pub(super) struct Inherited {
 
 impl Domains {
     /// Shows the guests that ran under the last daemon, before their processes have been asked.
-    pub(super) fn inherit(&self) -> Vec<Inherited> {
-        self.status_files().iter().filter_map(|path| self.inherit_one(path)).collect()
+    pub(super) fn inherit(&self) -> io::Result<Vec<Inherited>> {
+        Ok(self.status_files()?.iter().filter_map(|path| self.inherit_one(path)).collect())
     }
 
-    fn status_files(&self) -> Vec<PathBuf> {
-        let Ok(entries) = std::fs::read_dir(&self.directories.runtime) else { return Vec::new() };
-        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        paths.filter(|path| path.extension() == Some(OsStr::new("xml"))).collect()
+    fn status_files(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(&self.directories.runtime)?;
+        let mut paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        paths.retain(|path| path.extension() == Some(OsStr::new("xml")));
+        Ok(paths)
     }
 
     fn inherit_one(&self, path: &std::path::Path) -> Option<Inherited> {
         let status = match Status::load(path) {
             Ok(status) => status,
             Err(error) => {
-                tracing::warn!(%error, "skipped a status file");
+                tracing::error!(%error, "skipped a status file; its guest, if it runs, is not known");
                 return None;
             }
         };
         let live = Arc::clone(&status.domain.0);
-        let (name, uuid, id) = (&*live.name, live.uuid, live.id?);
+        let (name, uuid) = (&*live.name, live.uuid);
+        let Some(id) = live.id else {
+            tracing::error!(domain = name, "skipped a status file without an id");
+            return None;
+        };
         let fresh = || DomainObject::new(State::new(name, uuid), self.limits);
         let object = match self.list.add((name, uuid), Existing::Redefine, fresh) {
             Ok(added) => added.object,

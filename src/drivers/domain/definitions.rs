@@ -70,19 +70,20 @@ impl Definitions {
 
     /// Reads all definitions, on all processors. A file that cannot be read or is no definition is logged
     /// and left alone.
-    pub(super) fn load(&self) -> Vec<Found> {
-        let files = names(&self.config);
-        let linked: HashSet<_> = names(&self.autostart).into_iter().collect();
+    pub(super) fn load(&self) -> io::Result<Vec<Found>> {
+        let files = names(&self.config)?;
+        let linked: HashSet<_> = names(&self.autostart)?.into_iter().collect();
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         let share = files.len().div_ceil(workers).max(1);
-        std::thread::scope(|scope| {
+        let found = std::thread::scope(|scope| {
             let read_share = |share: &[Box<OsStr>]| -> Vec<Found> {
                 share.iter().filter_map(|name| self.read(name, linked.contains(name))).collect()
             };
             let threads: Vec<_> =
                 files.chunks(share).map(|share| scope.spawn(move || read_share(share))).collect();
             threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
-        })
+        });
+        Ok(found)
     }
 
     fn read(&self, name: &OsStr, autostart: bool) -> Option<Found> {
@@ -111,14 +112,12 @@ impl Definitions {
 }
 
 /// The `.xml` names in a directory, sorted, so that a start is like the last one.
-fn names(directory: &Path) -> Vec<Box<OsStr>> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let mut names: Vec<Box<OsStr>> = entries
-        .filter_map(|entry| Some(entry.ok()?.file_name().into_boxed_os_str()))
-        .filter(|name| Path::new(name).extension() == Some(OsStr::new("xml")))
-        .collect();
+fn names(directory: &Path) -> io::Result<Vec<Box<OsStr>>> {
+    let entries = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_boxed_os_str()));
+    let mut names: Vec<Box<OsStr>> = entries.collect::<io::Result<_>>()?;
+    names.retain(|name| Path::new(name).extension() == Some(OsStr::new("xml")));
     names.sort_unstable();
-    names
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -148,7 +147,7 @@ mod tests {
         fs::write(root.path().join("qemu/torn.xml"), "<domain type='kvm'><na").unwrap();
         fs::write(root.path().join("qemu/b.xml.new"), "a write that a crash cut short").unwrap();
 
-        let found = files.load();
+        let found = files.load().unwrap();
         let found: Vec<_> = found.iter().map(|it| (&*it.definition.name, it.autostart)).collect();
         assert_eq!(found, [("b", true), ("c", false)]);
         assert!(root.path().join("qemu/torn.xml").exists());

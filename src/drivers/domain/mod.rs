@@ -105,10 +105,15 @@ impl Domains {
     pub async fn load(self: &Arc<Self>) -> Result<()> {
         let domains = Arc::clone(self);
         let inherited = blocking(move || {
+            // What runs comes first: a definition that contradicts it must not keep it off the list.
+            let runtime = &domains.directories.runtime;
+            let inherited = crate::util::file::make_directory(runtime, 0o755)
+                .and_then(|()| domains.inherit())
+                .map_err(|error| Error::io(format_args!("cannot use '{}'", runtime.display()), error))?;
             domains.load_definitions().map_err(|error| {
                 Error::io(format_args!("cannot use '{}'", domains.paths.qemu_config().display()), error)
             })?;
-            Ok(domains.inherit())
+            Ok(inherited)
         });
         self.adopt_all(inherited.await?).await;
         tokio::spawn(Arc::clone(self).start_marked());
@@ -117,19 +122,22 @@ impl Domains {
 
     fn load_definitions(&self) -> io::Result<()> {
         self.definitions.prepare()?;
-        crate::util::file::make_directory(&self.directories.runtime, 0o755)?;
-        for found in self.definitions.load() {
+        for found in self.definitions.load()? {
             let definition = Arc::new(found.definition);
             let (name, uuid) = (&definition.name, definition.uuid);
-            let added = self.list.add((name, uuid), Existing::Start, || {
-                let mut state = State::new(&**name, uuid);
+            let fresh = || DomainObject::new(State::new(&**name, uuid), self.limits);
+            let object = match self.list.add((name, uuid), Existing::Redefine, fresh) {
+                Ok(added) => added.object,
+                Err(error) => {
+                    tracing::error!(domain = %name, %error, "skipped a definition");
+                    continue;
+                }
+            };
+            let defined = |state: &mut State| {
                 state.inactive = Some(Arc::clone(&definition));
                 state.autostart = found.autostart;
-                DomainObject::new(state, self.limits)
-            });
-            if let Err(error) = added {
-                tracing::warn!(domain = %name, %error, "skipped a definition");
-            }
+            };
+            object.configure().update(defined, |_, ()| ());
         }
         Ok(())
     }
