@@ -144,6 +144,11 @@ impl Client {
         self.close_callback.swap(registered, Ordering::Relaxed)
     }
 
+    /// Whether the connection is over. The client's end is announced to the drivers after this is true.
+    pub fn is_gone(&self) -> bool {
+        self.outbox.status().ending == Some(Ending::Now)
+    }
+
     /// Closes the connection once what was said has been sent.
     pub fn close_after_reply(&self) {
         self.outbox.end(Ending::Flush);

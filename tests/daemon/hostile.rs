@@ -158,3 +158,17 @@ fn a_ping_is_answered_and_a_dead_peer_dropped() {
     assert_eq!((ping.program, ping.procedure, ping.serial), (KEEPALIVE, 1, 0));
     wire.drain().unwrap();
 }
+
+#[test]
+fn a_guest_that_ends_with_its_client_does_so_when_the_client_left_before_it_ran() {
+    const AUTODESTROY: u32 = 2;
+    let daemon = daemon();
+    let mut events = daemon.events();
+    let mut wire = Wire::open(&daemon.socket()).unwrap();
+    let args = remote::DomainCreateXmlArgs { xml_desc: halting("orphan").xml(), flags: AUTODESTROY };
+    wire.queue::<procedure::DomainCreateXml>(&args).unwrap();
+    wire.flush().unwrap();
+    drop(wire);
+    events.expect("orphan stopped destroyed");
+    assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "");
+}

@@ -33,8 +33,8 @@ impl Domains {
         }
         if let Err(error) = self.definitions.save(&definition) {
             if is_new {
-                configuration.update(|state| state.gone = true, |_, ()| ());
-                self.list.remove(definition.uuid);
+                configuration.update(|state| state.inactive = None, |_, ()| ());
+                self.forget_unused(&object);
             }
             return Err(Error::io(format_args!("cannot save the definition of domain '{name}'"), error));
         }
@@ -84,7 +84,7 @@ impl Domains {
             self.publish(state, DomainEvent::Lifecycle(Lifecycle::Undefined(Undefined::Removed)));
         });
         if gone {
-            self.list.remove(state.uuid);
+            self.list.remove(object);
         }
         tracing::info!(domain = %name, "undefined");
         Ok(())

@@ -107,11 +107,12 @@ impl DomainList {
     }
 
     /// Takes a domain off the list. Handles that calls still hold stay valid and begin no more jobs, once
-    /// its state says that it is gone.
-    pub fn remove(&self, uuid: Uuid) {
+    /// its state says that it is gone. A later domain of the same uuid stays.
+    pub fn remove(&self, object: &DomainObject) {
+        let state = object.state();
         let mut tables = self.write();
-        if let Some(object) = tables.by_uuid.remove(&uuid) {
-            let state = object.state();
+        if tables.by_uuid.get(&state.uuid).is_some_and(|listed| std::ptr::eq(&**listed, object)) {
+            tables.by_uuid.remove(&state.uuid);
             tables.by_name.remove(&state.name);
             if let Some(id) = state.id {
                 tables.by_id.remove(&id);
@@ -164,7 +165,9 @@ mod tests {
             assert!(Arc::ptr_eq(found.unwrap().object(), &object));
         }
         list.release_id(7);
-        list.remove(uuid(1));
+        list.remove(&DomainObject::new(State::new("a", uuid(1)), Limits::default()));
+        assert!(list.by_name("a").is_ok(), "another domain that had these names");
+        list.remove(&object);
         assert_eq!(
             list.referred(uuid(1), "a").unwrap_err().message(),
             "Domain not found: no domain with matching uuid '01010101-0101-0101-0101-010101010101' (a)"

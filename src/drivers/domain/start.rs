@@ -60,9 +60,11 @@ impl Domains {
             return Err(Error::operation_unsupported("restoring a managed save image"));
         }
         let vcpus = if flags.contains(StartFlags::PAUSED) { Vcpus::Stay } else { Vcpus::Go };
-        self.run(&mut job, &definition, vcpus).await?;
-        if flags.contains(StartFlags::AUTODESTROY) {
-            self.owners.own(client, state.uuid);
+        let owner = flags.contains(StartFlags::AUTODESTROY).then_some(client);
+        if let Err(error) = self.run(&mut job, &definition, owner, vcpus).await {
+            // It may have been undefined meanwhile.
+            self.forget_unused(job.object());
+            return Err(error);
         }
         Ok(job.state())
     }
@@ -72,7 +74,7 @@ impl Domains {
         let flags = CreateFlags::accept(flags)?;
         let definition = Arc::new(self.read_definition(xml).await?);
         let (name, uuid) = (&*definition.name, definition.uuid);
-        let Added { object, is_new } = self
+        let Added { object, .. } = self
             .list
             .add((name, uuid), Existing::Start, || DomainObject::new(State::new(name, uuid), self.limits))?;
         let started = async {
@@ -82,26 +84,25 @@ impl Domains {
                 return Err(Error::operation_invalid(sentence).from_origin(Origin::DOMAIN));
             }
             let vcpus = if flags.contains(CreateFlags::PAUSED) { Vcpus::Stay } else { Vcpus::Go };
-            self.run(&mut job, &definition, vcpus).await?;
+            let owner = flags.contains(CreateFlags::AUTODESTROY).then_some(client);
+            self.run(&mut job, &definition, owner, vcpus).await?;
             Ok(job.state())
         };
         let started = started.await;
-        match &started {
-            Ok(_) if flags.contains(CreateFlags::AUTODESTROY) => self.owners.own(client, uuid),
-            Err(_) if is_new => self.forget_transient(&object),
-            _ => {}
+        if started.is_err() {
+            self.forget_unused(&object);
         }
         started
     }
 
     /// Takes a domain off the list that neither runs nor is defined.
-    fn forget_transient(&self, object: &DomainObject) {
+    pub(super) fn forget_unused(&self, object: &DomainObject) {
         let unused = |state: &mut State| {
             state.gone = !state.is_active() && !state.is_persistent();
             state.gone
         };
         if object.observe(unused, |_, _| ()) {
-            self.list.remove(object.state().uuid);
+            self.list.remove(object);
         }
     }
 
@@ -110,9 +111,10 @@ impl Domains {
         self: &Arc<Self>,
         job: &mut AsyncJob<Start>,
         definition: &Domain,
+        owner: Option<ClientId>,
         vcpus: Vcpus,
     ) -> Result<()> {
-        let (mut attempt, started) = match self.launch(definition).await {
+        let (mut attempt, started) = match self.launch(definition, owner).await {
             Ok(launched) => launched,
             Err(error) => {
                 job.update(|state| state.run = RunState::Shutoff(Shutoff::Failed));
@@ -136,8 +138,12 @@ impl Domains {
     }
 
     /// Everything before QEMU answers.
-    async fn launch(self: &Arc<Self>, definition: &Domain) -> Result<(Attempt, Started)> {
-        let attempt = Attempt::new(self, definition);
+    async fn launch(
+        self: &Arc<Self>,
+        definition: &Domain,
+        owner: Option<ClientId>,
+    ) -> Result<(Attempt, Started)> {
+        let attempt = Attempt::new(self, definition, owner);
         let emulator = definition.devices.emulator.as_deref().unwrap_or_default();
         let caps = self.emulators.lookup(emulator.as_ref()).await?;
         let (attempt, prepared, launch) = blocking(move || attempt.assemble(&caps)).await?;
@@ -207,6 +213,9 @@ impl Domains {
             Ok(())
         });
         self.list.bind_id(attempt.id, job.object());
+        if let Some(owner) = attempt.owner {
+            self.owners.own(owner, attempt.definition.uuid);
+        }
         attached
     }
 
@@ -226,17 +235,19 @@ impl Domains {
 struct Attempt {
     domains: Arc<Domains>,
     id: i32,
+    /// The connection that the guest is to end with.
+    owner: Option<ClientId>,
     definition: Domain,
     launched: Option<Arc<Launched>>,
     kept: bool,
 }
 
 impl Attempt {
-    fn new(domains: &Arc<Domains>, definition: &Domain) -> Self {
+    fn new(domains: &Arc<Domains>, definition: &Domain, owner: Option<ClientId>) -> Self {
         let id = domains.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut definition = definition.clone();
         definition.id = Some(id);
-        Self { domains: Arc::clone(domains), id, definition, launched: None, kept: false }
+        Self { domains: Arc::clone(domains), id, owner, definition, launched: None, kept: false }
     }
 
     /// Completes the definition for this run, opens what QEMU inherits and writes the command line.
@@ -285,6 +296,7 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.kept {
             self.domains.ports.release(self.definition.uuid);
+            self.domains.owners.release(self.definition.uuid);
         }
     }
 }

@@ -26,12 +26,13 @@ impl Domains {
         let end = |state: &mut State| {
             state.detach(reason);
             state.gone = !state.is_persistent();
+            state.gone
         };
-        job.update_then(end, |state, ()| {
+        let gone = job.update_then(end, |state, _| {
             self.publish(state, DomainEvent::Lifecycle(Lifecycle::Stopped(detail)));
         });
-        if object.state().gone {
-            self.list.remove(state.uuid);
+        if gone {
+            self.list.remove(object);
         }
     }
 
