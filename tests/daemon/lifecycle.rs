@@ -149,3 +149,16 @@ fn a_guest_marked_for_it_starts_with_the_host() {
     eventually("the guest runs", || (daemon.state("early") == "running").then_some(()));
     assert_eq!(daemon.state("late"), "shut off");
 }
+
+#[test]
+fn a_forced_boot_forgets_the_saved_memory() {
+    let daemon = daemon();
+    daemon.define(&halting("tiny"));
+    let image = daemon.path("var/lib/libvirt/qemu/save/tiny.save");
+    fs::create_dir_all(image.parent().unwrap()).unwrap();
+    fs::write(&image, "not an image that can be restored").unwrap();
+    daemon.virsh(&["start", "tiny"]).fails();
+    assert!(image.exists() && daemon.state("tiny") == "shut off");
+    daemon.ok(&["start", "tiny", "--force-boot"]);
+    assert!(!image.exists(), "a later start would restore it over the disks of this one");
+}

@@ -97,9 +97,15 @@ impl Domains {
             true if !flags.contains(UndefineFlags::MANAGED_SAVE) => {
                 Err(Error::operation_invalid("Refusing to undefine while domain managed save image exists"))
             }
-            true => std::fs::remove_file(&image)
-                .map_err(|_| Error::internal_error("Failed to remove domain managed save image")),
+            true => self.remove_managed_save(state),
         }
+    }
+
+    pub(super) fn remove_managed_save(&self, state: &State) -> Result<()> {
+        let image = self.managed_save(&state.name);
+        crate::util::file::remove_if_there(&image).map_err(|error| {
+            Error::io(format_args!("cannot remove managed save file '{}'", image.display()), error)
+        })
     }
 
     /// Whether a domain starts with the host.

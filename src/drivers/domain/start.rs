@@ -59,6 +59,8 @@ impl Domains {
         if self.has_managed_save(&state) && !flags.contains(StartFlags::FORCE_BOOT) {
             return Err(Error::operation_unsupported("restoring a managed save image"));
         }
+        // A later start must not restore it over disks that this one has written to.
+        self.remove_managed_save(&state)?;
         let vcpus = if flags.contains(StartFlags::PAUSED) { Vcpus::Stay } else { Vcpus::Go };
         let owner = flags.contains(StartFlags::AUTODESTROY).then_some(client);
         if let Err(error) = self.run(&mut job, &definition, owner, vcpus).await {
