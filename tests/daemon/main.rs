@@ -15,6 +15,7 @@ mod host;
 mod hostile;
 mod lifecycle;
 mod many;
+mod metadata;
 mod old_client;
 mod python;
 mod readopt;

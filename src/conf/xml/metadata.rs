@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::{Content, Document, Element, Form, Part, Writer};
-use crate::conf::Result;
+use crate::conf::{ConfError, Result};
 
 /// The content of a `<metadata>` element: one element per namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +20,13 @@ impl Part for Metadata {
     fn read(element: Element<'_>) -> Result<Self> {
         let mut seen: Vec<&str> = Vec::new();
         let mut text = String::new();
-        print_start(element, &mut text);
+        print_start(element, Names::Kept, &mut text);
         text.push('>');
         for child in element.children() {
             match child.namespace() {
                 Some(uri) if !seen.contains(&uri) => {
                     seen.push(uri);
-                    print(child, None, &mut text);
+                    print(child, None, Names::Kept, &mut text);
                 }
                 _ => {}
             }
@@ -39,57 +39,117 @@ impl Part for Metadata {
         // The text is our own, so it parses; were it not, metadata is better left out than the guest.
         let Ok(document) = Document::parse(&self.text, Form::INACTIVE) else { return };
         out.verbatim(|text, depth| {
-            print(document.root(), Some(depth), text);
+            print(document.root(), Some(depth), Names::Kept, text);
             text.push('\n');
         });
     }
 }
 
+/// What an element is called where it is printed.
+#[derive(Clone, Copy)]
+enum Names<'a> {
+    /// As it was read.
+    Kept,
+    /// Elements of this namespace have neither prefix nor declaration.
+    Without(&'a str),
+    /// Elements of no namespace get this prefix.
+    Prefixed(&'a str),
+}
+
+impl Names<'_> {
+    fn of(self, element: Element<'_>) -> String {
+        match self {
+            Self::Without(uri) if element.namespace() == Some(uri) => element.name().to_owned(),
+            Self::Prefixed(prefix) if element.namespace().is_none() => format!("{prefix}:{}", element.name()),
+            _ => element.qualified_name().to_owned(),
+        }
+    }
+
+    fn declares(self, uri: &str) -> bool {
+        !matches!(self, Self::Without(hidden) if hidden == uri)
+    }
+}
+
 impl Metadata {
-    /// The element of namespace `uri` as its own text.
+    /// The element of namespace `uri` as its own text, in the form in which clients set it: without the
+    /// namespace.
     pub fn get(&self, uri: &str) -> Option<String> {
         let document = Document::parse(&self.text, Form::INACTIVE).ok()?;
         let child = document.root().children().find(|child| child.namespace() == Some(uri))?;
         let mut text = String::new();
-        print_detached(child, &mut text);
+        print(child, Some(0), Names::Without(uri), &mut text);
         Some(text)
     }
+
+    /// `metadata` without what it has of namespace `uri`. None when nothing is left.
+    pub fn without(metadata: Option<&Self>, uri: &str) -> Result<Option<Self>> {
+        Self::replaced(metadata, uri, None)
+    }
+
+    /// `metadata` with `element` as all it has of namespace `uri`. Elements without a namespace of their own
+    /// come to be in it, under `prefix`.
+    pub fn with(metadata: Option<&Self>, uri: &str, prefix: &str, element: &str) -> Result<Option<Self>> {
+        let document = Document::parse(element, Form::INACTIVE)?;
+        if !is_prefix(prefix) {
+            return Err(ConfError::internal("failed to validate prefix for a new XML namespace"));
+        }
+        let root = document.root();
+        if root.attribute(&format!("xmlns:{prefix}")).is_some() {
+            return Err(ConfError::internal("failed to create a new XML namespace"));
+        }
+        let names = Names::Prefixed(prefix);
+        let mut text = String::new();
+        print(root, None, names, &mut text);
+        let mut declaration = format!(" xmlns:{prefix}=\"");
+        escape_attribute(uri, &mut declaration);
+        declaration.push('"');
+        text.insert_str(1 + names.of(root).len(), &declaration);
+        Self::replaced(metadata, uri, Some(&text))
+    }
+
+    fn replaced(metadata: Option<&Self>, uri: &str, element: Option<&str>) -> Result<Option<Self>> {
+        let document = Document::parse(metadata.map_or("<metadata/>", |it| &*it.text), Form::INACTIVE)?;
+        let others = document.root().children().filter(|child| child.namespace() != Some(uri));
+        let mut content = String::new();
+        others.for_each(|child| print(child, None, Names::Kept, &mut content));
+        content.push_str(element.unwrap_or_default());
+        if content.is_empty() {
+            return Ok(None);
+        }
+        let mut text = String::new();
+        print_start(document.root(), Names::Kept, &mut text);
+        Ok(Some(Self { text: format!("{text}>{content}</metadata>").into() }))
+    }
+}
+
+/// A name that may stand before a colon.
+fn is_prefix(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 /// Prints an element; `depth` is the indentation of its own line, `None` for no line breaks at all.
-fn print(element: Element<'_>, depth: Option<usize>, out: &mut String) {
-    print_start(element, out);
-    print_rest(element, depth, out);
+fn print(element: Element<'_>, depth: Option<usize>, names: Names<'_>, out: &mut String) {
+    print_start(element, names, out);
+    print_rest(element, depth, names, out);
 }
 
-/// As [`print`], with the declaration its prefix needs once it stands alone.
-fn print_detached(element: Element<'_>, out: &mut String) {
-    print_start(element, out);
-    let prefix = element.qualified_name().split_once(':').map_or("", |(prefix, _)| prefix);
-    let key = if prefix.is_empty() { "xmlns".to_owned() } else { format!("xmlns:{prefix}") };
-    if let (None, Some(uri)) = (element.attribute(&key), element.declared(prefix)) {
-        let _ = write!(out, " {key}=\"");
-        escape_attribute(uri, out);
-        out.push('"');
-    }
-    print_rest(element, Some(0), out);
-}
-
-fn print_start(element: Element<'_>, out: &mut String) {
+fn print_start(element: Element<'_>, names: Names<'_>, out: &mut String) {
     out.push('<');
-    out.push_str(element.qualified_name());
+    out.push_str(&names.of(element));
     // libxml2 prints declarations before attributes.
     let is_declaration = |name: &str| name == "xmlns" || name.starts_with("xmlns:");
     let (declarations, others): (Vec<_>, Vec<_>) =
         element.attributes().partition(|(name, _)| is_declaration(name));
-    for (name, value) in declarations.into_iter().chain(others) {
+    let declarations = declarations.into_iter().filter(|(_, uri)| names.declares(uri));
+    for (name, value) in declarations.chain(others) {
         let _ = write!(out, " {name}=\"");
         escape_attribute(value, out);
         out.push('"');
     }
 }
 
-fn print_rest(element: Element<'_>, depth: Option<usize>, out: &mut String) {
+fn print_rest(element: Element<'_>, depth: Option<usize>, names: Names<'_>, out: &mut String) {
     let has_text = element.content().any(|content| match content {
         Content::Text(text) => !text.trim().is_empty(),
         Content::CData(_) => true,
@@ -108,7 +168,7 @@ fn print_rest(element: Element<'_>, depth: Option<usize>, out: &mut String) {
     for content in content {
         new_line(depth.map(|depth| depth + 1), out);
         match content {
-            Content::Element(child) => print(child, depth.map(|depth| depth + 1), out),
+            Content::Element(child) => print(child, depth.map(|depth| depth + 1), names, out),
             Content::Text(text) => escape_text(text, out),
             Content::CData(text) => {
                 let _ = write!(out, "<![CDATA[{text}]]>");
@@ -123,7 +183,7 @@ fn print_rest(element: Element<'_>, depth: Option<usize>, out: &mut String) {
     }
     new_line(depth, out);
     out.push_str("</");
-    out.push_str(element.qualified_name());
+    out.push_str(&names.of(element));
     out.push('>');
 }
 

@@ -1,6 +1,7 @@
 //! The flag words of domain calls, as libvirt numbers them.
 
 use crate::error::{Error, Result};
+use crate::qemu::job::State;
 
 /// A flag word of one call.
 pub trait CallFlags: bitflags::Flags<Bits = u32> {
@@ -100,7 +101,7 @@ flag_words!(
         HMP = 1,
     }
     /// `virDomainModificationImpact`
-    Impact of "qemuDomainGetMetadata" {
+    Impact of "virDomainObjGetMetadata" {
         LIVE = 1,
         CONFIG = 1 << 1,
     }
@@ -131,6 +132,25 @@ flag_words!(
         NO_CHECKPOINT = 1 << 15,
     }
 );
+
+impl Impact {
+    /// As [`CallFlags::accept`]: many calls have this word.
+    pub fn of(bits: u32, function: &'static str) -> Result<Self> {
+        match bits & !Self::all().bits() {
+            0 => Ok(Self::from_bits_retain(bits)),
+            unknown => Err(Error::unsupported_flags(unknown, function)),
+        }
+    }
+
+    /// What no flag means of a domain in this state: the guest if it runs, else its definition.
+    pub fn on(self, state: &State) -> Self {
+        match (self.is_empty(), state.is_active()) {
+            (false, _) => self,
+            (true, true) => Self::LIVE,
+            (true, false) => Self::CONFIG,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `list` | which domains there are; lookups |
 //! | `definitions`, `define` | what a domain starts with the next time |
+//! | `metadata` | what clients keep with a domain |
 //! | `reads` | answers that need no job |
 //! | `complete` | from a client's text to a definition that can run |
 //! | `adopt`, `status` | guests that outlive the daemon |
@@ -34,6 +35,7 @@ mod filter;
 pub mod flags;
 pub mod lifecycle;
 pub mod list;
+pub mod metadata;
 pub mod monitor_command;
 mod monitor_events;
 mod owners;

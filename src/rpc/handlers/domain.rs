@@ -7,6 +7,7 @@ use ferrovirt_protocol::remote::*;
 
 use crate::drivers::domain::event::DomainRef;
 use crate::drivers::domain::flags::{DefineFlags, ListFlags};
+use crate::drivers::domain::metadata::NewMetadata;
 use crate::error::Result;
 use crate::qemu::job::{DomainHandle, State};
 use crate::rpc::convert;
@@ -34,6 +35,7 @@ pub fn routes(r: &mut Routes) {
     });
     r.on::<DomainGetAutostart>(get_autostart);
     r.on::<DomainSetAutostart>(set_autostart);
+    r.on::<DomainSetMetadata>(set_metadata);
 }
 
 /// The domain that a client's reference means.
@@ -117,6 +119,12 @@ async fn get_autostart(call: Call, args: DomainGetAutostartArgs) -> Result<Domai
 async fn set_autostart(call: Call, args: DomainSetAutostartArgs) -> Result<()> {
     let domain = referred(&call, &args.dom)?;
     call.drivers.domains.set_autostart(domain, args.autostart != 0).await
+}
+
+async fn set_metadata(call: Call, args: DomainSetMetadataArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    let new = NewMetadata { kind: args.r#type, text: args.metadata, prefix: args.key, uri: args.uri };
+    call.drivers.domains.set_metadata(domain, new, args.flags).await
 }
 
 fn count(len: usize) -> i32 {
