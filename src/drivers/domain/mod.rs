@@ -45,6 +45,7 @@ pub mod screenshot;
 mod start;
 mod status;
 mod teardown;
+mod turns;
 
 use std::ffi::OsStr;
 use std::io;
@@ -58,6 +59,7 @@ use self::event::{DomainEvent, DomainRef};
 use self::list::{DomainList, Existing};
 use self::owners::Owners;
 use self::ports::Ports;
+use self::turns::Turns;
 use crate::drivers::event_bus::{Event, EventBus};
 use crate::error::{Error, Result};
 use crate::qemu::capabilities::Emulators;
@@ -78,6 +80,7 @@ pub struct Domains {
     /// Variables of the daemon's own environment that every guest gets.
     inherited_env: Vec<(String, String)>,
     last_id: AtomicI32,
+    turns: Turns,
     ports: Ports,
     owners: Owners,
     consoles: Arc<Consoles>,
@@ -96,6 +99,7 @@ impl Domains {
             inherited_env: vec![("PATH".to_owned(), search_path.to_string_lossy().into_owned())],
             paths,
             last_id: AtomicI32::new(0),
+            turns: Turns::default(),
             ports: Ports::default(),
             owners: Owners::default(),
             consoles: Arc::default(),

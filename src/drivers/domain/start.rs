@@ -148,8 +148,11 @@ impl Domains {
         let attempt = Attempt::new(self, definition, owner);
         let emulator = definition.devices.emulator.as_deref().unwrap_or_default();
         let caps = self.emulators.lookup(emulator.as_ref()).await?;
-        let (attempt, prepared, launch) = blocking(move || attempt.assemble(&caps)).await?;
-        Ok((attempt, prepared.start(launch).await?))
+        let begin = async {
+            let (attempt, prepared, launch) = blocking(move || attempt.assemble(&caps)).await?;
+            Ok((attempt, prepared.start(launch).await?))
+        };
+        self.turns.take(Box::pin(begin)).await
     }
 
     /// From a QEMU that answers to a guest that runs.

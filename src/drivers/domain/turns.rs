@@ -1,0 +1,80 @@
+//! How many guests begin at once.
+//!
+//! A QEMU that begins computes: more of them than processors finish no sooner, and everything else on the
+//! host waits behind them. So the next one begins when one is up, or has taken long enough to be waiting
+//! for something else (a dead file server): a start that hangs holds up the others for [`TURN`] and no more.
+//!
+//! ```text
+//!  waits ──a turn is free──► has a turn ──QEMU is up, or TURN is over──► goes on, the turn is free
+//! ```
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+/// Several times what a QEMU needs on an idle processor.
+const TURN: Duration = Duration::from_millis(300);
+
+#[derive(Debug)]
+pub(super) struct Turns {
+    free: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    /// One for each processor.
+    fn default() -> Self {
+        Self::of(std::thread::available_parallelism().map_or(2, usize::from))
+    }
+}
+
+impl Turns {
+    fn of(count: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(count)) }
+    }
+
+    /// Does `work` when it is its turn. Boxed by the caller: the future of a start is large.
+    pub(super) async fn take<R>(&self, mut work: Pin<Box<impl Future<Output = R>>>) -> R {
+        // Nobody closes the semaphore; if somebody did, there would be nothing to wait for.
+        let turn = self.free.acquire().await.ok();
+        match tokio::time::timeout(TURN, &mut work).await {
+            Ok(done) => done,
+            Err(_) => {
+                drop(turn);
+                work.await
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_begin_at_once_than_there_are_turns() {
+        let (turns, running, most) = (Turns::of(2), AtomicUsize::new(0), AtomicUsize::new(0));
+        let start = || {
+            turns.take(Box::pin(async {
+                most.fetch_max(running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                tokio::time::sleep(TURN / 2).await;
+                running.fetch_sub(1, Ordering::Relaxed);
+            }))
+        };
+        tokio::join!(start(), start(), start(), start(), start());
+        assert_eq!(most.into_inner(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hangs_holds_up_the_others_for_one_turn() {
+        let turns = Turns::of(1);
+        let begin = tokio::time::Instant::now();
+        tokio::select! {
+            () = turns.take(Box::pin(std::future::pending())) => unreachable!(),
+            () = async { tokio::task::yield_now().await; turns.take(Box::pin(async {})).await } => {}
+        }
+        assert!(begin.elapsed() >= TURN && begin.elapsed() < TURN * 2);
+    }
+}
