@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ferrovirt_compat::{Signal, gone_within, halting, linux, signal};
+use ferrovirt_compat::wire::Wire;
+use ferrovirt_compat::{Signal, eventually, gone_within, halting, linux, signal};
+use ferrovirt_protocol::remote::{DomainCreateArgs, DomainLookupByNameArgs, procedure};
 
 use crate::{daemon, on_upstream};
 
@@ -64,9 +66,7 @@ fn a_guest_that_died_meanwhile_is_shut_off() {
     }
     daemon.restart();
     // Adoption may go on behind the first connection; a start waits for it.
-    ferrovirt_compat::eventually("the dead guest is noticed", || {
-        (daemon.state("gone") == "shut off").then_some(())
-    });
+    eventually("the dead guest is noticed", || (daemon.state("gone") == "shut off").then_some(()));
     assert_eq!(
         daemon.ok(&["list", "--all", "--name"]).split_whitespace().collect::<Vec<_>>(),
         ["there", "gone"]
@@ -100,4 +100,27 @@ fn a_definition_that_contradicts_a_running_guest_does_not_hide_it() {
     std::fs::write(daemon.path("etc/libvirt/qemu/there.xml"), other).unwrap();
     daemon.restart();
     assert_eq!((daemon.state("there"), daemon.qemu_pid("there")), ("running".into(), pid));
+}
+
+#[test]
+fn a_start_that_the_daemon_did_not_survive_leaves_nothing() {
+    let mut daemon = daemon();
+    // It is there, holds whatever it was given, and never answers.
+    let slow = daemon.path("slow-qemu");
+    let script = "#!/bin/sh\ncase \"$*\" in *guest=*) exec sleep 60;; esac\nexec qemu-system-x86_64 \"$@\"\n";
+    std::fs::write(&slow, script).unwrap();
+    std::fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let emulator = format!("<emulator>{}</emulator>", slow.display());
+    daemon.define(&halting("slow").device(&emulator));
+    let mut wire = Wire::open(&daemon.socket()).unwrap();
+    let dom = wire.call::<procedure::DomainLookupByName>(&DomainLookupByNameArgs { name: "slow".into() });
+    wire.queue::<procedure::DomainCreate>(&DomainCreateArgs { dom: dom.unwrap().dom }).unwrap();
+    wire.flush().unwrap();
+    let status = daemon.path("run/libvirt/qemu/slow.xml");
+    let pid = eventually("QEMU is noted", || status.exists().then(|| daemon.qemu_pid("slow")));
+    daemon.kill();
+    daemon.restart();
+    eventually("the half-started guest is off", || (daemon.state("slow") == "shut off").then_some(()));
+    assert!(gone_within(pid, Duration::ZERO), "the half-started QEMU runs on");
+    assert!(!status.exists() && daemon.qemu_pids().is_empty());
 }

@@ -18,10 +18,11 @@ use std::time::Duration;
 use super::Domains;
 use super::list::Existing;
 use crate::drivers::ClientId;
+use crate::error::Error;
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, State};
 use crate::qemu::monitor::{QueryStatus, Status as QemuStatus};
-use crate::qemu::process::{self, AdoptError, Adopted, Claim, How};
+use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How};
 use crate::qemu::run_state::{Crashed, Paused, RunState, Running, Shutdown};
 use crate::qemu::status::Status;
 
@@ -108,6 +109,10 @@ impl Domains {
     async fn adopt(self: Arc<Self>, job: AsyncJob<Start>, claim: Claim) {
         let name = claim.name.clone();
         let files = claim.files.clone();
+        if job.state().run == RunState::Paused(Paused::StartingUp) {
+            self.abandon(job, &claim).await;
+            return;
+        }
         match process::adopt(claim, ADOPT_LIMIT).await {
             Ok(adopted) => self.go_on(job, adopted).await,
             // It stays on the list as it was written down, so that nobody starts it a second time.
@@ -122,14 +127,37 @@ impl Domains {
                     tracing::error!(domain = name, %error, "the guest runs on unwatched");
                     return;
                 }
-                if let Err(error) = files.remove() {
-                    tracing::warn!(domain = name, %error, "cannot remove the guest's files");
-                }
-                let object = Arc::clone(job.object());
-                drop(job);
-                self.take_down(&object).await;
+                self.clear_away(job, &files).await;
             }
         }
+    }
+
+    /// The last daemon died before the guest ran: nobody was told that it is there.
+    async fn abandon(&self, job: AsyncJob<Start>, claim: &Claim) {
+        let ended = match claim.process() {
+            Ok(process) => process::stop(&process, How::Forced).await.map(drop).map_err(Error::from),
+            Err(AdoptError::Gone { .. }) => Ok(()),
+            Err(error) => Err(Error::internal_error(error.to_string())),
+        };
+        match ended {
+            Ok(()) => {
+                job.update(|state| state.ending = Some(Ending::Failed));
+                self.clear_away(job, &claim.files).await;
+            }
+            Err(error) => {
+                tracing::error!(domain = claim.name, %error, "cannot end a half-started guest");
+            }
+        }
+    }
+
+    /// Takes a domain down that never had more than files.
+    async fn clear_away(&self, job: AsyncJob<Start>, files: &Files) {
+        if let Err(error) = files.remove() {
+            tracing::warn!(domain = %job.state().name, %error, "cannot remove the guest's files");
+        }
+        let object = Arc::clone(job.object());
+        drop(job);
+        self.take_down(&object).await;
     }
 
     /// Follows a guest that proved to be ours.
@@ -137,7 +165,6 @@ impl Domains {
         let Adopted { running, events } = adopted;
         let status = running.monitor.execute(QueryStatus {}).await;
         let object = Arc::clone(job.object());
-        let unfinished = job.state().run == RunState::Paused(Paused::StartingUp);
         let process = running.process.clone();
         job.update_then(
             |state| {
@@ -151,13 +178,7 @@ impl Domains {
         tracing::info!(domain = %object.state().name, pid = process.pid(), "took hold of a running guest");
         drop(job);
         tokio::spawn(Arc::clone(&self).watch(Arc::clone(&object), process, events));
-        if unfinished {
-            // The last daemon died before the guest ran.
-            let mut domain = DomainHandle::new(Arc::clone(&object));
-            if let Err(error) = domain.stop(How::Forced, Ending::Failed).await {
-                tracing::error!(domain = %object.state().name, %error, "cannot end a half-started guest");
-            }
-        } else if matches!(object.state().run, RunState::Shutdown(_)) {
+        if matches!(object.state().run, RunState::Shutdown(_)) {
             self.end_or_restart(&object);
         }
     }

@@ -26,7 +26,7 @@ use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Launched, Machine, 
 use crate::qemu::monitor::{
     Chardev, Cont, Monitor, MonitorError, QueryChardev, QueryCpusFast, SetBalloon, SetLink,
 };
-use crate::qemu::process::{Launch, Prepared, Started};
+use crate::qemu::process::{Launch, Prepared, Spawned, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
 use crate::qemu::setup;
 
@@ -132,7 +132,7 @@ impl Domains {
                 let error = error.into_error(&started).await;
                 started.abandon().await;
                 self.list.release_id(attempt.id);
-                self.remove_status(&attempt.definition.name);
+                drop(attempt);
                 job.update(|state| state.detach(Shutoff::Failed));
                 Err(error)
             }
@@ -150,7 +150,13 @@ impl Domains {
         let caps = self.emulators.lookup(emulator.as_ref()).await?;
         let begin = async {
             let (attempt, prepared, launch) = blocking(move || attempt.assemble(&caps)).await?;
-            Ok((attempt, prepared.start(launch).await?))
+            let spawned = prepared.spawn(launch).await?;
+            let noted = blocking(move || {
+                attempt.note(&spawned);
+                Ok((attempt, spawned))
+            });
+            let (attempt, spawned) = noted.await?;
+            Ok((attempt, spawned.answer().await?))
         };
         self.turns.take(Box::pin(begin)).await
     }
@@ -292,6 +298,16 @@ impl Attempt {
         Ok((self, prepared, launch))
     }
 
+    /// Writes the process down, so that a next daemon ends it should this one die before the guest runs.
+    fn note(&self, spawned: &Spawned) {
+        let mut state = State::new(&*self.definition.name, self.definition.uuid);
+        state.id = Some(self.id);
+        state.live = Some(Arc::new(self.definition.clone()));
+        state.launched = self.launched.clone();
+        state.run = RunState::Paused(Paused::StartingUp);
+        self.domains.save_status_of(&state, spawned.process(), spawned.files());
+    }
+
     fn keep(mut self) {
         self.kept = true;
     }
@@ -300,6 +316,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.kept {
+            self.domains.remove_status(&self.definition.name);
             self.domains.ports.release(self.definition.uuid);
             self.domains.owners.release(self.definition.uuid);
         }

@@ -3,13 +3,22 @@
 use super::Domains;
 use crate::conf::xml::YesNo;
 use crate::qemu::job::State;
+use crate::qemu::process::Files;
 use crate::qemu::status::{Capability, LiveDomain, MonitorSocket, Status, VcpuThread};
+use crate::util::process::Process;
 
 impl Domains {
     /// Writes down what is known of a running guest. Called while the state is being replaced, so that the
     /// file follows the states.
     pub(super) fn save_status(&self, state: &State) {
-        let Some(status) = status(state) else { return };
+        if let (Some(process), Some(files)) = (state.process(), state.files()) {
+            self.save_status_of(state, process, files);
+        }
+    }
+
+    /// The same for a guest that the state knows no process of yet.
+    pub(super) fn save_status_of(&self, state: &State, process: &Process, files: &Files) {
+        let Some(status) = status(state, process, files) else { return };
         if let Err(error) = status.save(&Status::path(&self.directories, &state.name)) {
             tracing::warn!(domain = %state.name, %error, "the next daemon will not find this guest as it is");
         }
@@ -23,9 +32,8 @@ impl Domains {
     }
 }
 
-/// None for a domain without a process.
-fn status(state: &State) -> Option<Status> {
-    let (process, files) = (state.process()?, state.files()?);
+/// None for a domain that does not run.
+fn status(state: &State, process: &Process, files: &Files) -> Option<Status> {
     let (live, launched) = (state.live.as_ref()?, state.launched.as_ref()?);
     let capability = |name: &str| Capability { name: name.to_owned() };
     let threads = (0..).zip(state.vcpu_threads.iter());

@@ -54,18 +54,25 @@ pub enum AdoptError {
     Other { name: String, found: String },
 }
 
+impl Claim {
+    /// The guest's process, if it is still there. Says nothing about the guest.
+    pub fn process(&self) -> Result<Process, AdoptError> {
+        let (name, pid) = (self.name.clone(), self.pid);
+        let opened = match self.start_time {
+            Some(start_time) => Process::open(pid, start_time),
+            None => find_by_uuid(pid, self.uuid),
+        };
+        opened.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => AdoptError::Gone { name, pid },
+            _ => AdoptError::Watch { name, pid, source },
+        })
+    }
+}
+
 /// Takes hold of a guest, within `limit`.
 pub async fn adopt(claim: Claim, limit: Duration) -> Result<Adopted, AdoptError> {
-    let Claim { name, uuid, pid, start_time, files } = claim;
-    let opened = match start_time {
-        Some(start_time) => Process::open(pid, start_time),
-        None => find_by_uuid(pid, uuid),
-    };
-    let process = match opened {
-        Ok(process) => process,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdoptError::Gone { name, pid }),
-        Err(source) => return Err(AdoptError::Watch { name, pid, source }),
-    };
+    let process = claim.process()?;
+    let Claim { name, uuid, pid, files, .. } = claim;
     let asked = tokio::select! {
         asked = ask(&name, &files, limit) => asked,
         _ = process.exited() => return Err(AdoptError::Gone { name, pid }),

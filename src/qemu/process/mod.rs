@@ -21,7 +21,7 @@ use std::path::Path;
 
 pub use adopt::{AdoptError, Adopted, Claim, adopt};
 pub use files::{Directories, Files, Prepared, short_name};
-pub use start::{Launch, StartError, Started};
+pub use start::{Launch, Spawned, StartError, Started};
 pub use stop::{How, StopError, stop};
 
 use super::monitor::Monitor;

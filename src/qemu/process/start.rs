@@ -13,7 +13,7 @@ use super::{Files, Running};
 use crate::qemu::log::{self, Log};
 use crate::qemu::monitor::{Connected, Greeting, Monitor, MonitorError, MonitorEvent};
 use crate::util::file::{self, Durability};
-use crate::util::process::{Child, Command, ProcessError};
+use crate::util::process::{Child, Command, Process, ProcessError};
 use crate::util::reason::Reason;
 
 /// How long a QEMU that closed its monitor may take to end; its last words are complete then.
@@ -60,6 +60,16 @@ impl StartError {
     }
 }
 
+/// A QEMU that may not answer yet: killed, and cleaned up after when this is dropped.
+#[derive(Debug)]
+pub struct Spawned {
+    name: String,
+    log: Log,
+    child: Child,
+    files: Guard,
+    limit: Duration,
+}
+
 /// A QEMU that is up but not yet let go: killed, waited for and cleaned up after when this is dropped.
 #[derive(Debug)]
 pub struct Started {
@@ -77,6 +87,11 @@ impl Prepared {
     /// Starts QEMU; ready when its monitor takes commands. Nothing stays behind when this fails or is
     /// dropped.
     pub async fn start(self, launch: Launch) -> Result<Started, StartError> {
+        self.spawn(launch).await?.answer().await
+    }
+
+    /// Executes QEMU.
+    pub async fn spawn(self, launch: Launch) -> Result<Spawned, StartError> {
         let Self { name, files, passed, .. } = self;
         let mut log = open_log(files.files(), &name, &launch)?;
         let output = || log.output().map_err(|error| StartError::file(log.path(), error));
@@ -84,21 +99,40 @@ impl Prepared {
             Command::new(&launch.program).args(&launch.args).umask(0o002).stdout(output()?).stderr(output()?);
         command = launch.env.iter().fold(command, |command, (name, value)| command.env(name, value));
         command = passed.into_iter().fold(command, Command::pass);
-        let started = async {
+        let spawned = async {
             let child = command.start().await?;
             write_pidfile(files.files(), child.process().pid())?;
-            let connected = converse(&name, files.files(), &child, launch.limit).await;
-            match connected {
-                Ok(connected) => Ok((child, connected)),
-                Err(error) => Err(explain(&name, &log, &child, error).await),
-            }
+            Ok(child)
         };
-        match started.await {
-            Ok((child, Connected { monitor, greeting, events })) => {
+        match spawned.await {
+            Ok(child) => Ok(Spawned { name, log, child, files, limit: launch.limit }),
+            Err(error) => {
+                note_failure(&mut log, &name);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Spawned {
+    pub fn files(&self) -> &Files {
+        self.files.files()
+    }
+
+    pub fn process(&self) -> &Process {
+        self.child.process()
+    }
+
+    /// Ready when QEMU's monitor takes commands.
+    pub async fn answer(self) -> Result<Started, StartError> {
+        let Self { name, mut log, child, files, limit } = self;
+        match converse(&name, files.files(), &child, limit).await {
+            Ok(Connected { monitor, greeting, events }) => {
                 info!(vm = name, pid = child.process().pid(), "QEMU is up");
                 Ok(Started { monitor, greeting, events: Some(events), name, log, child, files })
             }
             Err(error) => {
+                let error = explain(&name, &log, &child, error).await;
                 note_failure(&mut log, &name);
                 Err(error)
             }
