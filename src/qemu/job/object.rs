@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::JobError;
 use super::desk::{Desk, Limits};
 use super::guards::{AgentJob, AsyncJob, Job};
-use super::kinds::{AsyncOp, Beginnable, Operation, Phase};
+use super::kinds::{AsyncOp, Beginnable, Modify, Operation, Phase};
 use super::state::{Ending, Machine, State};
 use crate::qemu::monitor::MonitorError;
 use crate::qemu::process::{self, How};
@@ -140,6 +140,10 @@ impl DomainHandle {
     /// Whoever watches the process (the event task, or the start that has not handed over yet) takes the
     /// domain down, with the reason given here.
     pub async fn stop(&mut self, how: How, ending: Ending) -> Result<(), JobError> {
+        if self.state().is_active() && self.state().machine().is_none() {
+            // A new daemon is about to take hold of it, under a job that keeps this one waiting.
+            drop(self.begin::<Modify>().await?);
+        }
         let state = self.state();
         let machine = state.machine().ok_or(JobError::NotRunning)?;
         self.intend(machine, Some(ending));

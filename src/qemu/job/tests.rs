@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::qemu::process::How;
 use crate::util::uuid::Uuid;
 
 fn domain(wait: Duration) -> Arc<DomainObject> {
@@ -120,4 +121,21 @@ async fn no_job_begins_on_a_domain_that_is_gone() {
     );
     assert!(matches!(handle(&domain).begin_async::<Start>().await, Err(JobError::Gone { .. })));
     assert!(handle(&domain).state().gone);
+}
+
+#[tokio::test]
+async fn a_guest_that_is_being_taken_hold_of_is_stopped_after_that() {
+    let domain = domain(LONG);
+    let taking_hold = handle(&domain).begin_async::<Start>().await.unwrap();
+    let definition = crate::conf::domain::Domain::parse(
+        "<domain type='qemu'><name>guest</name><memory>1024</memory><os><type>hvm</type></os></domain>",
+        crate::conf::xml::Form::INACTIVE,
+    );
+    taking_hold.update(|state| state.live = Some(Arc::new(definition.unwrap())));
+    let mut stopper = handle(&domain);
+    let stop = tokio::spawn(async move { stopper.stop(How::Forced, Ending::Destroyed).await });
+    tokio::task::yield_now().await;
+    assert!(!stop.is_finished(), "it runs, so nobody may be told that it does not");
+    drop(taking_hold);
+    assert!(matches!(stop.await.unwrap(), Err(JobError::NotRunning)));
 }
