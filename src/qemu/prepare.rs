@@ -9,8 +9,8 @@
 use std::path::Path;
 
 use crate::conf::devices::{
-    BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, Listen, ListenPlace,
-    SourceMode, Tray, Vnc,
+    Address, BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, Listen,
+    ListenPlace, SourceMode, Tray, VirtioSerialAddress, Vnc,
 };
 use crate::conf::domain::{Domain, Seclabel, SeclabelType};
 use crate::conf::xml::YesNo;
@@ -29,12 +29,6 @@ pub struct Place<'a> {
     pub vnc_listen: &'a str,
     /// User and group that QEMU runs as, in the form `+0:+0`.
     pub credentials: Option<&'a str>,
-}
-
-/// `ID-NAME`, by which a guest's directories are called. Paths of sockets are short, so the name is cut.
-pub fn short_name(id: i32, name: &str) -> String {
-    let short: String = name.chars().take(20).collect();
-    format!("{id}-{short}")
 }
 
 /// Picks what no two guests of a host may share.
@@ -59,7 +53,7 @@ pub fn prepare(
     resource.partition.get_or_insert_with(|| "/machine".into());
     label(domain, place);
     prepare_disks(domain);
-    prepare_streams(domain, place);
+    prepare_streams(domain, place)?;
     for graphics in &mut domain.devices.graphics {
         if let Graphics::Vnc(vnc) = graphics {
             prepare_vnc(vnc, place, chooser)?;
@@ -133,7 +127,7 @@ fn prepare_disks(domain: &mut Domain) {
     }
 }
 
-fn prepare_streams(domain: &mut Domain, place: &Place<'_>) {
+fn prepare_streams(domain: &mut Domain, place: &Place<'_>) -> Result<(), CommandError> {
     let devices = &mut domain.devices;
     for channel in &mut devices.channels {
         let ChannelTarget::Virtio { name, state } = &mut channel.target else { continue };
@@ -141,8 +135,8 @@ fn prepare_streams(domain: &mut Domain, place: &Place<'_>) {
         if let CharBackend::Unix(unix) = &mut channel.source.backend
             && unix.path.is_none()
         {
-            let name = name.as_deref().unwrap_or_default();
             unix.mode = SourceMode::Bind;
+            let name = socket_name(name.as_deref(), channel.info.address.as_ref())?;
             unix.path = Some(place.channel_dir.join(name).display().to_string().into());
         }
     }
@@ -154,6 +148,24 @@ fn prepare_streams(domain: &mut Domain, place: &Place<'_>) {
         if let CharBackend::Tcp(tcp, _) = &mut source.backend {
             tcp.tls.get_or_insert(YesNo::No);
         }
+    }
+    Ok(())
+}
+
+/// What the socket of a channel is called that says nothing about it.
+fn socket_name(channel: Option<&str>, address: Option<&Address>) -> Result<String, CommandError> {
+    match (channel, address) {
+        // It must not lead out of the guest's own directory.
+        (Some(name), _) if name.contains('/') || ["", ".", ".."].contains(&name) => {
+            let message =
+                format!("channel name '{name}' cannot be the name of a socket; a source path is needed");
+            Err(CommandError::Unsupported(message))
+        }
+        (Some(name), _) => Ok(name.to_owned()),
+        (None, Some(Address::VirtioSerial(VirtioSerialAddress { controller, bus, port }))) => {
+            Ok(format!("vioser-{controller:02}-{bus:02}-{port:02}.sock"))
+        }
+        (None, _) => Err(CommandError::Internal("a channel without name and address".to_owned())),
     }
 }
 

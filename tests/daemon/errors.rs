@@ -30,7 +30,27 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
     let disk = |file: &str| {
         format!("<disk type='file'><source file='{file}'/><target dev='vda' bus='virtio'/></disk>")
     };
+    let root = daemon.path("");
+    let (pipe, precious) = (root.join("pipe"), root.join("precious"));
+    ferrovirt_compat::run("mkfifo", &[pipe.to_str().unwrap()]).ok();
+    std::fs::write(&precious, "years of work").unwrap();
     let cases = [
+        (
+            "pipe-without-reader",
+            format!("<serial type='file'><source path='{}'/></serial>", pipe.display()),
+            vec!["Unable to open file", "No such device or address"],
+        ),
+        (
+            "socket-in-place-of-a-file",
+            format!("<serial type='unix'><source mode='bind' path='{}'/></serial>", precious.display()),
+            vec!["precious", "File exists"],
+        ),
+        (
+            "channel-out-of-its-directory",
+            "<channel type='unix'><target type='virtio' name='../../../../../precious'/></channel>"
+                .to_owned(),
+            vec!["unsupported configuration: channel name '../../../../../precious' cannot be"],
+        ),
         (
             "missing-disk",
             disk("/nonexistent/disk.img"),
@@ -59,6 +79,7 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
         assert_eq!(daemon.state(name), "shut off", "{name}");
         assert_nothing_left(&daemon, name);
     }
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "years of work");
     // As a transient guest the same failure leaves not even a name.
     daemon.with_xml(&halting("fleeting").device(&disk("/nonexistent/disk.img")).xml(), |file| {
         daemon.virsh(&["create", file]).fails()

@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use super::ports::Ports;
 use crate::conf::devices::LinkState;
 use crate::conf::domain::Domain;
@@ -64,8 +66,15 @@ pub(super) fn open(definition: &mut Domain, accel: Accel, prepared: &mut Prepare
             Need::File { name, path, append } => {
                 let mut options = OpenOptions::new();
                 let file = options.write(true).create(true).mode(0o600).append(append).truncate(!append);
+                // A pipe that nobody reads is an error, not a start that waits for ever.
+                let file = file.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
                 let file = file
                     .open(&path)
+                    .and_then(|file| {
+                        let flags = rustix::fs::fcntl_getfl(&file)?;
+                        rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+                        Ok(file)
+                    })
                     .map_err(|error| Error::io(format_args!("Unable to open file '{path}'"), error))?;
                 descriptors.chardevs.insert(name, Opened(prepared.pass(file.into())));
             }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use thiserror::Error;
@@ -170,7 +170,10 @@ fn is_cdrom_drive(place: &Place) -> bool {
 
 fn read_header(path: &str) -> io::Result<Vec<u8>> {
     let mut header = Vec::with_capacity(HEADER_LEN);
-    File::open(path)?.take(HEADER_LEN as u64).read_to_end(&mut header)?;
+    // A pipe that nobody writes to is an empty image, not a start that waits for ever.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    file.take(HEADER_LEN as u64).read_to_end(&mut header)?;
     Ok(header)
 }
 

@@ -14,7 +14,8 @@ use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::qemu::block;
 use crate::qemu::capabilities::QemuCaps;
-use crate::qemu::prepare::{Chooser, Place, prepare, set_pty_paths, short_name};
+use crate::qemu::prepare::{Chooser, Place, prepare, set_pty_paths};
+use crate::qemu::process::short_name;
 use crate::util::paths::Scope;
 
 fn corpus() -> PathBuf {

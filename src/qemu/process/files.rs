@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{StartError, monitor_path};
@@ -139,7 +139,7 @@ impl Prepared {
     /// there before QEMU is, and QEMU needs no right to its directory.
     pub fn listen(&mut self, path: &Path) -> Result<i32, StartError> {
         let made = (|| {
-            file::remove_if_there(path)?;
+            remove_socket(path)?;
             let listener = unix::listen(path)?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o775))?;
             Ok(listener)
@@ -155,6 +155,14 @@ impl Prepared {
     }
 }
 
+/// Only a socket may be in the way: a path that a client gave may be that of a disk.
+fn remove_socket(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => Err(rustix::io::Errno::EXIST.into()),
+        _ => file::remove_if_there(path),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +175,19 @@ mod tests {
     fn names_are_shortened_by_characters() {
         assert_eq!(short_name(1, "a-rather-long-guest-name"), "1-a-rather-long-guest-");
         assert_eq!(short_name(7, "äöüäöüäöüäöüäöüäöüäöüäöü"), "7-äöüäöüäöüäöüäöüäöüäö");
+    }
+
+    #[test]
+    fn a_socket_takes_the_place_of_a_socket_and_of_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let mut prepared = Prepared::new(&directories(root.path()), 1, "guest").unwrap();
+        let (socket, disk) = (root.path().join("socket"), root.path().join("disk"));
+        prepared.listen(&socket).unwrap();
+        prepared.listen(&socket).unwrap();
+        std::fs::write(&disk, "years of work").unwrap();
+        let error = prepared.listen(&disk).unwrap_err();
+        assert!(error.to_string().starts_with("cannot create '"), "{error}");
+        assert_eq!(std::fs::read_to_string(&disk).unwrap(), "years of work");
     }
 
     #[test]
