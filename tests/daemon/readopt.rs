@@ -1,9 +1,12 @@
 //! Guests outlive the daemon, and the next daemon knows them.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ferrovirt_compat::wire::Wire;
-use ferrovirt_compat::{Signal, eventually, gone_within, halting, linux, signal};
+use ferrovirt_compat::{Daemon, Signal, eventually, gone_within, halting, linux, signal};
 use ferrovirt_protocol::remote::{DomainCreateArgs, DomainLookupByNameArgs, procedure};
 
 use crate::{daemon, on_upstream};
@@ -123,4 +126,46 @@ fn a_start_that_the_daemon_did_not_survive_leaves_nothing() {
     eventually("the half-started guest is off", || (daemon.state("slow") == "shut off").then_some(()));
     assert!(gone_within(pid, Duration::ZERO), "the half-started QEMU runs on");
     assert!(!status.exists() && daemon.qemu_pids().is_empty());
+}
+
+/// Presses the power button through the monitor, which nobody else listens to, and waits until it worked.
+fn power_off(daemon: &Daemon, name: &str) {
+    let mut directories = std::fs::read_dir(daemon.path("var/lib/libvirt/qemu")).unwrap();
+    let ours = |path: &PathBuf| path.to_string_lossy().ends_with(&format!("-{name}"));
+    let directory = directories.find_map(|entry| Some(entry.unwrap().path()).filter(ours)).unwrap();
+    let mut monitor = UnixStream::connect(directory.join("monitor.sock")).unwrap();
+    monitor.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    for command in ["qmp_capabilities", "system_powerdown"] {
+        monitor.write_all(format!("{{\"execute\": \"{command}\"}}").as_bytes()).unwrap();
+    }
+    let mut lines = BufReader::new(monitor).lines();
+    assert!(lines.any(|line| line.unwrap().contains("\"STOP\"")));
+}
+
+#[test]
+fn a_power_off_that_no_daemon_saw_is_one_all_the_same() {
+    let mut daemon = daemon();
+    for name in ["off", "again"] {
+        daemon.run(&linux(name, ""));
+        daemon.console(name).expect("GUEST READY");
+    }
+    let pids = ["off", "again"].map(|name| daemon.qemu_pid(name));
+    let files = ["off", "again"].map(|name| daemon.path(&format!("run/libvirt/qemu/{name}.xml")));
+    daemon.kill();
+    for file in &files {
+        assert!(file.exists());
+    }
+    // The button of a monitor that nobody listens to otherwise.
+    for name in ["off", "again"] {
+        power_off(&daemon, name);
+    }
+    // A reboot was under way for one of them.
+    let status = std::fs::read_to_string(&files[1]).unwrap();
+    let (before, after) = status.split_once("<domain ").unwrap();
+    std::fs::write(&files[1], format!("{before}<fakereboot/><domain {after}")).unwrap();
+    daemon.restart();
+    eventually("the guest is off", || (daemon.state("off") == "shut off").then_some(()));
+    assert_eq!(daemon.ok(&["domstate", "--reason", "off"]).trim(), "shut off (shutdown)");
+    assert!(gone_within(pids[0], Duration::ZERO));
+    assert_eq!((daemon.state("again"), daemon.qemu_pid("again")), ("running".into(), pids[1]));
 }

@@ -23,7 +23,7 @@ use crate::qemu::capabilities::CapSet;
 use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, State};
 use crate::qemu::monitor::{QueryStatus, Status as QemuStatus};
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How};
-use crate::qemu::run_state::{Crashed, Paused, RunState, Running, Shutdown};
+use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
 use crate::qemu::status::Status;
 
 /// How long a running QEMU may take to answer a new daemon.
@@ -179,7 +179,11 @@ impl Domains {
         drop(job);
         tokio::spawn(Arc::clone(&self).watch(Arc::clone(&object), process, events));
         if matches!(object.state().run, RunState::Shutdown(_)) {
+            // The last daemon had noted it, and died before QEMU did.
+            object.observe(|state| state.ending = Some(Ending::Shutdown), |_, ()| ());
             self.end_or_restart(&object);
+        } else if status.is_ok_and(|status| status.status == "shutdown") {
+            self.note_shutdown(&object, None);
         }
     }
 
@@ -223,8 +227,8 @@ fn actual(noted: RunState, status: &QemuStatus) -> RunState {
         (RunState::Running(_), "io-error") => RunState::Paused(Paused::IoError),
         (RunState::Running(_), "watchdog") => RunState::Paused(Paused::Watchdog),
         (RunState::Running(_), "guest-panicked") => RunState::Crashed(Crashed::Panicked),
-        (RunState::Running(_), "shutdown") => RunState::Shutdown(Shutdown::Unknown),
-        (RunState::Running(_), "suspended") => noted,
+        // What comes of a power off depends on more than this.
+        (RunState::Running(_), "suspended" | "shutdown") => noted,
         (RunState::Running(_), _) => RunState::Paused(Paused::Unknown),
         _ => noted,
     }
@@ -246,7 +250,7 @@ mod tests {
             (running, status(false, "paused"), RunState::Paused(Paused::Unknown)),
             (running, status(false, "io-error"), RunState::Paused(Paused::IoError)),
             (running, status(false, "guest-panicked"), RunState::Crashed(Crashed::Panicked)),
-            (running, status(false, "shutdown"), RunState::Shutdown(Shutdown::Unknown)),
+            (running, status(false, "shutdown"), running),
         ] {
             assert_eq!(actual(noted, &status), expected, "{noted:?} {status:?}");
         }

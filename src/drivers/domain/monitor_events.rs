@@ -184,7 +184,7 @@ impl Domains {
     }
 
     /// The guest has powered off; QEMU waits to be told what now.
-    fn note_shutdown(self: &Arc<Self>, object: &Arc<DomainObject>, guest: Option<bool>) {
+    pub(super) fn note_shutdown(self: &Arc<Self>, object: &Arc<DomainObject>, guest: Option<bool>) {
         if matches!(object.state().run, RunState::Shutdown(_)) {
             return;
         }
@@ -345,7 +345,7 @@ impl Domains {
             let live = state.live.as_mut().map(Arc::make_mut);
             if let Some(ClockOffset::Variable { adjustment_s, .. }) = live.map(|live| &mut live.clock.offset)
             {
-                offset_s += base_s;
+                offset_s = offset_s.saturating_add(base_s);
                 *adjustment_s = offset_s;
             }
             vec![DomainEvent::RtcChange { offset_s }]
