@@ -19,7 +19,7 @@ fn the_host_is_described() {
         assert!(said.contains(expected), "{command}: {said}");
     }
     assert!(daemon.ok(&["freepages", "--all"]).contains("4KiB: "));
-    assert!(daemon.ok(&["cpu-models", "x86_64"]).contains("EPYC-Genoa\n"));
+    assert!(daemon.ok(&["cpu-models", "x86_64"]).contains("EPYC-Rome\n"));
     let python = daemon.python("print(conn.getInfo()[0], conn.getSecurityModel(), conn.getMaxVcpus(None))");
     assert_eq!(python.ok().trim(), "x86_64 ['none', '0'] 16");
     assert_eq!(daemon.python("print(conn.getCPUModelNames('aarch64'))").ok().trim(), "[]");
