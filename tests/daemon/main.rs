@@ -20,6 +20,7 @@ mod old_client;
 mod python;
 mod readopt;
 mod session;
+mod usage;
 
 /// The daemon under test.
 fn kind() -> Kind {

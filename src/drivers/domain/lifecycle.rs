@@ -5,7 +5,7 @@ use super::flags::{CallFlags, DestroyFlags, RebootFlags, ShutdownFlags, no_flags
 use crate::conf::devices::{Channel, ChannelTarget};
 use crate::conf::domain::LifecycleAction;
 use crate::error::{Error, Origin, Result};
-use crate::qemu::job::{DomainHandle, Ending, Job, Modify, Suspend};
+use crate::qemu::job::{DomainHandle, Ending, Job, Modify, State, Suspend};
 use crate::qemu::monitor::{Cont, Stop, SystemPowerdown, SystemReset};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
@@ -70,7 +70,7 @@ impl Domains {
     pub async fn shutdown(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
         let flags = ShutdownFlags::accept(flags)?;
         if flags == ShutdownFlags::GUEST_AGENT {
-            return Err(no_agent(&domain));
+            return Err(no_agent(&domain.state()));
         }
         let job = domain.begin::<Modify>().await?;
         press_power_button(&job, AfterPowerOff::Ends).await
@@ -80,7 +80,7 @@ impl Domains {
     pub async fn reboot(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
         let flags = RebootFlags::accept(flags)?;
         if flags == RebootFlags::GUEST_AGENT {
-            return Err(no_agent(&domain));
+            return Err(no_agent(&domain.state()));
         }
         let job = domain.begin::<Modify>().await?;
         let ends = [LifecycleAction::Destroy, LifecycleAction::Preserve];
@@ -120,8 +120,8 @@ fn invalid(sentence: &'static str) -> Error {
 }
 
 /// Why the guest's agent cannot be asked.
-fn no_agent(domain: &DomainHandle) -> Error {
-    match domain.state().live.as_ref() {
+pub(super) fn no_agent(state: &State) -> Error {
+    match state.live.as_ref() {
         None => Error::operation_invalid("domain is not running").from_origin(Origin::DOMAIN),
         Some(live) if live.devices.channels.iter().any(is_agent) => {
             Error::agent_unresponsive("QEMU guest agent is not connected")

@@ -16,6 +16,7 @@
 //! | `definitions`, `define` | what a domain starts with the next time |
 //! | `metadata` | what clients keep with a domain |
 //! | `reads` | answers that need no job |
+//! | `usage` | what a domain uses of the host: processors, memory, images |
 //! | `complete` | from a client's text to a definition that can run |
 //! | `adopt`, `status` | guests that outlive the daemon |
 //! | `start`, `lifecycle`, `teardown` | from nothing to a running guest, what is done with it, and back |
@@ -46,6 +47,7 @@ mod start;
 mod status;
 mod teardown;
 mod turns;
+pub mod usage;
 
 use std::ffi::OsStr;
 use std::io;

@@ -10,6 +10,7 @@ use super::Domains;
 use super::event::{DomainRef, MetadataKind};
 use super::filter;
 use super::flags::{CallFlags, Impact, ListFlags, VcpuFlags, XmlFlags};
+use super::lifecycle::no_agent;
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::error::{Error, Origin, Result};
@@ -107,7 +108,12 @@ pub fn vcpu_count(state: &State, flags: u32) -> Result<u32> {
         ));
     }
     if flags.contains(VcpuFlags::GUEST) {
-        return Err(Error::argument_unsupported("QEMU guest agent is not configured"));
+        return Err(match state.is_active() {
+            true => no_agent(state),
+            false => Error::invalid_arg(
+                "vCPU count provided by the guest agent can only be requested for live domains",
+            ),
+        });
     }
     let definition = match flags {
         flags if flags.contains(VcpuFlags::LIVE) => running(state)?,
@@ -201,6 +207,7 @@ pub fn persistent(state: &State) -> Result<&Arc<Domain>> {
 /// What the kernel counts for a process or one of its threads.
 struct Stat {
     ticks: u64,
+    resident_pages: u64,
     processor: i32,
 }
 
@@ -219,14 +226,21 @@ impl Stat {
         let mut fields = fields.split_ascii_whitespace();
         let user: u64 = fields.nth(11)?.parse().ok()?;
         let system: u64 = fields.next()?.parse().ok()?;
-        let processor = fields.nth(23)?.parse().ok()?;
-        Some(Self { ticks: user + system, processor })
+        let resident_pages = fields.nth(8)?.parse().ok()?;
+        let processor = fields.nth(14)?.parse().ok()?;
+        Some(Self { ticks: user + system, resident_pages, processor })
     }
 
     fn cpu_time(&self) -> Duration {
         let per_second = rustix::param::clock_ticks_per_second();
         Duration::from_nanos(self.ticks.saturating_mul(1_000_000_000 / per_second.max(1)))
     }
+}
+
+/// Memory of the host that QEMU has at present.
+pub(super) fn resident_kib(state: &State) -> Option<u64> {
+    let page_kib = rustix::param::page_size() as u64 / 1024;
+    Some(Stat::read(state.process()?.pid(), None)?.resident_pages * page_kib)
 }
 
 fn cpu_time(pid: u32, thread: Option<u32>) -> Option<Duration> {
@@ -242,7 +256,7 @@ mod tests {
         let line = "4242 (CPU 0/KVM) x) S 1 4242 4242 0 -1 4194560 2 0 0 0 150 25 0 0 20 0 6 0 8 1 2 3 \
                     4 5 6 7 8 9 10 11 12 13 14 15 16 3 0 0 0 0 0 0 0 0 0 0 0 0 0";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!((stat.ticks, stat.processor), (175, 3));
+        assert_eq!((stat.ticks, stat.resident_pages, stat.processor), (175, 2, 3));
         assert!(Stat::read(std::process::id(), None).is_some());
     }
 }

@@ -9,7 +9,7 @@ mod chain;
 mod probe;
 
 pub use chain::{StorageError, detect_chain};
-pub use probe::{Backing, Header, probe};
+pub use probe::{Backing, Header, capacity, probe};
 
 use crate::conf::devices::{Backing as Below, Disk, Storage};
 use crate::conf::domain::Domain;

@@ -66,6 +66,17 @@ pub(super) fn read(format: StorageFormat, header: &[u8]) -> Header {
     Header { backing, has_data_file }
 }
 
+/// How large the guest sees an image of which this is the beginning. None where the image is as large as its
+/// file, or where the format does not say it in the beginning.
+pub fn capacity(format: StorageFormat, header: &[u8]) -> Option<u64> {
+    match format {
+        StorageFormat::Qcow | StorageFormat::Qcow2 => u64_at(header, 24),
+        StorageFormat::Qed => u64_at(header, 48).map(u64::swap_bytes),
+        StorageFormat::Vdi => u64_at(header, 0x170).map(u64::swap_bytes),
+        _ => None,
+    }
+}
+
 fn u32_at(header: &[u8], offset: usize) -> Option<u32> {
     let bytes = header.get(offset..offset.checked_add(4)?)?;
     bytes.try_into().ok().map(u32::from_be_bytes)

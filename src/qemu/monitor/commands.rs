@@ -42,6 +42,7 @@ impl<T> Absent for Option<T> {
 }
 
 impl Absent for String {}
+impl Absent for &str {}
 impl Absent for bool {}
 impl Absent for u64 {}
 
@@ -64,6 +65,9 @@ commands! {
     QueryBalloon = "query-balloon" {} -> Balloon;
     /// `value` in bytes.
     SetBalloon = "balloon" { value: u64 } -> Done;
+
+    /// What the balloon's driver in the guest has told last.
+    BalloonStats = "qom-get" { path: String, property: &'static str } -> GuestStats;
 
     SetLink = "set_link" { name: String, up: bool } -> Done;
     /// The descriptor travels beside the command.
@@ -145,4 +149,13 @@ impl Chardev {
 pub struct Balloon {
     /// Bytes.
     pub actual: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuestStats {
+    /// By name; -1 as an unsigned number for what the driver does not tell.
+    pub stats: BTreeMap<String, u64>,
+    /// Seconds since the epoch; 0 before the first time.
+    pub last_update: u64,
 }

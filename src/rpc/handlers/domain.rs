@@ -35,6 +35,7 @@ pub fn routes(r: &mut Routes) {
     });
     r.on::<DomainGetAutostart>(get_autostart);
     r.on::<DomainSetAutostart>(set_autostart);
+    r.on::<DomainGetAutostartOnce>(get_autostart_once);
     r.on::<DomainSetMetadata>(set_metadata);
 }
 
@@ -119,6 +120,15 @@ async fn get_autostart(call: Call, args: DomainGetAutostartArgs) -> Result<Domai
 async fn set_autostart(call: Call, args: DomainSetAutostartArgs) -> Result<()> {
     let domain = referred(&call, &args.dom)?;
     call.drivers.domains.set_autostart(domain, args.autostart != 0).await
+}
+
+/// Nothing here marks a domain for the host's next boot alone.
+async fn get_autostart_once(
+    call: Call,
+    args: DomainGetAutostartOnceArgs,
+) -> Result<DomainGetAutostartOnceRet> {
+    state(&call, &args.dom)?;
+    Ok(DomainGetAutostartOnceRet { autostart: 0 })
 }
 
 async fn set_metadata(call: Call, args: DomainSetMetadataArgs) -> Result<()> {

@@ -4,6 +4,7 @@ use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
 use super::domain::{referred, state};
+use super::domain_usage::maps;
 use crate::drivers::domain::flags::{VcpuFlags, no_flags};
 use crate::drivers::domain::reads;
 use crate::error::Result;
@@ -26,6 +27,8 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainHasManagedSaveImage>(has_managed_save_image);
     r.on::<DomainSnapshotNum>(snapshot_num);
     r.on::<DomainListAllSnapshots>(list_all_snapshots);
+    r.on::<DomainHasCurrentSnapshot>(has_current_snapshot);
+    r.on::<DomainListAllCheckpoints>(list_all_checkpoints);
     r.on::<DomainGetSecurityLabel>(get_security_label);
     r.on::<DomainGetSecurityLabelList>(get_security_label_list);
     r.on::<DomainGetJobInfo>(get_job_info);
@@ -82,9 +85,8 @@ async fn get_vcpus_flags(call: Call, args: DomainGetVcpusFlagsArgs) -> Result<Do
 async fn get_vcpus(call: Call, args: DomainGetVcpusArgs) -> Result<DomainGetVcpusRet> {
     /// `VIR_VCPU_RUNNING`
     const RUNNING: i32 = 1;
-    let max = usize::try_from(args.maxinfo).unwrap_or(0);
-    let (vcpus, maps) =
-        reads::vcpus(&*state(&call, &args.dom)?, max, usize::try_from(args.maplen).unwrap_or(0))?;
+    let (max, map_len) = maps(args.maxinfo, args.maplen, "maxinfo")?;
+    let (vcpus, maps) = reads::vcpus(&*state(&call, &args.dom)?, max, map_len)?;
     let info = vcpus.iter().map(|vcpu| VcpuInfo {
         number: vcpu.number,
         state: RUNNING,
@@ -143,6 +145,23 @@ async fn list_all_snapshots(
     Ok(DomainListAllSnapshotsRet { snapshots: Vec::new(), ret: 0 })
 }
 
+async fn has_current_snapshot(
+    call: Call,
+    args: DomainHasCurrentSnapshotArgs,
+) -> Result<DomainHasCurrentSnapshotRet> {
+    no_flags(args.flags, "qemuDomainHasCurrentSnapshot")?;
+    state(&call, &args.dom)?;
+    Ok(DomainHasCurrentSnapshotRet { result: 0 })
+}
+
+async fn list_all_checkpoints(
+    call: Call,
+    args: DomainListAllCheckpointsArgs,
+) -> Result<DomainListAllCheckpointsRet> {
+    state(&call, &args.dom)?;
+    Ok(DomainListAllCheckpointsRet { checkpoints: Vec::new(), ret: 0 })
+}
+
 /// No security driver labels guests here.
 async fn get_security_label(
     call: Call,
@@ -180,7 +199,12 @@ async fn get_job_info(call: Call, args: DomainGetJobInfoArgs) -> Result<DomainGe
 }
 
 async fn get_job_stats(call: Call, args: DomainGetJobStatsArgs) -> Result<DomainGetJobStatsRet> {
-    reads::running(&*state(&call, &args.dom)?)?;
+    /// `VIR_DOMAIN_JOB_STATS_COMPLETED`: of the last operation, for which nobody needs to run.
+    const COMPLETED: u32 = 1;
+    let state = state(&call, &args.dom)?;
+    if args.flags & COMPLETED == 0 {
+        reads::running(&state)?;
+    }
     Ok(DomainGetJobStatsRet { r#type: 0, params: Vec::new() })
 }
 

@@ -1,0 +1,171 @@
+//! What a domain uses of the host: processors, memory, images.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::flags::{Impact, no_flags};
+use super::reads::{definition, persistent, resident_kib, running};
+use super::{Domains, blocking};
+use crate::conf::devices::{BalloonModel, Disk};
+use crate::conf::domain::Domain;
+use crate::error::{Error, Origin, Result};
+use crate::qemu::block;
+use crate::qemu::job::{DomainHandle, Query, State};
+use crate::qemu::monitor::{BalloonStats, GuestStats, QueryBalloon};
+use crate::util::bitmap::Bitmap;
+
+/// The host CPUs that each of the first `max` vCPUs may run on, one map after the other. `host` are those
+/// that work.
+pub fn vcpu_pins(
+    state: &State,
+    host: &Bitmap,
+    max: usize,
+    map_len: usize,
+    flags: u32,
+) -> Result<Vec<Vec<u8>>> {
+    let definition = one_definition(state, Impact::of(flags, "qemuDomainGetVcpuPinInfo")?)?;
+    let pins = definition.cputune.as_ref().map_or(&[][..], |cputune| &cputune.vcpupin);
+    let usual = definition.vcpus.cpuset.as_ref().unwrap_or(host);
+    let cpus = |vcpu| pins.iter().find(|pin| pin.vcpu == vcpu).map_or(usual, |pin| &pin.cpuset);
+    Ok((0..definition.vcpus.max).take(max).map(|vcpu| cpus(vcpu).to_bytes(map_len)).collect())
+}
+
+/// The host CPUs that QEMU's other threads may run on.
+pub fn emulator_pin(state: &State, host: &Bitmap, map_len: usize, flags: u32) -> Result<Vec<u8>> {
+    let definition = one_definition(state, Impact::of(flags, "qemuDomainGetEmulatorPinInfo")?)?;
+    let pin = definition.cputune.as_ref().and_then(|cputune| cputune.emulatorpin.as_ref());
+    Ok(pin.or(definition.vcpus.cpuset.as_ref()).unwrap_or(host).to_bytes(map_len))
+}
+
+fn one_definition(state: &State, impact: Impact) -> Result<&Arc<Domain>> {
+    if impact.contains(Impact::LIVE | Impact::CONFIG) {
+        let flags = "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive";
+        return Err(Error::invalid_arg(flags).from_origin(Origin::DOMAIN));
+    }
+    match impact {
+        impact if impact.contains(Impact::LIVE) => running(state),
+        impact if impact.contains(Impact::CONFIG) => persistent(state),
+        _ => definition(state),
+    }
+}
+
+/// `virDomainBlockInfo`, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// What the guest sees.
+    pub capacity: u64,
+    /// What the host's file system has set aside.
+    pub allocation: u64,
+    /// Where the image ends.
+    pub physical: u64,
+}
+
+/// One `virDomainMemoryStat`: `virDomainMemoryStatTags`, KiB or a count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryStat {
+    pub tag: i32,
+    pub value: u64,
+}
+
+impl Domains {
+    /// How large the image of a disk is, given its target or its path.
+    pub async fn block_info(&self, mut domain: DomainHandle, disk: &str, flags: u32) -> Result<BlockInfo> {
+        no_flags(flags, "qemuDomainGetBlockInfo")?;
+        let object = Arc::clone(domain.object());
+        let _job = domain.begin::<Query>().await?;
+        let state = object.state();
+        let found = disk_named(definition(&state)?, disk)
+            .ok_or_else(|| Error::invalid_arg(format!("invalid path {disk} not assigned to domain")))?;
+        if found.storage.is_empty() {
+            let sentence = format!("disk '{disk}' does not currently have a source assigned");
+            return Err(Error::invalid_arg(sentence));
+        }
+        let path = found.storage.path().map(str::to_owned).ok_or_else(|| {
+            Error::operation_unsupported(format!("the image of disk '{disk}' is no file of this host"))
+        })?;
+        let format = found.format();
+        blocking(move || {
+            let io = |error| Error::io(format_args!("cannot stat file '{path}'"), error);
+            image_size(Path::new(&path), |header| block::capacity(format, header)).map_err(io)
+        })
+        .await
+    }
+
+    /// What QEMU and the balloon's driver in the guest tell of its memory.
+    pub async fn memory_stats(
+        &self,
+        mut domain: DomainHandle,
+        max: usize,
+        flags: u32,
+    ) -> Result<Vec<MemoryStat>> {
+        no_flags(flags, "qemuDomainMemoryStats")?;
+        let job = domain.begin::<Query>().await?;
+        let live = job.live()?;
+        let mut stats = Vec::new();
+        if let Some(alias) = live.state().live.as_ref().and_then(|definition| balloon(definition)) {
+            let actual = live.monitor().execute(QueryBalloon {}).await?.actual / 1024;
+            stats.push(MemoryStat { tag: 6, value: actual });
+            let path = format!("/machine/peripheral/{alias}");
+            let told = BalloonStats { path, property: "guest-stats" };
+            // Without a driver there is nothing to tell, which is no reason to fail.
+            if let Ok(told) = live.monitor().execute(told).await {
+                stats.extend(told_by_guest(&told));
+            }
+        }
+        let resident = resident_kib(live.state());
+        stats.extend(resident.map(|value| MemoryStat { tag: 7, value }));
+        stats.truncate(max);
+        Ok(stats)
+    }
+}
+
+/// QEMU's names, libvirt's tags, and how many of QEMU's units are one of libvirt's.
+const GUEST_STATS: [(&str, i32, u64); 10] = [
+    ("stat-swap-in", 0, 1024),
+    ("stat-swap-out", 1, 1024),
+    ("stat-major-faults", 2, 1),
+    ("stat-minor-faults", 3, 1),
+    ("stat-free-memory", 4, 1024),
+    ("stat-total-memory", 5, 1024),
+    ("stat-available-memory", 8, 1024),
+    ("stat-disk-caches", 10, 1024),
+    ("stat-htlb-pgalloc", 11, 1),
+    ("stat-htlb-pgfail", 12, 1),
+];
+
+fn told_by_guest(told: &GuestStats) -> impl Iterator<Item = MemoryStat> {
+    let known = GUEST_STATS.iter().filter_map(|(name, tag, unit)| {
+        let value = *told.stats.get(*name)?;
+        (value != u64::MAX).then_some(MemoryStat { tag: *tag, value: value / unit })
+    });
+    known.chain([MemoryStat { tag: 9, value: told.last_update }])
+}
+
+fn balloon(definition: &Domain) -> Option<&str> {
+    let balloon = definition.devices.memballoons.first()?;
+    if balloon.model == BalloonModel::None { None } else { balloon.info.alias.as_deref() }
+}
+
+fn disk_named<'a>(definition: &'a Domain, name: &str) -> Option<&'a Disk> {
+    let named = |disk: &&Disk| disk.target.dev.as_deref() == Some(name) || disk.storage.path() == Some(name);
+    definition.devices.disks.iter().find(named)
+}
+
+fn image_size(path: &Path, capacity: impl Fn(&[u8]) -> Option<u64>) -> std::io::Result<BlockInfo> {
+    let mut file = File::open(path)?;
+    let about = file.metadata()?;
+    let (allocation, physical) = match about.file_type().is_block_device() {
+        true => {
+            let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
+            std::io::Seek::rewind(&mut file)?;
+            (size, size)
+        }
+        false => (about.blocks() * 512, about.len()),
+    };
+    let mut header = Vec::new();
+    file.take(4096).read_to_end(&mut header)?;
+    Ok(BlockInfo { capacity: capacity(&header).unwrap_or(physical), allocation, physical })
+}
