@@ -67,3 +67,12 @@ fn the_memory_of_a_running_guest_is_told() {
     assert_eq!(names, ["actual", "last_update", "rss"]);
     assert!(told.starts_with("actual 16384\n"), "{told}");
 }
+
+#[test]
+fn a_migratable_text_starts_another_guest() {
+    let daemon = daemon();
+    daemon.run(&halting("tiny").device("<graphics type='vnc' autoport='yes' passwd='secret'/>"));
+    let text = daemon.ok(&["dumpxml", "tiny", "--migratable"]);
+    assert!(text.contains("passwd='secret'") && text.starts_with("<domain type='kvm'>"), "{text}");
+    assert!(!text.contains("<alias"), "{text}");
+}

@@ -88,14 +88,18 @@ pub fn os_type(state: &State) -> Result<&'static str> {
 /// The definition as text: the live one while the domain runs, unless the inactive one is asked for.
 pub fn xml(state: &State, flags: u32) -> Result<String> {
     let flags = XmlFlags::accept(flags)?;
-    let inactive = flags.contains(XmlFlags::INACTIVE);
+    let (inactive, migratable) = (flags.contains(XmlFlags::INACTIVE), flags.contains(XmlFlags::MIGRATABLE));
     let (source, mut form) = match (&state.live, &state.inactive) {
         (Some(live), _) if !inactive => (live, Form::LIVE),
         (_, Some(inactive)) => (inactive, Form::INACTIVE),
         _ => (definition(state)?, Form::INACTIVE),
     };
+    if migratable {
+        // What another host starts the guest with: all secrets, nothing that is so on this host alone.
+        let portable = Domain::parse(&source.to_xml(Form::SECURE), Form::INACTIVE)?;
+        return Ok(portable.to_xml(Form::SECURE | Form::MIGRATABLE));
+    }
     form.set(Form::SECURE, flags.contains(XmlFlags::SECURE));
-    form.set(Form::MIGRATABLE, flags.contains(XmlFlags::MIGRATABLE));
     Ok(source.to_xml(form))
 }
 
