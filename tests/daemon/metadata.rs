@@ -63,3 +63,13 @@ fn subscribers_hear_of_changed_metadata() {
     daemon.ok(&["metadata", "tiny", "urn:b", "--key", "b", "--set", "<b/>"]);
     events.expect("tiny 2 urn:b");
 }
+
+#[test]
+fn an_unknown_kind_of_metadata_is_named() {
+    let daemon = daemon();
+    daemon.define(&halting("tiny"));
+    for call in ["d.metadata(9, None)", "d.setMetadata(9, 'x', None, None)"] {
+        let error = daemon.python(&format!("d = conn.lookupByName('tiny')\n{call}")).fails();
+        assert!(error.contains("invalid argument: unknown metadata type '9'"), "{call}: {error}");
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::event::{DomainEvent, MetadataKind};
 use super::flags::Impact;
-use super::reads::{persistent, running};
+use super::reads::{persistent, running, unknown_metadata};
 use super::{Domains, blocking};
 use crate::conf::domain::Domain;
 use crate::conf::xml::Metadata;
@@ -30,8 +30,7 @@ impl Domains {
         flags: u32,
     ) -> Result<()> {
         let impact = Impact::of(flags, "qemuDomainSetMetadata")?;
-        let kind = MetadataKind::from_number(new.kind)
-            .ok_or_else(|| Error::invalid_arg(format!("unknown metadata type '{}'", new.kind)))?;
+        let kind = MetadataKind::from_number(new.kind).ok_or_else(|| unknown_metadata(new.kind))?;
         let object = Arc::clone(domain.object());
         let _job = domain.begin::<Modify>().await?;
         let domains = Arc::clone(self);

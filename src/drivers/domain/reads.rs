@@ -185,11 +185,15 @@ pub fn metadata(state: &State, kind: i32, uri: Option<&str>, flags: u32) -> Resu
         Some(MetadataKind::Element) => {
             uri.and_then(|uri| definition.metadata.as_ref().and_then(|metadata| metadata.get(uri)))
         }
-        None => return Err(Error::invalid_arg("unknown metadata type")),
+        None => return Err(unknown_metadata(kind)),
     };
     found.ok_or_else(|| {
         Error::no_domain_metadata("Requested metadata element is not present").from_origin(Origin::DOMAIN)
     })
+}
+
+pub(super) fn unknown_metadata(kind: i32) -> Error {
+    Error::invalid_arg(format!("unknown metadata type '{kind}'")).from_origin(Origin::DOMAIN)
 }
 
 /// The live definition of a guest that must run.

@@ -7,7 +7,7 @@ use super::domain::{referred, state};
 use super::domain_usage::maps;
 use crate::drivers::domain::flags::{VcpuFlags, no_flags};
 use crate::drivers::domain::reads;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rpc::router::{Call, Routes};
 
 pub fn routes(r: &mut Routes) {
@@ -28,6 +28,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainSnapshotNum>(snapshot_num);
     r.on::<DomainListAllSnapshots>(list_all_snapshots);
     r.on::<DomainHasCurrentSnapshot>(has_current_snapshot);
+    r.on::<DomainSnapshotCurrent>(snapshot_current);
     r.on::<DomainListAllCheckpoints>(list_all_checkpoints);
     r.on::<DomainGetSecurityLabel>(get_security_label);
     r.on::<DomainGetSecurityLabelList>(get_security_label_list);
@@ -152,6 +153,12 @@ async fn has_current_snapshot(
     no_flags(args.flags, "qemuDomainHasCurrentSnapshot")?;
     state(&call, &args.dom)?;
     Ok(DomainHasCurrentSnapshotRet { result: 0 })
+}
+
+async fn snapshot_current(call: Call, args: DomainSnapshotCurrentArgs) -> Result<DomainSnapshotCurrentRet> {
+    no_flags(args.flags, "qemuDomainSnapshotCurrent")?;
+    state(&call, &args.dom)?;
+    Err(Error::no_domain_snapshot("the domain does not have a current snapshot"))
 }
 
 async fn list_all_checkpoints(
