@@ -6,6 +6,7 @@ pub mod conf_file;
 pub mod fds;
 pub mod file;
 pub mod host_cpu;
+pub mod local_time;
 pub mod mac;
 pub mod paths;
 pub mod pidfile;

@@ -29,6 +29,7 @@ use crate::qemu::monitor::{
 use crate::qemu::process::{Launch, Prepared, Spawned, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
 use crate::qemu::setup;
+use crate::util::local_time;
 
 /// How long QEMU may take until it answers, and how much longer for each GiB of memory it has to prepare.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -274,14 +275,15 @@ impl Attempt {
         self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu }));
         devices::write_master_key(prepared.files())?;
         let descriptors = devices::open(definition, accel, &mut prepared)?;
+        let now_s = seconds_since_1970();
         let context = Context {
             scope: self.domains.paths.scope,
             state_dir: &prepared.files().directory,
             monitor: prepared.monitor_fd(),
             descriptors: &descriptors,
             sandbox: Sandbox::On,
-            now_s: seconds_since_1970(),
-            local_offset_s: 0,
+            now_s,
+            local_offset_s: local_time::offset_s(now_s),
             incoming: None,
             inherited_env: &self.domains.inherited_env,
         };
