@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::Domains;
+use super::{Domains, blocking};
 use crate::conf::domain::Domain;
 use crate::conf::domain::defaults::Generator;
 use crate::conf::xml::Form;
@@ -16,7 +16,7 @@ use crate::util::uuid::Uuid;
 impl Domains {
     /// What a text defines, with everything it leaves out filled in; nonsense is refused.
     pub(super) async fn read_definition(&self, xml: &str) -> Result<Domain> {
-        let mut definition = Domain::parse(xml, Form::INACTIVE)?;
+        let mut definition = parse(xml).await?;
         let caps = self.emulators.lookup(&self.emulator_of(&definition)?).await?;
         let mut random = Random::default();
         let facts = facts(&caps, &definition);
@@ -35,6 +35,16 @@ impl Domains {
             Error::config_unsupported(format!("No emulator found for arch '{}'", arch.as_str()))
         })
     }
+}
+
+/// A text of megabytes keeps a thread busy for long; it must not be one that answers other clients.
+async fn parse(xml: &str) -> Result<Domain> {
+    const LARGE: usize = 64 * 1024;
+    if xml.len() < LARGE {
+        return Ok(Domain::parse(xml, Form::INACTIVE)?);
+    }
+    let xml = xml.to_owned();
+    blocking(move || Ok(Domain::parse(&xml, Form::INACTIVE)?)).await
 }
 
 /// uuids and MAC addresses from the kernel's random numbers.
