@@ -9,6 +9,7 @@
 //! The task takes no job for what QEMU only reports. What needs the monitor (a reboot after power off) runs
 //! beside it, so that a guest that answers nothing does not keep its own end from being seen.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ impl Domains {
             tokio::select! {
                 biased;
                 event = events.recv() => match event {
-                    Some(MonitorEvent::Guest(event)) => self.handle(&object, &event),
+                    Some(MonitorEvent::Guest(event)) => self.take(&object, &event),
                     Some(MonitorEvent::Fence(_passed)) => {}
                     Some(MonitorEvent::End(reason)) => break reason,
                     None => break MonitorError::Closed,
@@ -54,7 +55,7 @@ impl Domains {
         // What it said before it died, if its death was seen first.
         while let Ok(event) = events.try_recv() {
             if let MonitorEvent::Guest(event) = event {
-                self.handle(&object, &event);
+                self.take(&object, &event);
             }
         }
         drop(events);
@@ -88,6 +89,15 @@ impl Domains {
             }
             self.save_status(state);
         });
+    }
+
+    /// A mistake of ours over one event must not leave the guest without anybody who sees its end.
+    fn take(self: &Arc<Self>, object: &Arc<DomainObject>, event: &Event) {
+        let handled = catch_unwind(AssertUnwindSafe(|| self.handle(object, event)));
+        if handled.is_err() {
+            let name = Arc::clone(&object.state().name);
+            tracing::error!(domain = %name, event = event.name, "a mistake in the daemon; going on without the event");
+        }
     }
 
     fn handle(self: &Arc<Self>, object: &Arc<DomainObject>, event: &Event) {
