@@ -133,7 +133,8 @@ impl Daemon {
     pub fn idle(&self, patience: Duration) -> impl Future<Output = ()> + Send + 'static {
         let mut counts = [self.hypervisor.client_count(), self.administration.client_count()];
         let drivers = Arc::clone(&self.drivers);
-        let guests_run = move || drivers.domains.list_all(LIST_ACTIVE).is_ok_and(|guests| !guests.is_empty());
+        let guests_run =
+            move || drivers.domains.list_all(LIST_ACTIVE, |_| ()).is_ok_and(|guests| !guests.is_empty());
         async move {
             loop {
                 for count in &mut counts {

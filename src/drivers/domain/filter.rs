@@ -7,6 +7,9 @@ use crate::qemu::run_state::RunState;
 /// Whether `filter` lets the domain through: in every group of alternatives in which it names any, the
 /// domain must be one of those named.
 pub(super) fn matches(filter: ListFlags, state: &State) -> bool {
+    if filter.is_empty() {
+        return true;
+    }
     let is = |condition: bool, yes: ListFlags, no: ListFlags| if condition { yes } else { no };
     let run = match state.run {
         RunState::Running(_) => ListFlags::RUNNING,

@@ -7,14 +7,14 @@ use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
 use super::Domains;
-use super::event::{DomainRef, MetadataKind};
+use super::event::MetadataKind;
 use super::filter;
 use super::flags::{CallFlags, Impact, ListFlags, VcpuFlags, XmlFlags};
 use super::lifecycle::no_agent;
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::error::{Error, Origin, Result};
-use crate::qemu::job::{DomainHandle, State};
+use crate::qemu::job::{DomainHandle, DomainObject, State};
 use crate::util::bitmap::Bitmap;
 
 /// `virDomainInfo`
@@ -37,12 +37,15 @@ pub struct VcpuInfo {
 }
 
 impl Domains {
-    /// The domains that `flags` let through, by name.
-    pub fn list_all(&self, flags: u32) -> Result<Vec<DomainRef>> {
+    /// What `pick` takes of each domain that `flags` let through, by name. Monitoring asks for it every few
+    /// seconds, so a domain costs no copy but what is picked.
+    pub fn list_all<R>(&self, flags: u32, pick: impl Fn(&State) -> R) -> Result<Vec<R>> {
         let filter = ListFlags::accept(flags)?;
         let all = self.list.all();
-        let states = all.iter().map(|object| object.state());
-        Ok(states.filter(|state| filter::matches(filter, state)).map(|state| DomainRef::of(&state)).collect())
+        let picked = |object: &Arc<DomainObject>| {
+            object.peek(|state| filter::matches(filter, state).then(|| pick(state)))
+        };
+        Ok(all.iter().filter_map(picked).collect())
     }
 
     /// Whether the guest's memory waits in a file to be restored by the next start.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
-use crate::drivers::domain::event::DomainRef;
 use crate::drivers::domain::flags::{DefineFlags, ListFlags};
 use crate::drivers::domain::metadata::NewMetadata;
 use crate::error::Result;
@@ -50,32 +49,31 @@ pub(super) fn state(call: &Call, dom: &Domain) -> Result<Arc<State>> {
 }
 
 pub(super) fn reference(state: &State) -> Domain {
-    convert::domain(&DomainRef::of(state))
+    Domain { name: state.name.to_string(), uuid: state.uuid.0, id: state.id.unwrap_or(-1) }
 }
 
 async fn list_all(call: Call, args: ConnectListAllDomainsArgs) -> Result<ConnectListAllDomainsRet> {
-    let domains = call.drivers.domains.list_all(args.flags)?;
+    let mut domains = call.drivers.domains.list_all(args.flags, reference)?;
     let ret = u32::try_from(domains.len()).unwrap_or(u32::MAX);
-    let domains = match args.need_results {
-        0 => Vec::new(),
-        _ => domains.iter().map(convert::domain).collect(),
-    };
+    if args.need_results == 0 {
+        domains.clear();
+    }
     Ok(ConnectListAllDomainsRet { domains, ret })
 }
 
 async fn num_of_domains(call: Call, (): ()) -> Result<ConnectNumOfDomainsRet> {
-    let active = call.drivers.domains.list_all(ListFlags::ACTIVE.bits())?;
+    let active = call.drivers.domains.list_all(ListFlags::ACTIVE.bits(), |_| ())?;
     Ok(ConnectNumOfDomainsRet { num: count(active.len()) })
 }
 
 async fn list_domains(call: Call, args: ConnectListDomainsArgs) -> Result<ConnectListDomainsRet> {
-    let active = call.drivers.domains.list_all(ListFlags::ACTIVE.bits())?;
-    let ids = active.iter().map(|domain| domain.id).take(at_most(args.maxids)).collect();
+    let mut ids = call.drivers.domains.list_all(ListFlags::ACTIVE.bits(), |state| state.id.unwrap_or(-1))?;
+    ids.truncate(at_most(args.maxids));
     Ok(ConnectListDomainsRet { ids })
 }
 
 async fn num_of_defined(call: Call, (): ()) -> Result<ConnectNumOfDefinedDomainsRet> {
-    let inactive = call.drivers.domains.list_all(ListFlags::INACTIVE.bits())?;
+    let inactive = call.drivers.domains.list_all(ListFlags::INACTIVE.bits(), |_| ())?;
     Ok(ConnectNumOfDefinedDomainsRet { num: count(inactive.len()) })
 }
 
@@ -83,8 +81,9 @@ async fn list_defined(
     call: Call,
     args: ConnectListDefinedDomainsArgs,
 ) -> Result<ConnectListDefinedDomainsRet> {
-    let inactive = call.drivers.domains.list_all(ListFlags::INACTIVE.bits())?;
-    let names = inactive.iter().map(|domain| domain.name.to_string()).take(at_most(args.maxnames)).collect();
+    let mut names =
+        call.drivers.domains.list_all(ListFlags::INACTIVE.bits(), |state| state.name.to_string())?;
+    names.truncate(at_most(args.maxnames));
     Ok(ConnectListDefinedDomainsRet { names })
 }
 
