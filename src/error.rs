@@ -43,6 +43,15 @@ impl Origin {
     pub const POLKIT: Self = Self(60);
     pub const ADMIN: Self = Self(62);
     pub const DOMAIN_CHECKPOINT: Self = Self(69);
+
+    /// Where a function of libvirt's that refuses its arguments stands: the name tells.
+    fn of_function(name: &str) -> Self {
+        match name {
+            _ if name.starts_with("qemu") => Self::QEMU,
+            _ if name.starts_with("virDomain") || name.starts_with("virNode") => Self::DOMAIN,
+            _ => Self::NONE,
+        }
+    }
 }
 
 /// What libvirt calls the error's level.
@@ -50,6 +59,22 @@ impl Origin {
 pub enum Level {
     Warning = 1,
     Error = 2,
+}
+
+/// An error's fields beside code and sentence, by libvirt's names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parts<'a> {
+    pub str1: Cow<'static, str>,
+    pub str2: Option<&'a str>,
+    pub int1: i32,
+    pub int2: i32,
+}
+
+/// Which argument of which of libvirt's functions is refused; clients get both beside the sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Refused {
+    function: &'static str,
+    argument: &'static str,
 }
 
 /// An answer to a client that something did not work, and why.
@@ -62,8 +87,8 @@ pub struct Error {
     pub detail: Cow<'static, str>,
     /// `errno` where a system call failed.
     pub errno: Option<i32>,
-    /// The detail is the whole sentence, without the code's short form.
-    bare: bool,
+    /// Set where an argument itself is refused; the detail is the whole sentence then.
+    refused: Option<Refused>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -153,23 +178,27 @@ impl Error {
             level: Level::Error,
             detail: detail.into(),
             errno: None,
-            bare: false,
+            refused: None,
             source: None,
         }
     }
 
-    /// An argument that a call does not take, said without the short form: `cpuNum in virX only accepts …`.
-    pub fn bare_argument(sentence: impl Into<Cow<'static, str>>) -> Self {
-        let mut built = Self::invalid_arg(sentence).from_origin(Origin::NONE);
-        built.bare = true;
+    /// An argument that one of libvirt's functions does not take: `cpuNum in virX only accepts …`. The sentence
+    /// stands without a short form.
+    pub fn refused_argument(
+        function: &'static str,
+        argument: &'static str,
+        sentence: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let mut built = Self::invalid_arg(sentence).from_origin(Origin::of_function(function));
+        built.refused = Some(Refused { function, argument });
         built
     }
 
-    /// Flag bits that a call does not know; `function` is the driver's function in libvirt.
-    pub fn unsupported_flags(bits: u32, function: &str) -> Self {
-        let mut built = Self::invalid_arg(format!("unsupported flags (0x{bits:x}) in function {function}"));
-        built.bare = true;
-        built
+    /// Flag bits that a call does not know; `function` is the one in libvirt that looks at them.
+    pub fn unsupported_flags(bits: u32, function: &'static str) -> Self {
+        let sentence = format!("unsupported flags (0x{bits:x}) in function {function}");
+        Self::refused_argument(function, "flags", sentence)
     }
 
     /// A failed system call: `what` says what was tried, on which object.
@@ -190,22 +219,27 @@ impl Error {
         self
     }
 
-    /// The code's template with a C conversion where the detail goes (`str1` on the wire), if there is a detail.
-    pub fn template(&self) -> String {
-        let (short, long) = self.code.forms();
-        match self.detail.is_empty() {
-            _ if self.bare => "%s".to_owned(),
-            true => short.to_owned(),
-            false if long == "{}" => "%s".to_owned(),
-            false => long.replace("{}", "%1$s"),
+    /// What the sentence is made of, as clients find it in an error's other fields: the code's template with a C
+    /// conversion where the detail goes, and the detail. Of a refused argument, who refused it, and its name.
+    pub fn parts(&self) -> Parts<'_> {
+        if let Some(Refused { function, argument }) = self.refused {
+            return Parts { str1: function.into(), str2: Some(argument), int1: 0, int2: 0 };
         }
+        let (short, long) = self.code.forms();
+        let template = match self.detail.is_empty() {
+            true => short.into(),
+            false if long == "{}" => "%s".into(),
+            false => long.replace("{}", "%1$s").into(),
+        };
+        let detail = Some(&*self.detail).filter(|detail| !detail.is_empty());
+        Parts { str1: template, str2: detail, int1: self.errno.unwrap_or(-1), int2: -1 }
     }
 
     /// The whole sentence, as clients print it.
     pub fn message(&self) -> String {
         let (short, long) = self.code.forms();
         match self.detail.is_empty() {
-            _ if self.bare => self.detail.clone().into_owned(),
+            _ if self.refused.is_some() => self.detail.clone().into_owned(),
             true => short.to_owned(),
             false => long.replace("{}", &self.detail),
         }
@@ -242,7 +276,9 @@ mod tests {
     fn the_sentence_is_short_form_then_detail() {
         let error = Error::no_domain("no domain with matching name 'x'");
         assert_eq!(error.message(), "Domain not found: no domain with matching name 'x'");
-        assert_eq!(error.template(), "Domain not found: %1$s");
+        let parts = error.parts();
+        assert_eq!(parts.str1, "Domain not found: %1$s");
+        assert_eq!((parts.str2, parts.int1), (Some("no domain with matching name 'x'"), -1));
         assert_eq!(
             Error::no_support("").message(),
             "this function is not supported by the connection driver"
@@ -253,7 +289,10 @@ mod tests {
     fn unknown_flags_stand_without_a_short_form() {
         let error = Error::unsupported_flags(0x8000, "qemuDomainDestroyFlags");
         assert_eq!(error.message(), "unsupported flags (0x8000) in function qemuDomainDestroyFlags");
-        assert_eq!(error.code, Code::INVALID_ARG);
+        assert_eq!((error.code, error.origin), (Code::INVALID_ARG, Origin::QEMU));
+        let parts = error.parts();
+        assert_eq!((&*parts.str1, parts.str2), ("qemuDomainDestroyFlags", Some("flags")));
+        assert_eq!((parts.int1, parts.int2), (0, 0));
     }
 
     #[test]

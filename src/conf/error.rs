@@ -32,10 +32,14 @@ pub enum ErrorKind {
 /// Which part of libvirt says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
+    /// What every part uses: numbers, units, sets.
+    None,
     /// Attributes and elements in general.
     Xml,
     /// Definitions in general.
     Domain,
+    /// Descriptions of CPUs.
+    Cpu,
     /// The hypervisor driver.
     Qemu,
 }
@@ -58,7 +62,17 @@ impl ConfError {
         Self { origin: Origin::Qemu, ..self }
     }
 
-    fn by_xml_parser(self) -> Self {
+    /// The same refusal of a CPU's description.
+    pub fn by_cpu_parser(self) -> Self {
+        Self { origin: Origin::Cpu, ..self }
+    }
+
+    /// The same refusal of a value that is malformed wherever it stands.
+    pub fn by_nobody(self) -> Self {
+        Self { origin: Origin::None, ..self }
+    }
+
+    pub(crate) fn by_xml_parser(self) -> Self {
         Self { origin: Origin::Xml, ..self }
     }
 

@@ -25,6 +25,8 @@ impl From<ConfError> for Error {
             ErrorKind::Overflow => Code::OVERFLOW,
         };
         let origin = match error.origin {
+            conf::Origin::None => Origin::NONE,
+            conf::Origin::Cpu => Origin::CPU,
             conf::Origin::Xml => Origin::XML,
             conf::Origin::Domain => Origin::DOMAIN,
             conf::Origin::Qemu => Origin::QEMU,
@@ -67,6 +69,9 @@ impl From<LookupError> for Error {
 impl From<MonitorError> for Error {
     fn from(error: MonitorError) -> Self {
         let sentence = error.to_string();
+        if matches!(error, MonitorError::Json { .. }) {
+            return Self::internal_error(sentence).from_origin(Origin::NONE);
+        }
         let code = match error {
             MonitorError::Closed => Code::OPERATION_FAILED,
             MonitorError::Timeout { .. } => Code::OPERATION_TIMEOUT,

@@ -8,16 +8,16 @@ use crate::util::uuid::Uuid;
 
 /// An error as libvirt's clients expect it: the whole sentence, and its parts.
 pub(super) fn error(error: &Error) -> net::Error {
-    let detail = printable(&error.detail);
+    let parts = error.parts();
     net::Error {
         code: error.code.0,
         domain: error.origin.0,
         message: Some(printable(&error.message())),
         level: error.level as i32,
-        str1: Some(error.template()),
-        str2: Some(detail).filter(|detail| !detail.is_empty()),
-        int1: error.errno.unwrap_or(-1),
-        int2: -1,
+        str1: Some(parts.str1.into_owned()),
+        str2: parts.str2.map(printable),
+        int1: parts.int1,
+        int2: parts.int2,
         ..net::Error::default()
     }
 }

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 
 use ferrovirt_compat::{Daemon, halting};
 
-use crate::daemon;
+use crate::{daemon, on_upstream};
 
 /// A stopped guest has no process, no pid or status file, no directory of its own.
 #[track_caller]
@@ -166,6 +167,32 @@ fn refusals_have_libvirts_words() {
     daemon.ok(&["start", "tiny"]);
     let error = daemon.virsh(&["start", "tiny"]).fails();
     assert!(error.contains("Domain is already active"), "{error}");
+}
+
+/// Every field of every refusal is what libvirt's own daemon answers; with `UPDATE=1` that one writes it down.
+#[test]
+fn refusals_are_libvirts_in_every_field() {
+    let daemon = daemon();
+    let script = format!(
+        "ROOT = '{}'\nREAD_ONLY = '{}'\nTYPE = '{}'\nROM = '{}'\n{}",
+        daemon.path("").display().to_string().trim_end_matches('/'),
+        daemon.read_only_uri(),
+        if Path::new("/dev/kvm").exists() { "kvm" } else { "qemu" },
+        ferrovirt_compat::part("halt.rom").display(),
+        include_str!("refusals.py"),
+    );
+    let answered = daemon.python(&script).ok();
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/refusals.txt");
+    if on_upstream() && std::env::var_os("UPDATE").is_some() {
+        fs::write(&recorded, &answered).unwrap();
+    }
+    let recorded = fs::read_to_string(&recorded).unwrap();
+    let differing: Vec<_> = (recorded.lines().zip(answered.lines()))
+        .filter(|(expected, answer)| expected != answer)
+        .map(|(expected, answer)| format!("expected {expected}\nanswered {answer}"))
+        .collect();
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
+    assert_eq!(recorded.lines().count(), answered.lines().count());
 }
 
 #[test]

@@ -299,17 +299,22 @@ fn read_pci(element: Element<'_>) -> Result<PciOptions> {
     })
 }
 
+fn read_index(element: Element<'_>) -> Result<Option<u32>> {
+    let Some(text) = element.attribute("index") else { return Ok(None) };
+    let expected = match text.trim_start().parse::<i32>() {
+        Ok(index @ 0..) => return Ok(Some(index.unsigned_abs())),
+        Ok(_) => " Expected non-negative value",
+        Err(_) => " Expected integer value",
+    };
+    Err(ConfError::invalid_attribute("index", element.name(), text, expected))
+}
+
 fn read_target(target: Element<'_>) -> Result<PciTarget> {
     let number = |name: &str| -> Result<Option<u32>> {
         let Some(text) = target.attribute(name) else { return Ok(None) };
         match parse_any_base(text).and_then(|value| i32::try_from(value).ok()) {
             Some(value) => Ok(Some(value.unsigned_abs())),
-            None => Err(ConfError::invalid_attribute(
-                name,
-                target.name(),
-                text,
-                " Expected non-negative integer value",
-            )),
+            None => Err(ConfError::invalid_attribute(name, target.name(), text, " Expected integer value")),
         }
     };
     let node = match target.child("node") {
@@ -359,7 +364,7 @@ impl Part for Controller {
             info.master_startport = info.master_startport.or(port);
         }
         let driver = element.child("driver").map(ControllerDriver::read).transpose()?.unwrap_or_default();
-        Ok(Self { kind, index: element.value("index")?, driver, info })
+        Ok(Self { kind, index: read_index(element)?, driver, info })
     }
 
     fn write_attributes(&self, out: &mut Writer) {

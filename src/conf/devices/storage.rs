@@ -39,6 +39,7 @@ xml_enum! {
         Qed = "qed",
         Vmdk = "vmdk",
     }
+    refuse |_place, text| ConfError::unsupported(format!("unknown driver format value '{text}'"))
 }
 
 impl StorageFormat {

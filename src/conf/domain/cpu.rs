@@ -11,7 +11,7 @@ xml_enum! {
         HostPassthrough = "host-passthrough",
         Maximum = "maximum",
     }
-    refuse |_place, text| ConfError::unsupported(format!("Invalid mode attribute '{text}'"))
+    refuse |_place, text| ConfError::unsupported(format!("Invalid mode attribute '{text}'")).by_cpu_parser()
 }
 
 impl CpuMode {
@@ -43,7 +43,7 @@ xml_enum! {
         Allow = "allow",
         Forbid = "forbid",
     }
-    refuse |_place, _text| ConfError::unsupported("Invalid fallback attribute")
+    refuse |_place, _text| ConfError::unsupported("Invalid fallback attribute").by_cpu_parser()
 }
 
 xml_enum! {
@@ -54,7 +54,7 @@ xml_enum! {
         Disable = "disable",
         Forbid = "forbid",
     }
-    refuse |_place, _text| ConfError::unsupported("Invalid CPU feature policy")
+    refuse |_place, _text| ConfError::unsupported("Invalid CPU feature policy").by_cpu_parser()
 }
 
 xml_enum! {
@@ -156,7 +156,7 @@ impl Part for Cpu {
         cpu.migratable = element.value("migratable")?;
         if cpu.migratable.is_some() && cpu.mode.has_model() {
             let message = "Attribute migratable is only allowed for 'host-passthrough' / 'maximum' CPU mode";
-            return Err(ConfError::unsupported(message));
+            return Err(ConfError::unsupported(message).by_cpu_parser());
         }
         cpu.matching = element.value("match")?.unwrap_or(CpuMatch::Exact);
         cpu.check = match element.attribute("check") {
@@ -222,8 +222,10 @@ impl Cpu {
         self.fallback = node.value("fallback")?.unwrap_or(Fallback::Allow);
         self.vendor_id = node.value("vendor_id")?;
         match &self.vendor_id {
-            Some(id) if id.len() != 12 => Err(ConfError::xml("vendor_id must be exactly 12 characters long")),
-            Some(id) if id.contains(',') => Err(ConfError::xml("vendor id is invalid")),
+            Some(id) if id.len() != 12 => {
+                Err(ConfError::xml("vendor_id must be exactly 12 characters long").by_cpu_parser())
+            }
+            Some(id) if id.contains(',') => Err(ConfError::xml("vendor id is invalid").by_cpu_parser()),
             _ => Ok(()),
         }
     }
@@ -231,10 +233,10 @@ impl Cpu {
     fn check_rest(&self) -> Result<()> {
         let rest = &self.rest;
         if rest.vendor.is_some() && self.model.is_none() {
-            return Err(ConfError::xml("CPU vendor specified without CPU model"));
+            return Err(ConfError::xml("CPU vendor specified without CPU model").by_cpu_parser());
         }
         if !rest.features.is_empty() && self.model.is_none() && self.mode == CpuMode::Custom {
-            return Err(ConfError::xml("Non-empty feature list specified without CPU model"));
+            return Err(ConfError::xml("Non-empty feature list specified without CPU model").by_cpu_parser());
         }
         if let Some(topology) = rest.topology {
             let counts = [
@@ -250,16 +252,17 @@ impl Cpu {
             }
         }
         if rest.cache.is_some_and(|cache| cache.level.is_some_and(|level| !(1..=3).contains(&level))) {
-            return Err(ConfError::xml("invalid CPU cache level, must be in range [1,3]"));
+            return Err(ConfError::xml("invalid CPU cache level, must be in range [1,3]").by_cpu_parser());
         }
         let mut names: Vec<&str> = rest.features.iter().map(|feature| feature.name.as_ref()).collect();
         names.sort_unstable();
         if names.first() == Some(&"") {
-            return Err(ConfError::xml("Invalid CPU feature name"));
+            return Err(ConfError::xml("Invalid CPU feature name").by_cpu_parser());
         }
         match names.windows(2).find(|pair| pair.first() == pair.last()) {
             Some(pair) => {
-                Err(ConfError::xml(format!("CPU feature '{}' specified more than once", pair.concat())))
+                let message = format!("CPU feature '{}' specified more than once", pair.concat());
+                Err(ConfError::xml(message).by_cpu_parser())
             }
             None => Ok(()),
         }

@@ -10,7 +10,7 @@ impl From<UnitError> for ConfError {
             UnitError::UnknownSuffix { .. } => ErrorKind::InvalidArg,
             UnitError::TooLarge { .. } | UnitError::MemoryTooLarge => ErrorKind::Overflow,
         };
-        Self::new(kind, error.to_string())
+        Self::new(kind, error.to_string()).by_nobody()
     }
 }
 
@@ -24,7 +24,7 @@ impl Part for Kib {
         let Ok(value) = text.trim_start().parse() else {
             let (text, name) = (crate::conf::error::excerpt(&text), element.name());
             let message = format!("Invalid value '{text}' for element or attribute './{name}[1]'");
-            return Err(ConfError::xml(message));
+            return Err(ConfError::xml(message).by_xml_parser());
         };
         let unit = element.attribute("unit").filter(|unit| !unit.is_empty());
         Ok(Self(units::memory_kib(value, unit)?))

@@ -55,7 +55,8 @@ impl Element<'_> {
             return Ok(self);
         }
         let found = self.name();
-        Err(ConfError::xml(format!("expecting root element of '{name}', not '{found}'")))
+        let refusal = ConfError::xml(format!("expecting root element of '{name}', not '{found}'"));
+        Err(refusal.by_xml_parser())
     }
 }
 

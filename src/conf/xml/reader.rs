@@ -243,7 +243,8 @@ impl<'t> Builder<'t> {
             } else if self.done {
                 Err(self.fail(at, "Extra content at the end of the document"))
             } else {
-                Err(self.fail(at, "Start tag expected, '<' not found"))
+                let blanks = text.len() - text.trim_start_matches([' ', '\t', '\r', '\n']).len();
+                Err(self.fail(at + blanks, "Start tag expected, '<' not found"))
             };
         }
         // Pieces around references are one text.
@@ -298,7 +299,7 @@ impl<'t> Builder<'t> {
         if !self.done {
             let sentence =
                 if self.text.is_empty() { "Document is empty" } else { "Start tag expected, '<' not found" };
-            return Err(self.fail(0, sentence));
+            return Err(self.fail(self.text.len(), sentence));
         }
         Ok(self.document)
     }
@@ -319,8 +320,14 @@ impl<'t> Builder<'t> {
         const SHOWN: usize = 200;
         let at = at.min(self.text.len());
         let bytes = self.text.as_bytes();
-        let line_start =
-            bytes.iter().take(at).rposition(|byte| matches!(byte, b'\n' | b'\r')).map_or(0, |p| p + 1);
+        // Of a place at the end of a line, that line is shown; of the end of the text, the last that is not empty.
+        let is_end =
+            |position: &usize| bytes.get(*position).is_some_and(|byte| matches!(byte, b'\n' | b'\r'));
+        let mut seen = if at == bytes.len() { at.saturating_sub(1) } else { at };
+        while seen > 0 && is_end(&seen) {
+            seen -= 1;
+        }
+        let line_start = (0..seen).rev().find(is_end).map_or(0, |end| end + 1);
         let context: String = self
             .text
             .get(line_start..)
@@ -353,7 +360,8 @@ impl<'t> Builder<'t> {
                 self.fail(base + at, &format!("AttValue: {} expected", char::from(quote)))
             }
             AttrError::Duplicated(at, _) => {
-                self.fail(base + at, &format!("Attribute {} redefined", word_at(at)))
+                // libxml2 compares the names once it has all of them.
+                self.fail(base + tag.len(), &format!("Attribute {} redefined", word_at(at)))
             }
         }
     }

@@ -104,7 +104,7 @@ foreign! {
     Mac: |text| text.parse().ok(), |_place, text| ConfError::xml(format!("unable to parse mac address '{text}'"));
     Arch: |text| text.parse().ok(), |_place, text| ConfError::unsupported(format!("Unknown architecture {text}"));
     Bitmap: |text| Self::parse(text, MAX_CPUS).ok(),
-        |_place, text| ConfError::invalid_arg(format!("Failed to parse bitmap '{text}'"));
+        |_place, text| ConfError::invalid_arg(format!("Failed to parse bitmap '{text}'")).by_nobody();
 }
 
 macro_rules! integers {

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use super::ports::Ports;
 use crate::conf::devices::LinkState;
 use crate::conf::domain::Domain;
-use crate::error::{Error, Result};
+use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::Accel;
 use crate::qemu::command::{self, Descriptors, InterfaceDescriptors, Need, Opened};
 use crate::qemu::monitor::Chardev;
@@ -34,6 +34,7 @@ pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &P
         vnc_listen: VNC_LISTEN,
         credentials: Some(&format!("+{user}:+{group}")),
     };
+    ports.take_named(definition)?;
     let mut choice = ports.choice(definition.uuid);
     qemu::prepare::prepare(definition, &place, &mut choice)?;
     let mut last_node = 0;
@@ -75,7 +76,8 @@ pub(super) fn open(definition: &mut Domain, accel: Accel, prepared: &mut Prepare
                         rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
                         Ok(file)
                     })
-                    .map_err(|error| Error::io(format_args!("Unable to open file '{path}'"), error))?;
+                    .map_err(|error| Error::io(format_args!("Unable to open file: {path}"), error))
+                    .map_err(|error| error.from_origin(Origin::NONE))?;
                 descriptors.chardevs.insert(name, Opened(prepared.pass(file.into())));
             }
             Need::Tap { alias, .. } => {

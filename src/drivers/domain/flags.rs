@@ -97,7 +97,7 @@ flag_words!(
         SAFE = 1 << 1,
     }
     /// `virDomainQemuMonitorCommandFlags`
-    MonitorCommandFlags of "qemuDomainQemuMonitorCommand" {
+    MonitorCommandFlags of "qemuDomainQemuMonitorCommandWithFiles" {
         HMP = 1,
     }
     /// `virDomainModificationImpact`

@@ -72,8 +72,12 @@ impl Domains {
         if flags == ShutdownFlags::GUEST_AGENT {
             return Err(no_agent(&domain.state()));
         }
+        let object = domain.object().clone();
         let job = domain.begin::<Modify>().await?;
-        press_power_button(&job, AfterPowerOff::Ends).await
+        match object.state().run {
+            RunState::Running(_) => press_power_button(&job, AfterPowerOff::Ends).await,
+            _ => Err(invalid("domain is not running")),
+        }
     }
 
     /// Asks the guest to power off, and starts it again when it has.

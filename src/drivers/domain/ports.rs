@@ -1,12 +1,14 @@
 //! TCP ports of displays, chosen by the daemon.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::conf::devices::Graphics;
+use crate::conf::devices::{Graphics, Listen, ListenPlace};
 use crate::conf::domain::Domain;
+use crate::error::{Error, Origin, Result};
 use crate::qemu::prepare::Chooser;
 use crate::util::uuid::Uuid;
 
@@ -31,6 +33,31 @@ impl Ports {
         let port = range.find(|port| !taken.contains_key(port) && is_free(*port))?;
         taken.insert(port, owner);
         Some(port)
+    }
+
+    /// Takes the ports that the definition of a starting guest names.
+    pub(super) fn take_named(&self, starting: &Domain) -> Result<()> {
+        for graphics in &starting.devices.graphics {
+            let Graphics::Vnc(vnc) = graphics else { continue };
+            let on_network = |listen: &Listen| {
+                matches!(listen.place, ListenPlace::Address { .. } | ListenPlace::Network { .. })
+            };
+            if !vnc.listens.first().is_some_and(on_network) {
+                continue;
+            }
+            let named = [Some(vnc.port).filter(|_| !vnc.autoport), Some(vnc.websocket)];
+            for port in named.into_iter().flatten().filter_map(|port| u16::try_from(port).ok()) {
+                match self.taken().entry(port) {
+                    _ if port == 0 => {}
+                    Entry::Vacant(place) => drop(place.insert(starting.uuid)),
+                    Entry::Occupied(_) => {
+                        let sentence = format!("Failed to reserve port {port}");
+                        return Err(Error::internal_error(sentence).from_origin(Origin::NONE));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Notes the ports of a guest that runs already.

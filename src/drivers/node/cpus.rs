@@ -130,7 +130,7 @@ impl Which {
             Err(_) if number == -1 => Ok(Self::All),
             Err(_) => {
                 let sentence = "cpuNum in virNodeGetCPUStats only accepts -1 as a negative value";
-                Err(Error::bare_argument(sentence).from_origin(Origin::DOMAIN))
+                Err(Error::refused_argument("virNodeGetCPUStats", "cpuNum", sentence))
             }
         }
     }

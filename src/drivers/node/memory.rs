@@ -24,7 +24,7 @@ impl Whose {
             Err(_) if number == -1 => Ok(Self::Host),
             Err(_) => {
                 let sentence = "cellNum in virNodeGetMemoryStats only accepts -1 as a negative value";
-                Err(Error::bare_argument(sentence).from_origin(Origin::DOMAIN))
+                Err(Error::refused_argument("virNodeGetMemoryStats", "cellNum", sentence))
             }
         }
     }

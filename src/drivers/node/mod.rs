@@ -72,17 +72,19 @@ impl Node {
     pub fn cpu_stats(&self, which: Which) -> Result<CpuStats> {
         let stat = self.files.text("/proc/stat")?;
         let hertz = rustix::param::clock_ticks_per_second();
-        cpus::stats(&stat, which, hertz)
-            .ok_or_else(|| Error::bare_argument("Invalid cpuNum in virHostCPUGetStatsLinux"))
+        cpus::stats(&stat, which, hertz).ok_or_else(|| {
+            let function = "virHostCPUGetStatsLinux";
+            Error::refused_argument(function, "cpuNum", format!("Invalid cpuNum in {function}"))
+        })
     }
 
     pub fn memory_stats(&self, whose: Whose) -> Result<MemoryStats> {
         if let Whose::Cell(cell) = whose {
             let last = memory::last_cell(&self.files)?;
             if cell > last {
-                return Err(Error::bare_argument(format!(
-                    "cellNum in virHostMemGetStats must be less than or equal to {last}"
-                )));
+                let function = "virHostMemGetStats";
+                let sentence = format!("cellNum in {function} must be less than or equal to {last}");
+                return Err(Error::refused_argument(function, "cellNum", sentence));
             }
         }
         memory::stats(&self.files, whose)

@@ -37,7 +37,7 @@ pub enum MonitorError {
     #[error("QEMU sent no greeting")]
     NoGreeting,
     /// What a user gave as a command is not JSON.
-    #[error("cannot parse json {text}: {detail}")]
+    #[error("failed to parse JSON: {detail} in {text}")]
     Json { text: String, detail: String },
     /// libvirt's code: `VIR_ERR_OPERATION_TIMEOUT`.
     #[error("QEMU did not answer command '{command}' within {} s", limit.as_secs())]

@@ -59,7 +59,7 @@ async fn get_cpu_map(call: Call, args: NodeGetCpuMapArgs) -> Result<NodeGetCpuMa
 async fn get_cpu_stats(call: Call, args: NodeGetCpuStatsArgs) -> Result<NodeGetCpuStatsRet> {
     let which = Which::from_number(args.cpu_num)?;
     no_flags(args.flags, "virHostCPUGetStats")?;
-    let Wants::Values = wants(args.nparams, 4, "nparams in virHostCPUGetStatsLinux must be equal to")? else {
+    let Wants::Values = wants(args.nparams, 4, "virHostCPUGetStatsLinux")? else {
         return Ok(NodeGetCpuStatsRet { params: Vec::new(), nparams: 4 });
     };
     let stats = call.drivers.node.cpu_stats(which)?;
@@ -78,7 +78,7 @@ async fn get_memory_stats(call: Call, args: NodeGetMemoryStatsArgs) -> Result<No
         fields.extend([("buffers", cache.buffers), ("cached", cache.cached)]);
     }
     let count = fields.len() as i32;
-    let Wants::Values = wants(args.nparams, count, "nparams in virHostMemGetStatsLinux must be")? else {
+    let Wants::Values = wants(args.nparams, count, "virHostMemGetStatsLinux")? else {
         return Ok(NodeGetMemoryStatsRet { params: Vec::new(), nparams: count });
     };
     let stat = |(field, value): (&str, u64)| remote::NodeGetMemoryStats { field: field.to_owned(), value };
@@ -91,13 +91,16 @@ enum Wants {
     Values,
 }
 
-fn wants(given: i32, expected: i32, complaint: &str) -> Result<Wants> {
+fn wants(given: i32, expected: i32, function: &'static str) -> Result<Wants> {
     match given {
         0 => Ok(Wants::Count),
         _ if given == expected => Ok(Wants::Values),
         ..0 => Err(refused("nparams must be non-negative")),
         _ if given > MAX_STATS => Err(refused("nparams too large")),
-        _ => Err(Error::bare_argument(format!("{complaint} {expected}"))),
+        _ => {
+            let sentence = format!("nparams in {function} must be equal to {expected}");
+            Err(Error::refused_argument(function, "nparams", sentence))
+        }
     }
 }
 
@@ -115,13 +118,13 @@ async fn get_cells_free_memory(
 ) -> Result<NodeGetCellsFreeMemoryRet> {
     let function = "virNodeGetCellsFreeMemory";
     let Ok(max @ 1..) = u32::try_from(args.maxcells) else {
-        return Err(bad_argument(format!("maxCells in {function} must be greater than zero")));
+        return Err(bad_argument(function, "maxCells", "must be greater than zero"));
     };
     if max as usize > MAX_CELLS {
         return Err(refused("maxcells > REMOTE_NODE_MAX_CELLS"));
     }
     if args.start_cell < 0 {
-        return Err(bad_argument(format!("startCell in {function} must be zero or greater")));
+        return Err(bad_argument(function, "startCell", "must be zero or greater"));
     }
     Ok(NodeGetCellsFreeMemoryRet { cells: call.drivers.node.cells_free_memory(args.start_cell, max)? })
 }
@@ -132,7 +135,7 @@ async fn get_free_pages(call: Call, args: NodeGetFreePagesArgs) -> Result<NodeGe
     }
     for (given, name) in [(args.pages.len(), "npages"), (args.cell_count as usize, "cellCount")] {
         if given == 0 {
-            return Err(bad_argument(format!("{name} in virNodeGetFreePages must not be zero")));
+            return Err(bad_argument("virNodeGetFreePages", name, "must not be zero"));
         }
     }
     no_flags(args.flags, "qemuNodeGetFreePages")?;
@@ -140,8 +143,8 @@ async fn get_free_pages(call: Call, args: NodeGetFreePagesArgs) -> Result<NodeGe
     Ok(NodeGetFreePagesRet { counts })
 }
 
-fn bad_argument(sentence: String) -> Error {
-    Error::bare_argument(sentence).from_origin(Origin::DOMAIN)
+fn bad_argument(function: &'static str, name: &'static str, what: &str) -> Error {
+    Error::refused_argument(function, name, format!("{name} in {function} {what}"))
 }
 
 async fn get_security_model(call: Call, (): ()) -> Result<NodeGetSecurityModelRet> {
@@ -195,7 +198,7 @@ async fn get_version(call: Call, (): ()) -> Result<ConnectGetVersionRet> {
 }
 
 /// A call that takes no flags yet; `function` is the driver's in libvirt.
-fn no_flags(flags: u32, function: &str) -> Result<()> {
+fn no_flags(flags: u32, function: &'static str) -> Result<()> {
     if flags == 0 { Ok(()) } else { Err(Error::unsupported_flags(flags, function)) }
 }
 

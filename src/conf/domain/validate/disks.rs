@@ -19,8 +19,17 @@ pub(super) fn check_all(domain: &Domain) -> Result<()> {
         check_frontend(disk)?;
         check_address(disk)?;
         check_options(domain, disk)?;
+        check_driver(disk)?;
     }
     Ok(())
+}
+
+/// Who serves the image: QEMU itself.
+fn check_driver(disk: &Disk) -> Result<()> {
+    match disk.driver.name.as_deref() {
+        None | Some("qemu") => Ok(()),
+        Some(other) => by_qemu(format!("unsupported driver name '{other}' for disk '{}'", disk.name())),
+    }
 }
 
 fn internal<T>(message: impl Into<String>) -> Result<T> {

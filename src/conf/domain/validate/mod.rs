@@ -44,7 +44,8 @@ impl Domain {
         self.check_hugepages()?;
         self.check_firmware()?;
         self.check_cputune()?;
-        self.check_boot_options()
+        self.check_boot_options()?;
+        self.check_name()
     }
 
     fn check_emulator(&self, facts: &Facts<'_>) -> Result<()> {
@@ -131,15 +132,24 @@ impl Domain {
         Ok(())
     }
 
+    fn check_name(&self) -> Result<()> {
+        match self.name.contains('\n') {
+            true => {
+                let message = "invalid char in name: \n";
+                Err(ConfError::new(ErrorKind::XmlDetail, message).by_xml_parser())
+            }
+            false => Ok(()),
+        }
+    }
+
     fn check_topology(&self, facts: &Facts<'_>) -> Result<()> {
         let max = self.vcpus.max;
         if self.vcpus.online() == 0 {
             return by_qemu("Domain requires at least 1 vCPU");
         }
         if self.vcpus.online() > max {
-            let message =
-                format!("maxvcpus must not be less than current vcpus ({max} < {})", self.vcpus.online());
-            return Err(ConfError::xml(message));
+            let message = "maximum vCPU count must not be less than current vCPU count";
+            return Err(ConfError::unsupported(message));
         }
         if let Some(limit) = facts.max_vcpus.filter(|limit| max > *limit) {
             return by_qemu(format!("Maximum CPUs greater than specified machine type limit {limit}"));

@@ -29,6 +29,8 @@ fn as_recorded(error: &ConfError) -> String {
         ErrorKind::Overflow => (82, "numerical overflow: {}"),
     };
     let origin = match error.origin {
+        Origin::None => 0,
+        Origin::Cpu => 31,
         Origin::Xml => 5,
         Origin::Qemu => 10,
         Origin::Domain => 20,
@@ -67,7 +69,7 @@ fn guest(elements: &str, devices: &str) -> String {
 fn nonsense_does_not_reach_qemu() {
     for (elements, devices, message) in [
         ("<vcpu>0</vcpu>", "", "CPU IDs in <numa> exceed the <vcpu> count"),
-        ("<vcpu current='3'>2</vcpu>", "", "maxvcpus must not be less than current vcpus (2 < 3)"),
+        ("<vcpu current='3'>2</vcpu>", "", "maximum vCPU count must not be less than current vCPU count"),
         (
             "<vcpu>256</vcpu>",
             "",
