@@ -5,6 +5,7 @@
 #   make run        the daemon in the foreground, below a private root (ROOT=/ for the real directories)
 #   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it)
 #   make compat     the tests of the running daemon on libvirt's own, which decides what is expected of ours
+#   make compat-corpus   upstream's own test data through our definitions and command line (fetches its source package)
 #   make guest      the sample guest that tests and demo boot; make guest-check tries it
 #   make fmt lint   what CI checks first
 #   make install    PREFIX, DESTDIR as usual; systemd units included
@@ -15,7 +16,7 @@ ROOT ?= $(CURDIR)/.build/run
 UPSTREAM ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench compat guest guest-check fmt lint licenses install deps-build deps-test
+.PHONY: demo test run bench compat compat-corpus guest guest-check fmt lint licenses install deps-build deps-test
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -38,6 +39,9 @@ compat: guest
 	scripts/deps upstream
 	FERROVIRT_TEST_DAEMON=upstream $(CARGO) test --locked --test daemon
 
+compat-corpus: deps-build
+	source=$$(scripts/upstream-source) && $(CARGO) run --quiet --locked -p ferrovirt-compat --features corpus --bin ferrovirt-corpus -- $$source
+
 guest: deps-test
 	scripts/guest
 
@@ -49,7 +53,7 @@ fmt:
 
 lint: deps-build
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --all-features --locked --quiet -- -D warnings
 
 # Licences and sources of dependencies, where cargo-deny is installed; it is a tool of its own, not a dependency.
 licenses:
