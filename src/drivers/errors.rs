@@ -9,6 +9,7 @@ use crate::qemu::job::JobError;
 use crate::qemu::monitor::MonitorError;
 use crate::qemu::network::NetworkError;
 use crate::qemu::process::{StartError, StopError};
+use crate::qemu::status::StatusError;
 
 impl From<ConfError> for Error {
     fn from(error: ConfError) -> Self {
@@ -117,6 +118,16 @@ impl From<StartError> for Error {
             StartError::Process(_) => Self::system_error(sentence),
             StartError::Died { .. } => Self::internal_error(sentence),
         }
+    }
+}
+
+impl From<StatusError> for Error {
+    fn from(error: StatusError) -> Self {
+        let mut built = Self::system_error(error.to_string());
+        if let StatusError::Read { source, .. } | StatusError::Write { source, .. } = &error {
+            built.errno = source.raw_os_error();
+        }
+        built
     }
 }
 

@@ -337,6 +337,11 @@ impl Process {
         self.inner.start_time
     }
 
+    /// Whether both mean the same process.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.inner.pid, self.inner.start_time) == (other.inner.pid, other.inner.start_time)
+    }
+
     /// Sends a signal. A process that is already gone is no error.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(self.inner.pidfd.get_ref(), signal) {

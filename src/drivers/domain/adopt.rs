@@ -177,7 +177,7 @@ impl Domains {
         );
         tracing::info!(domain = %object.state().name, pid = process.pid(), "took hold of a running guest");
         drop(job);
-        tokio::spawn(Arc::clone(&self).watch(Arc::clone(&object), process, events));
+        self.follow(&object, process, events);
         if matches!(object.state().run, RunState::Shutdown(_)) {
             // The last daemon had noted it, and died before QEMU did.
             object.observe(|state| state.ending = Some(Ending::Shutdown), |_, ()| ());

@@ -21,20 +21,61 @@ use super::event::{
     PmSuspended as PmSuspendedDetail, Resumed, Shutdown as ShutdownDetail, Started, Suspended, TrayChange,
     WatchdogAction,
 };
+use super::status::recorded_alike;
 use crate::conf::devices::{Disk, Place, Storage};
 use crate::conf::domain::{ClockOffset, Domain, LifecycleAction};
 use crate::error::Error;
 use crate::qemu::job::{DomainHandle, DomainObject, Ending, Modify, State};
 use crate::qemu::monitor::{Cont, Event, EventKind, MonitorError, MonitorEvent, SystemReset, VncClient};
-use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running, Shutdown};
+use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running, Shutdown, Shutoff};
 use crate::util::process::{Process, Signal};
 
 /// How long a QEMU may live on that has closed its monitor.
 const LAST_BREATH: Duration = Duration::from_secs(10);
 
 impl Domains {
+    /// Has a guest followed until its process is gone and the domain is down, whatever happens on the way: who
+    /// waits for its end must not wait for ever.
+    pub(super) fn follow(
+        self: &Arc<Self>,
+        object: &Arc<DomainObject>,
+        process: Process,
+        events: mpsc::Receiver<MonitorEvent>,
+    ) {
+        let (domains, object) = (Arc::clone(self), Arc::clone(object));
+        tokio::spawn(async move {
+            let watch = Arc::clone(&domains).watch(Arc::clone(&object), process.clone(), events);
+            if tokio::spawn(watch).await.is_err() {
+                domains.see_off(object, process).await;
+            }
+        });
+    }
+
+    /// What is left to do for a guest whose task has failed: its end is still seen.
+    async fn see_off(self: Arc<Self>, object: Arc<DomainObject>, process: Process) {
+        let name = Arc::clone(&object.state().name);
+        tracing::error!(domain = %name, "a mistake in the daemon; of this guest only the end will be seen");
+        if let Err(error) = process.exited().await {
+            tracing::error!(domain = %name, %error, "cannot wait for QEMU");
+        }
+        let is_its = |state: &State| state.process().is_some_and(|it| it.is(&process));
+        if !is_its(&object.state()) {
+            return;
+        }
+        let (domains, down) = (Arc::clone(&self), Arc::clone(&object));
+        if tokio::spawn(async move { domains.take_down(&down).await }).await.is_err() {
+            let detach = |state: &mut State| {
+                if is_its(state) {
+                    state.detach(Shutoff::Failed);
+                }
+            };
+            object.observe(detach, |_, ()| ());
+            self.forget_unused(&object);
+        }
+    }
+
     /// Follows a guest until its process is gone and the domain is down.
-    pub async fn watch(
+    async fn watch(
         self: Arc<Self>,
         object: Arc<DomainObject>,
         process: Process,
@@ -83,11 +124,18 @@ impl Domains {
 
     /// Changes the state; whatever events that makes are published before the next change.
     pub(super) fn tell(&self, object: &DomainObject, change: impl FnOnce(&mut State) -> Vec<DomainEvent>) {
-        object.observe(change, |state, events| {
+        let change = |state: &mut State| {
+            let before = state.clone();
+            let events = change(state);
+            (events, recorded_alike(&before, state))
+        };
+        object.observe(change, |state, (events, alike)| {
             for event in events {
                 self.publish(state, event.clone());
             }
-            self.save_status(state);
+            if !alike {
+                self.save_status(state);
+            }
         });
     }
 

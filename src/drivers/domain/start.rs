@@ -5,8 +5,8 @@
 //!       ─► attached: the domain is active ─► threads, terminals asked ─► status saved ─► vCPUs go
 //! ```
 //!
-//! Everything up to the last step is undone when a later one fails: QEMU is killed, its files are removed,
-//! ports and id are given back, a domain that existed only for this start is gone.
+//! Everything up to the last step is undone when a later one fails or somebody destroys the domain meanwhile: QEMU is
+//! killed, its files are removed, ports and id are given back, a domain that existed only for this start is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,11 +22,13 @@ use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::QemuCaps;
 use crate::qemu::command::{self, CommandLine, Context, Sandbox};
-use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Launched, Machine, Start, State};
+use crate::qemu::job::{
+    AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
+};
 use crate::qemu::monitor::{
     Chardev, Cont, Monitor, MonitorError, QueryChardev, QueryCpusFast, SetBalloon, SetLink,
 };
-use crate::qemu::process::{Launch, Prepared, Spawned, Started};
+use crate::qemu::process::{self, Launch, Prepared, Spawned, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
 use crate::qemu::setup;
 use crate::util::local_time;
@@ -117,49 +119,55 @@ impl Domains {
         owner: Option<ClientId>,
         vcpus: Vcpus,
     ) -> Result<()> {
-        let (mut attempt, started) = match self.launch(definition, owner).await {
-            Ok(launched) => launched,
-            Err(error) => {
-                job.update(|state| state.run = RunState::Shutoff(Shutoff::Failed));
-                return Err(error);
-            }
-        };
+        let attempt = Attempt::new(self, job.object(), definition, owner);
+        let (mut attempt, started) = self.launch(attempt, definition).await?;
         match self.bring_up(job, &mut attempt, &started, vcpus).await {
             Ok(()) => {
                 self.hand_over(job, attempt, started);
                 Ok(())
             }
             Err(error) => {
-                let error = error.into_error(&started).await;
+                let error = match job.state().ending {
+                    Some(Ending::Destroyed) => canceled(&definition.name),
+                    _ => error.into_error(&started).await,
+                };
                 started.abandon().await;
-                self.list.release_id(attempt.id);
                 drop(attempt);
-                job.update(|state| state.detach(Shutoff::Failed));
                 Err(error)
             }
         }
     }
 
     /// Everything before QEMU answers.
-    async fn launch(
-        self: &Arc<Self>,
-        definition: &Domain,
-        owner: Option<ClientId>,
-    ) -> Result<(Attempt, Started)> {
-        let attempt = Attempt::new(self, definition, owner);
+    async fn launch(self: &Arc<Self>, attempt: Attempt, definition: &Domain) -> Result<(Attempt, Started)> {
         let emulator = definition.devices.emulator.as_deref().unwrap_or_default();
-        let caps = self.emulators.lookup(emulator.as_ref()).await?;
+        let starting = Arc::clone(&attempt.starting);
+        let ready = async {
+            Ok::<_, Error>((self.emulators.lookup(emulator.as_ref()).await?, self.turns.next().await))
+        };
+        let (caps, turn) = tokio::select! {
+            ready = ready => ready?,
+            () = starting.canceled() => return Err(canceled(&definition.name)),
+        };
         let begin = async {
             let (attempt, prepared, launch) = blocking(move || attempt.assemble(&caps)).await?;
             let spawned = prepared.spawn(launch).await?;
             let noted = blocking(move || {
-                attempt.note(&spawned);
+                attempt.note(&spawned)?;
                 Ok((attempt, spawned))
             });
             let (attempt, spawned) = noted.await?;
-            Ok((attempt, spawned.answer().await?))
+            let process = spawned.process().clone();
+            let answered = tokio::select! {
+                answered = spawned.answer() => answered.map_err(Error::from),
+                () = starting.canceled() => Err(canceled(&definition.name)),
+            };
+            if answered.is_err() {
+                process::gone(&process).await;
+            }
+            Ok((attempt, answered?))
         };
-        self.turns.take(Box::pin(begin)).await
+        turn.hold(Box::pin(begin)).await
     }
 
     /// From a QEMU that answers to a guest that runs.
@@ -180,7 +188,7 @@ impl Domains {
             state.live = Some(Arc::new(attempt.definition.clone()));
             state.vcpu_threads = answers.vcpu_threads;
         });
-        self.save_status(&job.state());
+        self.write_status(&job.state()).map_err(Error::from)?;
         let started_event = DomainEvent::Lifecycle(Lifecycle::Started(StartedDetail::Booted));
         let (run, events) = match vcpus {
             Vcpus::Go => {
@@ -213,6 +221,9 @@ impl Domains {
             if state.gone {
                 return Err(gone(state));
             }
+            if attempt.starting.is_canceled() {
+                return Err(canceled(&state.name));
+            }
             state.clock_base_s = match live.clock.offset {
                 ClockOffset::Variable { adjustment_s, .. } => adjustment_s,
                 _ => 0,
@@ -233,19 +244,21 @@ impl Domains {
 
     /// From now on the process is its own, and the event task follows it.
     fn hand_over(self: &Arc<Self>, job: &AsyncJob<Start>, attempt: Attempt, mut started: Started) {
-        attempt.keep();
-        let events = started.events.take();
-        let running = started.keep();
-        tracing::info!(domain = %job.state().name, pid = running.process.pid(), "started");
-        if let Some(events) = events {
-            tokio::spawn(Arc::clone(self).watch(Arc::clone(job.object()), running.process, events));
+        let process = started.running().process;
+        tracing::info!(domain = %job.state().name, pid = process.pid(), "started");
+        if let Some(events) = started.events.take() {
+            self.follow(job.object(), process, events);
         }
+        started.keep();
+        attempt.keep();
     }
 }
 
-/// What a start has taken of the host; given back when this is dropped.
+/// What a start has taken of the host, and what the domain has become by it; taken back when this is dropped.
 struct Attempt {
     domains: Arc<Domains>,
+    object: Arc<DomainObject>,
+    starting: Arc<Starting>,
     id: i32,
     /// The connection that the guest is to end with.
     owner: Option<ClientId>,
@@ -255,11 +268,19 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(domains: &Arc<Domains>, definition: &Domain, owner: Option<ClientId>) -> Self {
+    fn new(
+        domains: &Arc<Domains>,
+        object: &Arc<DomainObject>,
+        definition: &Domain,
+        owner: Option<ClientId>,
+    ) -> Self {
+        let starting = Arc::new(Starting::default());
+        object.observe(|state| state.starting = Some(Arc::clone(&starting)), |_, ()| ());
         let id = domains.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut definition = definition.clone();
         definition.id = Some(id);
-        Self { domains: Arc::clone(domains), id, owner, definition, launched: None, kept: false }
+        let (domains, object) = (Arc::clone(domains), Arc::clone(object));
+        Self { domains, object, starting, id, owner, definition, launched: None, kept: false }
     }
 
     /// Completes the definition for this run, opens what QEMU inherits and writes the command line.
@@ -301,13 +322,13 @@ impl Attempt {
     }
 
     /// Writes the process down, so that a next daemon ends it should this one die before the guest runs.
-    fn note(&self, spawned: &Spawned) {
+    fn note(&self, spawned: &Spawned) -> Result<()> {
         let mut state = State::new(&*self.definition.name, self.definition.uuid);
         state.id = Some(self.id);
         state.live = Some(Arc::new(self.definition.clone()));
         state.launched = self.launched.clone();
         state.run = RunState::Paused(Paused::StartingUp);
-        self.domains.save_status_of(&state, spawned.process(), spawned.files());
+        Ok(self.domains.write_status_of(&state, spawned.process(), spawned.files())?)
     }
 
     fn keep(mut self) {
@@ -318,9 +339,16 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if !self.kept {
+            self.domains.list.release_id(self.id);
             self.domains.remove_status(&self.definition.name);
             self.domains.ports.release(self.definition.uuid);
             self.domains.owners.release(self.definition.uuid);
+            let canceled =
+                |state: &State| state.ending == Some(Ending::Destroyed) || self.starting.is_canceled();
+            let detach = |state: &mut State| {
+                state.detach(if canceled(state) { Shutoff::Destroyed } else { Shutoff::Failed });
+            };
+            self.object.observe(detach, |_, ()| ());
         }
     }
 }
@@ -385,6 +413,11 @@ impl Answers {
         }
         Ok(answers)
     }
+}
+
+/// Somebody destroyed a domain that was about to run.
+fn canceled(name: &str) -> Error {
+    Error::operation_aborted(format!("domain '{name}' was destroyed while it was starting"))
 }
 
 fn gone(state: &State) -> Error {

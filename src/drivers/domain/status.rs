@@ -1,25 +1,39 @@
 //! The files from which the next daemon learns what runs.
 
+use std::sync::Arc;
+
 use super::Domains;
 use crate::conf::xml::YesNo;
 use crate::qemu::job::State;
 use crate::qemu::process::Files;
-use crate::qemu::status::{Capability, LiveDomain, MonitorSocket, Status, VcpuThread};
+use crate::qemu::status::{Capability, LiveDomain, MonitorSocket, Status, StatusError, VcpuThread};
 use crate::util::process::Process;
 
 impl Domains {
     /// Writes down what is known of a running guest. Called while the state is being replaced, so that the
     /// file follows the states.
-    pub(super) fn save_status(&self, state: &State) {
-        if let (Some(process), Some(files)) = (state.process(), state.files()) {
-            self.save_status_of(state, process, files);
+    pub(super) fn write_status(&self, state: &State) -> Result<(), StatusError> {
+        match (state.process(), state.files()) {
+            (Some(process), Some(files)) => self.write_status_of(state, process, files),
+            _ => Ok(()),
         }
     }
 
     /// The same for a guest that the state knows no process of yet.
-    pub(super) fn save_status_of(&self, state: &State, process: &Process, files: &Files) {
-        let Some(status) = status(state, process, files) else { return };
-        if let Err(error) = status.save(&Status::path(&self.directories, &state.name)) {
+    pub(super) fn write_status_of(
+        &self,
+        state: &State,
+        process: &Process,
+        files: &Files,
+    ) -> Result<(), StatusError> {
+        let Some(status) = status(state, process, files) else { return Ok(()) };
+        status.save(&Status::path(&self.directories, &state.name))
+    }
+
+    /// The same for a guest that runs: it goes on with the file as it was, from which the next daemon can still
+    /// find out.
+    pub(super) fn save_status(&self, state: &State) {
+        if let Err(error) = self.write_status(state) {
             tracing::warn!(domain = %state.name, %error, "the next daemon will not find this guest as it is");
         }
     }
@@ -30,6 +44,21 @@ impl Domains {
             tracing::warn!(domain = name, %error, "cannot remove the status file");
         }
     }
+}
+
+/// Whether the file says the same of both. What they share has not changed.
+pub(super) fn recorded_alike(one: &State, other: &State) -> bool {
+    fn same<T: ?Sized>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
+        match (one, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+    (one.run, one.reboots) == (other.run, other.reboots)
+        && same(&one.live, &other.live)
+        && same(&one.launched, &other.launched)
+        && Arc::ptr_eq(&one.vcpu_threads, &other.vcpu_threads)
 }
 
 /// None for a domain that does not run.

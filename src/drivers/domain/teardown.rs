@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Domains;
 use super::event::{DomainEvent, Lifecycle, Stopped};
-use crate::qemu::job::{Destroy, DomainHandle, DomainObject, Ending, State};
+use crate::qemu::job::{Destroy, DomainHandle, DomainObject, Ending, JobError, State};
 use crate::qemu::run_state::Shutoff;
 
 impl Domains {
@@ -14,6 +14,7 @@ impl Domains {
         let job = loop {
             match domain.begin::<Destroy>().await {
                 Ok(job) => break job,
+                Err(JobError::Gone { .. }) => return,
                 // Whoever holds the job talks to a monitor that is gone, so it ends.
                 Err(error) => tracing::warn!(domain = %object.state().name, %error, "taking down waits"),
             }

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Several times what a QEMU needs on an idle processor.
 const TURN: Duration = Duration::from_millis(300);
@@ -35,14 +35,26 @@ impl Turns {
         Self { free: Arc::new(Semaphore::new(count)) }
     }
 
-    /// Does `work` when it is its turn. Boxed by the caller: the future of a start is large.
-    pub(super) async fn take<R>(&self, mut work: Pin<Box<impl Future<Output = R>>>) -> R {
+    /// Returns when it is the caller's turn.
+    pub(super) async fn next(&self) -> Turn<'_> {
         // Nobody closes the semaphore; if somebody did, there would be nothing to wait for.
-        let turn = self.free.acquire().await.ok();
+        Turn { permit: self.free.acquire().await.ok() }
+    }
+}
+
+/// Given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Turn<'_> {
+    /// Does `work`. Boxed by the caller: the future of a start is large.
+    pub(super) async fn hold<R>(mut self, mut work: Pin<Box<impl Future<Output = R>>>) -> R {
         match tokio::time::timeout(TURN, &mut work).await {
             Ok(done) => done,
             Err(_) => {
-                drop(turn);
+                self.permit = None;
                 work.await
             }
         }
@@ -57,12 +69,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_more_begin_at_once_than_there_are_turns() {
         let (turns, running, most) = (Turns::of(2), AtomicUsize::new(0), AtomicUsize::new(0));
-        let start = || {
-            turns.take(Box::pin(async {
+        let start = async || {
+            let work = async {
                 most.fetch_max(running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
                 tokio::time::sleep(TURN / 2).await;
                 running.fetch_sub(1, Ordering::Relaxed);
-            }))
+            };
+            turns.next().await.hold(Box::pin(work)).await;
         };
         tokio::join!(start(), start(), start(), start(), start());
         assert_eq!(most.into_inner(), 2);
@@ -73,8 +86,8 @@ mod tests {
         let turns = Turns::of(1);
         let begin = tokio::time::Instant::now();
         tokio::select! {
-            () = turns.take(Box::pin(std::future::pending())) => unreachable!(),
-            () = async { tokio::task::yield_now().await; turns.take(Box::pin(async {})).await } => {}
+            () = async { turns.next().await.hold(Box::pin(std::future::pending())).await } => unreachable!(),
+            _ = async { tokio::task::yield_now().await; turns.next().await } => {}
         }
         assert!(begin.elapsed() >= TURN && begin.elapsed() < TURN * 2);
     }

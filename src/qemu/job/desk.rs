@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::JobError;
-use super::kinds::{Allowed, Operation, Phase};
-use super::slots::{Answer, Slots, Ticket, Want};
+use super::kinds::{Allowed, Kind, Operation, Phase};
+use super::slots::{Answer, Blocker, Slots, Ticket, Want};
 
 /// How long and in what company a caller may wait for a job.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +56,16 @@ impl Desk {
                 Err(JobError::Timeout(blocker))
             }
         }
+    }
+
+    /// How long anybody waits here.
+    pub(super) fn limit(&self) -> Duration {
+        self.limits.wait
+    }
+
+    /// What keeps a destroy from being over.
+    pub(super) fn holder(&self) -> Option<Blocker> {
+        self.slots().blocker(Want::Normal(Kind::Destroy), Instant::now())
     }
 
     pub(super) fn leave(&self, want: Want) {

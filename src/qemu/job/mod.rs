@@ -81,7 +81,7 @@ pub use self::kinds::{
 };
 pub use self::object::{Configuration, DomainHandle, DomainObject};
 pub use self::slots::{Blocker, SlotName};
-pub use self::state::{Ending, Launched, Machine, State};
+pub use self::state::{Ending, Launched, Machine, Starting, State};
 
 /// Why a job did not begin.
 #[derive(Debug, Error)]

@@ -143,11 +143,10 @@ impl DomainHandle {
     /// fails every monitor command of this guest at once. Returns when the domain is shut off.
     ///
     /// Whoever watches the process (the event task, or the start that has not handed over yet) takes the
-    /// domain down, with the reason given here.
+    /// domain down, with the reason given here. A start that has no process yet is called off.
     pub async fn stop(&mut self, how: How, ending: Ending) -> Result<(), JobError> {
-        if self.state().is_active() && self.state().machine().is_none() {
-            // A new daemon is about to take hold of it, under a job that keeps this one waiting.
-            drop(self.begin::<Modify>().await?);
+        if self.state().machine().is_none() && self.call_off().await? {
+            return Ok(());
         }
         let state = self.state();
         let machine = state.machine().ok_or(JobError::NotRunning)?;
@@ -160,8 +159,30 @@ impl DomainHandle {
             machine.running.monitor.admit();
             return Err(error.into());
         }
-        machine.ended().await;
-        Ok(())
+        let limit = self.object.desk.limit();
+        match tokio::time::timeout(limit, machine.ended()).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(JobError::Timeout(self.object.desk.holder())),
+        }
+    }
+
+    /// Waits until a domain without a process has one or is to have none. True: there was a start, and nothing
+    /// is left of it.
+    async fn call_off(&mut self) -> Result<bool, JobError> {
+        let state = self.state();
+        if let Some(starting) = &state.starting {
+            starting.cancel();
+        } else if !state.is_active() {
+            return Ok(false);
+        }
+        // What starts it, or takes hold of it in a new daemon, keeps this job waiting.
+        match self.begin::<Modify>().await {
+            Ok(_) => {}
+            Err(JobError::Gone { .. }) if state.starting.is_some() => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        Ok(state.starting.as_ref().is_some_and(|starting| starting.is_canceled())
+            && !self.state().is_active())
     }
 
     /// Notes what the end of this very process will mean.

@@ -42,6 +42,8 @@ pub struct State {
     pub launched: Option<Arc<Launched>>,
     /// The threads of its vCPUs, by index.
     pub vcpu_threads: Arc<[u32]>,
+    /// A start that has no process yet.
+    pub starting: Option<Arc<Starting>>,
     /// No longer in the list: whoever still holds a handle begins no job on it.
     pub gone: bool,
     machine: Option<Arc<Machine>>,
@@ -94,6 +96,7 @@ impl State {
             clock_base_s: 0,
             launched: None,
             vcpu_threads: Arc::new([]),
+            starting: None,
             gone: false,
             machine: None,
         }
@@ -124,6 +127,7 @@ impl State {
 
     /// The guest has a process and a monitor from now on.
     pub fn attach(&mut self, machine: Machine) {
+        self.starting = None;
         self.machine = Some(Arc::new(machine));
     }
 
@@ -139,6 +143,7 @@ impl State {
         self.restarting = false;
         self.launched = None;
         self.vcpu_threads = Arc::new([]);
+        self.starting = None;
         if let Some(machine) = self.machine.take() {
             machine.ended.send_replace(true);
         }
@@ -165,5 +170,27 @@ impl Machine {
     pub(super) async fn ended(&self) {
         // The sender lives as long as self.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+}
+
+/// A start before it has a process to show: it can be called off.
+#[derive(Debug, Default)]
+pub struct Starting {
+    canceled: watch::Sender<bool>,
+}
+
+impl Starting {
+    pub(super) fn cancel(&self) {
+        self.canceled.send_replace(true);
+    }
+
+    pub fn is_canceled(&self) -> bool {
+        *self.canceled.borrow()
+    }
+
+    /// Returns when it has been called off.
+    pub async fn canceled(&self) {
+        // The sender lives as long as self.
+        let _ = self.canceled.subscribe().wait_for(|canceled| *canceled).await;
     }
 }

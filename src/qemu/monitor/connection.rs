@@ -23,8 +23,8 @@ use crate::util::fds;
 pub const MAX_REPLY_BYTES: usize = 10 * 1024 * 1024;
 /// How many commands may be under way.
 pub const MAX_COMMANDS: usize = 256;
-/// How many events may wait for the domain; more means that nobody handles them any more.
-const MAX_EVENTS: usize = 4096;
+/// How many events may wait for the domain. While there are as many, nothing more is read from QEMU.
+pub(super) const MAX_EVENTS: usize = 4096;
 /// A read buffer larger than this is given back once it is empty.
 const KEPT_BUFFER: usize = 64 * 1024;
 
@@ -198,11 +198,11 @@ impl Shared {
     }
 
     /// Puts a fence behind the events that wait; it is gone once they have been handled.
-    pub(super) fn fence(&self) -> oneshot::Receiver<Infallible> {
+    pub(super) async fn fence(&self) -> oneshot::Receiver<Infallible> {
         let (fence, passed) = oneshot::channel();
-        // Where the queue is full or over, dropping the fence lets the caller pass.
+        // Where the queue is over, dropping the fence lets the caller pass.
         if let Some(events) = self.events.upgrade() {
-            let _ = events.try_send(MonitorEvent::Fence(fence));
+            let _ = events.send(MonitorEvent::Fence(fence)).await;
         }
         passed
     }
@@ -214,7 +214,7 @@ impl Shared {
             while let Some(at) = buffer[searched..].iter().position(|byte| *byte == b'\n') {
                 let line = buffer.split_to(searched + at + 1).freeze();
                 searched = 0;
-                if let Err(error) = self.take(line, events) {
+                if let Err(error) = self.take(line, events).await {
                     return error;
                 }
             }
@@ -250,7 +250,7 @@ impl Shared {
     }
 
     /// Hands a line to whom it belongs.
-    fn take(&self, line: Bytes, events: &mpsc::Sender<MonitorEvent>) -> Result<(), MonitorError> {
+    async fn take(&self, line: Bytes, events: &mpsc::Sender<MonitorEvent>) -> Result<(), MonitorError> {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
@@ -269,11 +269,10 @@ impl Shared {
             Ok(())
         } else if head.event {
             let event = Event::parse(&line).ok_or_else(garbage)?;
-            // A domain that is not interested has dropped its end.
-            match events.try_send(MonitorEvent::Guest(event)) {
-                Err(mpsc::error::TrySendError::Full(_)) => Err(MonitorError::Flood),
-                _ => Ok(()),
-            }
+            // A domain that is not interested has dropped its end. Whoever handles events waits for no reply, so
+            // that the replies behind them come through.
+            let _ = events.send(MonitorEvent::Guest(event)).await;
+            Ok(())
         } else if let Some(greeting) = head.greeting {
             if let Some(greeted) = self.state().greeting.take() {
                 let _ = greeted.send(greeting);

@@ -32,8 +32,6 @@ pub enum MonitorError {
     TooLarge { limit: usize },
     #[error("Unknown JSON reply '{line}'")]
     Garbage { line: String },
-    #[error("QEMU sent more events than could be handled")]
-    Flood,
     #[error("QEMU sent no greeting")]
     NoGreeting,
     /// What a user gave as a command is not JSON.

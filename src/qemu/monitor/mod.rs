@@ -14,7 +14,7 @@
 //! * Every wait ends: with the reply, with the command's limit, with the end of the connection, or at
 //!   once when somebody calls [`Monitor::fail_all`], whatever QEMU does meanwhile.
 //! * Events keep their order and end with [`MonitorEvent::End`]. They wait in a queue while replies do not;
-//!   [`Monitor::events_handled`] puts the two back in order.
+//!   [`Monitor::events_handled`] puts the two back in order. A full queue stops the reader, and so QEMU.
 //! * The last clone of a [`Monitor`] closes the connection.
 
 mod command;
@@ -163,7 +163,7 @@ impl Monitor {
     /// A command whose effect QEMU also reports is done then, and not before: a report that is handled
     /// late would undo what was done in the meantime.
     pub async fn events_handled(&self) {
-        let Err(oneshot::error::RecvError { .. }) = self.link.shared.fence().await;
+        let Err(oneshot::error::RecvError { .. }) = self.link.shared.fence().await.await;
     }
 
     /// Ends every wait with `reason`, and refuses new commands with it. Events still arrive.

@@ -22,7 +22,7 @@ use std::path::Path;
 pub use adopt::{AdoptError, Adopted, Claim, adopt};
 pub use files::{Directories, Files, Prepared, short_name};
 pub use start::{Launch, Spawned, StartError, Started};
-pub use stop::{How, StopError, stop};
+pub use stop::{How, StopError, gone, stop};
 
 use super::monitor::Monitor;
 use crate::util::process::Process;

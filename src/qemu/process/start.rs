@@ -174,9 +174,7 @@ impl Started {
         note_failure(&mut self.log, &self.name);
         let process = self.child.process().clone();
         drop(self);
-        if let Err(error) = process.exited_within(super::stop::KILL_LIMIT).await {
-            warn!("cannot wait for process {}: {error}", process.pid());
-        }
+        super::gone(&process).await;
     }
 }
 

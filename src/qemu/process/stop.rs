@@ -15,7 +15,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(15);
 /// is lost.
 const TERM_LIMIT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end a killed process: it may sit in a disk that does not answer.
-pub(super) const KILL_LIMIT: Duration = Duration::from_secs(30);
+const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How hard to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,13 @@ pub async fn stop(process: &Process, how: How) -> Result<Exit, StopError> {
         }
     }
     Err(StopError::Stays { pid: process.pid(), signal: last })
+}
+
+/// Returns when a process that was killed is gone.
+pub async fn gone(process: &Process) {
+    if !matches!(process.exited_within(KILL_LIMIT).await, Ok(Some(_))) {
+        warn!(pid = process.pid(), "a killed QEMU stays");
+    }
 }
 
 async fn end(
