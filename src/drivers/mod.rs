@@ -5,6 +5,7 @@ pub mod domain;
 mod errors;
 pub mod event_bus;
 pub mod node;
+pub mod params;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -1,8 +1,10 @@
 //! Between the wire's types and ours.
 
+use ferrovirt_protocol::remote::{TypedParam, TypedParamValue};
 use ferrovirt_protocol::{net, remote};
 
 use crate::drivers::domain::event::DomainRef;
+use crate::drivers::params::{ParamValue, Params};
 use crate::error::Error;
 use crate::util::uuid::Uuid;
 
@@ -35,4 +37,32 @@ pub fn domain(domain: &DomainRef) -> remote::Domain {
 /// The uuid by which a client names a domain: it is what counts, names and ids may have changed since.
 pub fn uuid(domain: &remote::Domain) -> Uuid {
     Uuid(domain.uuid)
+}
+
+/// Named values for a client.
+pub fn params(params: Params) -> Vec<TypedParam> {
+    let value = |value| match value {
+        ParamValue::Int(value) => TypedParamValue::Int(value),
+        ParamValue::Uint(value) => TypedParamValue::Uint(value),
+        ParamValue::Llong(value) => TypedParamValue::Llong(value),
+        ParamValue::Ullong(value) => TypedParamValue::Ullong(value),
+        ParamValue::Double(value) => TypedParamValue::Double(value),
+        ParamValue::Boolean(value) => TypedParamValue::Boolean(value.into()),
+        ParamValue::Text(value) => TypedParamValue::String(printable(&value)),
+    };
+    params.into_iter().map(|(field, found)| TypedParam { field, value: value(found) }).collect()
+}
+
+/// Named values from a client.
+pub fn from_params(params: Vec<TypedParam>) -> Params {
+    let value = |value| match value {
+        TypedParamValue::Int(value) => ParamValue::Int(value),
+        TypedParamValue::Uint(value) => ParamValue::Uint(value),
+        TypedParamValue::Llong(value) => ParamValue::Llong(value),
+        TypedParamValue::Ullong(value) => ParamValue::Ullong(value),
+        TypedParamValue::Double(value) => ParamValue::Double(value),
+        TypedParamValue::Boolean(value) => ParamValue::Boolean(value != 0),
+        TypedParamValue::String(value) => ParamValue::Text(value),
+    };
+    Params(params.into_iter().map(|param| (param.field, value(param.value))).collect())
 }
