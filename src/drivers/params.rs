@@ -127,7 +127,8 @@ impl Params {
             }
             if value.kind() != *expected {
                 let (found, expected) = (value.kind().name(), expected.name());
-                let sentence = format!("invalid type '{found}' for parameter '{name}', expected '{expected}'");
+                let sentence =
+                    format!("invalid type '{found}' for parameter '{name}', expected '{expected}'");
                 return refused(Error::invalid_arg(sentence));
             }
         }

@@ -13,4 +13,5 @@ pub mod prepare;
 pub mod process;
 pub mod run_state;
 pub mod setup;
+pub mod stats;
 pub mod status;

@@ -20,6 +20,7 @@ mod old_client;
 mod python;
 mod readopt;
 mod session;
+mod stats;
 mod usage;
 
 /// The daemon under test.

@@ -112,6 +112,13 @@ flag_words!(
         MAXIMUM = 1 << 2,
         GUEST = 1 << 3,
     }
+    /// `virConnectGetAllDomainStatsFlags`; the filters are those of [`ListFlags`].
+    StatsFlags of "qemuConnectGetAllDomainStats" {
+        FILTERS = 0xff,
+        NOWAIT = 1 << 29,
+        BACKING = 1 << 30,
+        ENFORCE = 1 << 31,
+    }
     /// `virConnectListAllDomainsFlags`: groups of alternatives; a group without a flag filters nothing.
     ListFlags of "qemuConnectListAllDomains" {
         ACTIVE = 1,

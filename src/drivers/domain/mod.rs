@@ -17,6 +17,7 @@
 //! | `metadata` | what clients keep with a domain |
 //! | `reads` | answers that need no job |
 //! | `usage` | what a domain uses of the host: processors, memory, images |
+//! | `stats` | all numbers about many domains at once |
 //! | `complete` | from a client's text to a definition that can run |
 //! | `adopt`, `status` | guests that outlive the daemon |
 //! | `start`, `lifecycle`, `teardown` | from nothing to a running guest, what is done with it, and back |
@@ -44,6 +45,7 @@ mod ports;
 pub mod reads;
 pub mod screenshot;
 mod start;
+pub mod stats;
 mod status;
 mod teardown;
 mod turns;

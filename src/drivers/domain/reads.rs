@@ -216,14 +216,15 @@ pub fn persistent(state: &State) -> Result<&Arc<Domain>> {
 }
 
 /// What the kernel counts for a process or one of its threads.
-struct Stat {
-    ticks: u64,
+pub(super) struct Stat {
+    user_ticks: u64,
+    system_ticks: u64,
     resident_pages: u64,
     processor: i32,
 }
 
 impl Stat {
-    fn read(pid: u32, thread: Option<u32>) -> Option<Self> {
+    pub(super) fn read(pid: u32, thread: Option<u32>) -> Option<Self> {
         let path = match thread {
             None => format!("/proc/{pid}/stat"),
             Some(thread) => format!("/proc/{pid}/task/{thread}/stat"),
@@ -239,19 +240,34 @@ impl Stat {
         let system: u64 = fields.next()?.parse().ok()?;
         let resident_pages = fields.nth(8)?.parse().ok()?;
         let processor = fields.nth(14)?.parse().ok()?;
-        Some(Self { ticks: user + system, resident_pages, processor })
+        Some(Self { user_ticks: user, system_ticks: system, resident_pages, processor })
     }
 
-    fn cpu_time(&self) -> Duration {
-        let per_second = rustix::param::clock_ticks_per_second();
-        Duration::from_nanos(self.ticks.saturating_mul(1_000_000_000 / per_second.max(1)))
+    pub(super) fn cpu_time(&self) -> Duration {
+        self.user_time() + self.system_time()
     }
+
+    pub(super) fn user_time(&self) -> Duration {
+        duration(self.user_ticks)
+    }
+
+    pub(super) fn system_time(&self) -> Duration {
+        duration(self.system_ticks)
+    }
+
+    pub(super) fn resident_kib(&self) -> u64 {
+        self.resident_pages * (rustix::param::page_size() as u64 / 1024)
+    }
+}
+
+fn duration(ticks: u64) -> Duration {
+    let per_second = rustix::param::clock_ticks_per_second();
+    Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second.max(1)))
 }
 
 /// Memory of the host that QEMU has at present.
 pub(super) fn resident_kib(state: &State) -> Option<u64> {
-    let page_kib = rustix::param::page_size() as u64 / 1024;
-    Some(Stat::read(state.process()?.pid(), None)?.resident_pages * page_kib)
+    Some(Stat::read(state.process()?.pid(), None)?.resident_kib())
 }
 
 fn cpu_time(pid: u32, thread: Option<u32>) -> Option<Duration> {
@@ -267,7 +283,10 @@ mod tests {
         let line = "4242 (CPU 0/KVM) x) S 1 4242 4242 0 -1 4194560 2 0 0 0 150 25 0 0 20 0 6 0 8 1 2 3 \
                     4 5 6 7 8 9 10 11 12 13 14 15 16 3 0 0 0 0 0 0 0 0 0 0 0 0 0";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!((stat.ticks, stat.resident_pages, stat.processor), (175, 2, 3));
+        assert_eq!(
+            (stat.user_ticks, stat.system_ticks, stat.resident_pages, stat.processor),
+            (150, 25, 2, 3)
+        );
         assert!(Stat::read(std::process::id(), None).is_some());
     }
 }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use super::flags::{Impact, no_flags};
 use super::reads::{definition, persistent, resident_kib, running};
+use super::stats::ask::ask_for;
 use super::{Domains, blocking};
-use crate::conf::devices::{BalloonModel, Disk};
+use crate::conf::devices::{Disk, StorageFormat};
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::block;
 use crate::qemu::job::{DomainHandle, Query, State};
-use crate::qemu::monitor::{BalloonStats, GuestStats, QueryBalloon};
+use crate::qemu::monitor::GuestStats;
+use crate::qemu::stats::{Subjects, balloon_alias};
 use crate::util::bitmap::Bitmap;
 
 /// The host CPUs that each of the first `max` vCPUs may run on, one map after the other. `host` are those
@@ -97,25 +99,22 @@ impl Domains {
     /// What QEMU and the balloon's driver in the guest tell of its memory.
     pub async fn memory_stats(
         &self,
-        mut domain: DomainHandle,
+        domain: DomainHandle,
         max: usize,
         flags: u32,
     ) -> Result<Vec<MemoryStat>> {
         no_flags(flags, "qemuDomainMemoryStats")?;
-        let job = domain.begin::<Query>().await?;
-        let live = job.live()?;
+        let state = domain.state();
+        running(&state)?;
         let mut stats = Vec::new();
-        if let Some(alias) = live.state().live.as_ref().and_then(|definition| balloon(definition)) {
-            let actual = live.monitor().execute(QueryBalloon {}).await?.actual / 1024;
-            stats.push(MemoryStat { tag: 6, value: actual });
-            let path = format!("/machine/peripheral/{alias}");
-            let told = BalloonStats { path, property: "guest-stats" };
-            // Without a driver there is nothing to tell, which is no reason to fail.
-            if let Ok(told) = live.monitor().execute(told).await {
-                stats.extend(told_by_guest(&told));
-            }
+        if state.live.as_ref().is_some_and(|definition| balloon_alias(definition).is_some()) {
+            let account = ask_for(domain.object(), Subjects::BALLOON).await?;
+            let state = domain.state();
+            // What the balloon leaves is known from its events.
+            stats.push(MemoryStat { tag: 6, value: running(&state)?.memory.current_kib });
+            stats.extend(account.balloon.iter().flat_map(|told| guest_memory(told)));
         }
-        let resident = resident_kib(live.state());
+        let resident = resident_kib(&domain.state());
         stats.extend(resident.map(|value| MemoryStat { tag: 7, value }));
         stats.truncate(max);
         Ok(stats)
@@ -123,7 +122,7 @@ impl Domains {
 }
 
 /// QEMU's names, libvirt's tags, and how many of QEMU's units are one of libvirt's.
-const GUEST_STATS: [(&str, i32, u64); 10] = [
+const GUEST_STATS: [(&str, i32, u64); 11] = [
     ("stat-swap-in", 0, 1024),
     ("stat-swap-out", 1, 1024),
     ("stat-major-faults", 2, 1),
@@ -131,27 +130,31 @@ const GUEST_STATS: [(&str, i32, u64); 10] = [
     ("stat-free-memory", 4, 1024),
     ("stat-total-memory", 5, 1024),
     ("stat-available-memory", 8, 1024),
+    ("last-update", 9, 1),
     ("stat-disk-caches", 10, 1024),
     ("stat-htlb-pgalloc", 11, 1),
     ("stat-htlb-pgfail", 12, 1),
 ];
 
-fn told_by_guest(told: &GuestStats) -> impl Iterator<Item = MemoryStat> {
-    let known = GUEST_STATS.iter().filter_map(|(name, tag, unit)| {
-        let value = *told.stats.get(*name)?;
-        (value != u64::MAX).then_some(MemoryStat { tag: *tag, value: value / unit })
-    });
-    known.chain([MemoryStat { tag: 9, value: told.last_update }])
-}
-
-fn balloon(definition: &Domain) -> Option<&str> {
-    let balloon = definition.devices.memballoons.first()?;
-    if balloon.model == BalloonModel::None { None } else { balloon.info.alias.as_deref() }
+/// What the balloon's driver told, in libvirt's order.
+pub(super) fn guest_memory(told: &GuestStats) -> impl Iterator<Item = MemoryStat> {
+    GUEST_STATS.iter().filter_map(|(name, tag, unit)| match *name {
+        "last-update" => Some(MemoryStat { tag: *tag, value: told.last_update }),
+        name => {
+            let value = *told.stats.get(name)?;
+            (value != u64::MAX).then_some(MemoryStat { tag: *tag, value: value / unit })
+        }
+    })
 }
 
 fn disk_named<'a>(definition: &'a Domain, name: &str) -> Option<&'a Disk> {
     let named = |disk: &&Disk| disk.target.dev.as_deref() == Some(name) || disk.storage.path() == Some(name);
     definition.devices.disks.iter().find(named)
+}
+
+/// How large an image is, from the file itself.
+pub(super) fn image_size_of(path: &str, format: StorageFormat) -> std::io::Result<BlockInfo> {
+    image_size(Path::new(path), |header| block::capacity(format, header))
 }
 
 fn image_size(path: &Path, capacity: impl Fn(&[u8]) -> Option<u64>) -> std::io::Result<BlockInfo> {

@@ -11,8 +11,26 @@ mod probe;
 pub use chain::{StorageError, detect_chain};
 pub use probe::{Backing, Header, capacity, probe};
 
-use crate::conf::devices::{Backing as Below, Disk, Storage};
+use crate::conf::devices::{Backing as Below, Disk, Storage, StorageFormat};
 use crate::conf::domain::Domain;
+
+/// The names of an image's block nodes in QEMU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nodes {
+    /// The one that shows what the guest sees.
+    pub top: String,
+    /// The one that shows the file as it is.
+    pub storage: String,
+}
+
+impl Nodes {
+    /// Nothing before the guest was started.
+    pub fn of(image: &Storage, format: StorageFormat) -> Option<Self> {
+        let number = image.index?;
+        let kind = if format == StorageFormat::Raw { "storage" } else { "format" };
+        Some(Self { top: format!("libvirt-{number}-{kind}"), storage: format!("libvirt-{number}-storage") })
+    }
+}
 
 /// Gives block node numbers to the images that have none: the last disk first, each chain from its top.
 /// `last` is the highest number ever used by the guest; it grows.

@@ -8,6 +8,7 @@ use crate::conf::domain::{Cpu, Domain};
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::process::{Files, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as RunningReason, Shutoff};
+use crate::qemu::stats::Told;
 use crate::util::process::Process;
 use crate::util::uuid::Uuid;
 
@@ -120,6 +121,11 @@ impl State {
         self.machine.as_ref().map(|machine| &machine.running.process)
     }
 
+    /// What its QEMU told of itself last.
+    pub fn told(&self) -> Option<&Arc<Told>> {
+        self.machine.as_ref().map(|machine| &machine.told)
+    }
+
     /// The files that exist as long as it runs.
     pub fn files(&self) -> Option<&Files> {
         self.machine.as_ref().map(|machine| &machine.running.files)
@@ -158,12 +164,13 @@ impl State {
 #[derive(Debug)]
 pub struct Machine {
     pub(super) running: Running,
+    told: Arc<Told>,
     ended: watch::Sender<bool>,
 }
 
 impl Machine {
     pub fn new(running: Running) -> Self {
-        Self { running, ended: watch::Sender::new(false) }
+        Self { running, told: Arc::default(), ended: watch::Sender::new(false) }
     }
 
     /// Returns when the domain no longer has this process.

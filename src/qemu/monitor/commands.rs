@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::command::{Command, Done};
 use super::redact::Secret;
+use super::stats::{BlockNode, BlockStats, DirtyRate, IoThreadStats, StatsSchema, StatsSource};
 
 macro_rules! commands {
     ($($(#[$doc:meta])* $type:ident = $name:literal { $($field:ident: $kind:ty),* } -> $reply:ty $(, $secret:ident)?;)*) => {$(
@@ -68,6 +69,15 @@ commands! {
 
     /// What the balloon's driver in the guest has told last.
     BalloonStats = "qom-get" { path: String, property: &'static str } -> GuestStats;
+
+    /// Of the frontends, with the images below them.
+    QueryBlockstats = "query-blockstats" {} -> Vec<BlockStats>;
+    QueryNamedBlockNodes = "query-named-block-nodes" { flat: bool } -> Vec<BlockNode>;
+    QueryIothreads = "query-iothreads" {} -> Vec<IoThreadStats>;
+    /// QEMU's own statistics, of each `vcpu` or of the `vm`.
+    QueryStats = "query-stats" { target: &'static str } -> Vec<StatsSource>;
+    QueryStatsSchemas = "query-stats-schemas" {} -> Vec<StatsSchema>;
+    QueryDirtyRate = "query-dirty-rate" {} -> DirtyRate;
 
     SetLink = "set_link" { name: String, up: bool } -> Done;
     /// The descriptor travels beside the command.

@@ -23,6 +23,7 @@ mod connection;
 mod error;
 mod event;
 mod redact;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ pub use commands::*;
 pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES};
 pub use error::MonitorError;
 pub use event::{Event, EventKind, Timestamp, VncClient};
+pub use stats::*;
 
 use crate::util::unix;
 use connection::{Opened, Shared, Waiting};

@@ -1,0 +1,121 @@
+//! What QEMU's questions about numbers answer.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A frontend or a block node, with what lies below it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockStats {
+    /// The frontend's path or alias.
+    pub qdev: Option<String>,
+    pub node_name: Option<String>,
+    pub stats: BlockCounters,
+    /// The node that holds this one's bytes.
+    pub parent: Option<Box<BlockStats>>,
+    /// The image below.
+    pub backing: Option<Box<BlockStats>>,
+}
+
+/// Since the guest began; times in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct BlockCounters {
+    pub rd_bytes: u64,
+    pub wr_bytes: u64,
+    pub rd_operations: u64,
+    pub wr_operations: u64,
+    #[serde(default)]
+    pub flush_operations: u64,
+    #[serde(default)]
+    pub rd_total_time_ns: u64,
+    #[serde(default)]
+    pub wr_total_time_ns: u64,
+    #[serde(default)]
+    pub flush_total_time_ns: u64,
+    #[serde(default)]
+    pub wr_highest_offset: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockNode {
+    pub node_name: Option<String>,
+    /// Where a write makes QEMU report; 0: nowhere.
+    #[serde(rename = "write_threshold", default)]
+    pub write_threshold: u64,
+    pub image: BlockImage,
+}
+
+/// Bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockImage {
+    pub virtual_size: u64,
+    pub actual_size: Option<u64>,
+}
+
+/// The numbers of one vCPU, or of the whole guest.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StatsSource {
+    pub qom_path: Option<String>,
+    pub stats: Vec<Stat>,
+}
+
+/// A number, a truth or a histogram.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Stat {
+    pub name: String,
+    pub value: Value,
+}
+
+/// What the names of one target mean.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct StatsSchema {
+    pub target: String,
+    pub stats: Vec<StatMeaning>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct StatMeaning {
+    pub name: String,
+    /// `cumulative`, `instant`, `peak` or a histogram.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub unit: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct IoThreadStats {
+    pub id: String,
+    pub thread_id: u32,
+    #[serde(default)]
+    pub poll_max_ns: i64,
+    #[serde(default)]
+    pub poll_grow: i64,
+    #[serde(default)]
+    pub poll_shrink: i64,
+}
+
+/// How fast the guest dirties its memory, by the last measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DirtyRate {
+    /// `unstarted`, `measuring` or `measured`.
+    pub status: String,
+    /// MiB per second.
+    pub dirty_rate: Option<i64>,
+    pub start_time: i64,
+    pub calc_time: i32,
+    pub mode: Option<String>,
+    #[serde(default)]
+    pub vcpu_dirty_rate: Vec<VcpuDirtyRate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VcpuDirtyRate {
+    pub id: i32,
+    pub dirty_rate: u64,
+}
