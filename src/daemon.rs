@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, ServerConfig, SocketConfig};
 use crate::drivers::Drivers;
+use crate::qemu::log_limit;
 use crate::rpc::keepalive::Patience;
 use crate::rpc::listen::{self, Access, Listener, Service};
 use crate::rpc::router::RouteError;
@@ -62,6 +63,8 @@ pub struct Daemon {
     hypervisor: Arc<Server>,
     administration: Arc<Server>,
     drivers: Arc<Drivers>,
+    /// Ends with the daemon.
+    _housekeeping: JoinSet<()>,
     /// Last: whoever gets the lock next finds nothing of ours any more.
     _pid_files: Vec<PidFile>,
 }
@@ -94,12 +97,26 @@ impl Daemon {
             listeners.push((Listener::bind(&sockets.join(name), access, backlog)?, service));
         }
 
+        let logs = paths.qemu_log();
         let drivers = Arc::new(Drivers::new(paths, search_path)?);
         drivers.domains.load().await?;
+        let mut housekeeping = JoinSet::new();
+        housekeeping.spawn(async move {
+            if let Err(error) = log_limit::keep_bounded(logs).await {
+                tracing::warn!(%error, "the logs of running guests are not kept bounded");
+            }
+        });
         let server = |name, router, limits| Server::new(name, router, Arc::clone(&drivers), limits);
         let hypervisor = server("libvirtd", routes::hypervisor()?, limits(&config.server));
         let administration = server("admin", routes::administration()?, limits(&config.admin));
-        Ok(Self { listeners, hypervisor, administration, drivers, _pid_files: pid_files })
+        Ok(Self {
+            listeners,
+            hypervisor,
+            administration,
+            drivers,
+            _housekeeping: housekeeping,
+            _pid_files: pid_files,
+        })
     }
 
     /// The server for hypervisors.

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     XmlDetail,
     /// `VIR_ERR_CONFIG_UNSUPPORTED`
     Unsupported,
+    /// `VIR_ERR_XML_INVALID_SCHEMA`: a name that has no meaning where it stands.
+    InvalidSchema,
     /// `VIR_ERR_OVERFLOW`
     Overflow,
 }

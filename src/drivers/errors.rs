@@ -21,6 +21,7 @@ impl From<ConfError> for Error {
             ErrorKind::NoTarget => Code::NO_TARGET,
             ErrorKind::OsType => Code::OS_TYPE,
             ErrorKind::Xml => Code::XML_ERROR,
+            ErrorKind::InvalidSchema => Code::XML_INVALID_SCHEMA,
             ErrorKind::XmlDetail => Code::XML_DETAIL,
             ErrorKind::Unsupported => Code::CONFIG_UNSUPPORTED,
             ErrorKind::Overflow => Code::OVERFLOW,

@@ -1,8 +1,8 @@
 //! A guest's log file: what was started, with which command line, what QEMU printed, how it ended.
 //!
 //! QEMU writes to the file itself, so its words are kept when the daemon is gone. A file that has grown
-//! large is moved aside when the guest starts again, under the names that virtlogd gives: `NAME.log.0` is
-//! the youngest.
+//! large is moved aside when the guest starts again, and copied aside while it runs (see `log_limit`), under the
+//! names that virtlogd gives: `NAME.log.0` is the youngest.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -10,6 +10,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::util::timestamp::Timestamp;
 
@@ -68,7 +70,9 @@ impl Log {
         let end = file.metadata()?.len();
         let mut printed = Vec::new();
         let mut rest = &file;
-        rest.seek(SeekFrom::Start(self.start.max(end.saturating_sub(SEARCHED_BYTES))))?;
+        // A file shorter than it was has been cut since.
+        let start = if self.start > end { 0 } else { self.start };
+        rest.seek(SeekFrom::Start(start.max(end.saturating_sub(SEARCHED_BYTES))))?;
         rest.take(SEARCHED_BYTES).read_to_end(&mut printed)?;
         Ok(last_words(&String::from_utf8_lossy(&printed)))
     }
@@ -89,12 +93,46 @@ fn options() -> OpenOptions {
     options
 }
 
+/// Moves a large file aside, for a guest that starts.
 fn rotate(path: &Path) -> io::Result<()> {
-    match path.metadata() {
-        Ok(metadata) if metadata.len() >= MAX_BYTES => {}
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => return Ok(()),
+    match is_large(path)? {
+        true => std::fs::rename(path, make_room(path)?),
+        false => Ok(()),
     }
+}
+
+/// Copies a large file aside and empties it, for a guest that goes on writing to it.
+pub(super) fn cut_if_large(path: &Path) -> io::Result<()> {
+    if !is_large(path)? {
+        return Ok(());
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    let end = file.metadata()?.len();
+    // Of a flood the last lines tell most.
+    (&file).seek(SeekFrom::Start(end.saturating_sub(MAX_BYTES)))?;
+    let mut copy = File::from(rustix::fs::open(
+        make_room(path)?,
+        OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
+    )?);
+    io::copy(&mut (&file).take(MAX_BYTES), &mut copy)?;
+    file.set_len(0)
+}
+
+fn is_large(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(metadata) => Ok(metadata.is_file() && metadata.len() >= MAX_BYTES),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Moves what was kept before by one, and answers the name that is free then.
+fn make_room(path: &Path) -> io::Result<PathBuf> {
     let numbered = |number| PathBuf::from(format!("{}.{number}", path.display()));
     for number in (1..KEPT).rev() {
         match std::fs::rename(numbered(number - 1), numbered(number)) {
@@ -102,7 +140,7 @@ fn rotate(path: &Path) -> io::Result<()> {
             _ => {}
         }
     }
-    std::fs::rename(path, numbered(0))
+    Ok(numbered(0))
 }
 
 fn last_words(printed: &str) -> String {

@@ -7,6 +7,7 @@ pub mod command;
 pub mod facts;
 pub mod job;
 pub mod log;
+pub mod log_limit;
 pub mod monitor;
 pub mod network;
 pub mod prepare;

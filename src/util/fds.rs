@@ -1,4 +1,4 @@
-//! Descriptors over unix sockets (`SCM_RIGHTS`).
+//! Descriptors over unix sockets (`SCM_RIGHTS`), and waiting for one.
 //!
 //! libvirt's RPC sends one byte per descriptor after the frame, each byte carrying one descriptor; QMP
 //! takes descriptors beside the first byte of a command. A plain `read` on such a socket closes what it
@@ -15,6 +15,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 /// The most descriptors one call of [`recv`] or [`send_with`] moves (libvirt's limit for a message).
@@ -120,6 +121,13 @@ fn recv_into(
         return Err(io::Error::new(io::ErrorKind::InvalidData, "peer sent too many descriptors at once"));
     }
     Ok(received.bytes)
+}
+
+/// A descriptor to wait for; it has to be one that does not block.
+#[allow(unsafe_code)]
+pub fn wait_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, so it stays open and the same for as long as it is waited for.
+    unsafe { Ok(AsyncFd::register_with_interest(fd, Interest::READABLE)?) }
 }
 
 #[cfg(test)]

@@ -4,7 +4,45 @@ use std::fs;
 
 use ferrovirt_compat::halting;
 
-use crate::daemon;
+use crate::{daemon, on_upstream};
+
+#[test]
+fn unknown_names_are_refused_where_validation_is_asked() {
+    let daemon = daemon();
+    let xml = halting("tiny").device("<serial type='null' colour='red'/>").xml();
+    for command in ["define", "create"] {
+        let error = daemon.with_xml(&xml, |file| daemon.virsh(&[command, "--validate", file]).fails());
+        assert!(error.contains("error: XML document failed to validate against schema: "), "{error}");
+        if !on_upstream() {
+            assert!(error.contains("unknown attribute 'colour' in element 'serial'"), "{error}");
+        }
+    }
+    assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "");
+    daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
+    let known = halting("other").xml();
+    daemon.with_xml(&known, |file| daemon.ok(&["define", "--validate", file]));
+    daemon.with_xml(&daemon.ok(&["dumpxml", "tiny"]), |file| daemon.ok(&["define", "--validate", file]));
+}
+
+#[test]
+fn of_a_misnamed_definition_the_content_counts() {
+    let mut daemon = daemon();
+    daemon.define(&halting("tiny"));
+    daemon.define(&halting("broken"));
+    daemon.ok(&["autostart", "tiny"]);
+    daemon.terminate();
+    let below = |name: &str| daemon.path(&format!("etc/libvirt/qemu/{name}"));
+    fs::rename(below("tiny.xml"), below("odd.xml")).unwrap();
+    fs::write(below("broken.xml"), "<domain type='kvm'><na").unwrap();
+    daemon.restart();
+    assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "tiny");
+    assert!(daemon.ok(&["dominfo", "tiny"]).contains("Autostart:      disable"), "its link leads nowhere");
+    if !on_upstream() {
+        let log = daemon.log();
+        assert!(log.contains("does not have its domain's name") && log.contains("odd.xml"), "{log}");
+        assert!(log.contains("skipped a definition") && log.contains("broken.xml"), "{log}");
+    }
+}
 
 #[test]
 fn definition_and_autostart_are_files_where_libvirt_has_them() {

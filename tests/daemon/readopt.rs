@@ -1,5 +1,6 @@
 //! Guests outlive the daemon, and the next daemon knows them.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -168,4 +169,39 @@ fn a_power_off_that_no_daemon_saw_is_one_all_the_same() {
     assert_eq!(daemon.ok(&["domstate", "--reason", "off"]).trim(), "shut off (shutdown)");
     assert!(gone_within(pids[0], Duration::ZERO));
     assert_eq!((daemon.state("again"), daemon.qemu_pid("again")), ("running".into(), pids[1]));
+}
+
+#[test]
+fn a_broken_status_file_is_reported_and_the_others_count() {
+    if on_upstream() {
+        return; // It logs the same in its own words.
+    }
+    let mut daemon = daemon();
+    daemon.run(&halting("tiny"));
+    daemon.kill();
+    let broken = daemon.path("run/libvirt/qemu/broken.xml");
+    fs::write(&broken, "<domstatus state='running'").unwrap();
+    daemon.restart();
+    assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "tiny");
+    let log = daemon.log();
+    assert!(log.contains("skipped a status file") && log.contains(broken.to_str().unwrap()), "{log}");
+}
+
+#[test]
+fn the_log_of_a_running_guest_stays_bounded() {
+    if on_upstream() {
+        return; // Its log daemon stands between QEMU and the file.
+    }
+    let daemon = daemon();
+    daemon.run(&halting("tiny"));
+    let path = daemon.path("var/log/libvirt/qemu/tiny.log");
+    let mut log = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    log.write_all(&vec![b'x'; 3 << 20]).unwrap();
+    eventually("the log is cut", || (fs::metadata(&path).unwrap().len() < 1 << 20).then_some(()));
+    let kept = fs::metadata(daemon.path("var/log/libvirt/qemu/tiny.log.0")).unwrap().len();
+    assert!(kept >= 2 << 20, "{kept}");
+    daemon.ok(&["destroy", "tiny"]);
+    // It and QEMU's last line are the first ones of the cut file.
+    let text = || fs::read_to_string(&path).unwrap();
+    eventually("the end is noted", || text().contains("shutting down, reason=destroyed").then_some(()));
 }

@@ -19,6 +19,7 @@ mod numa;
 mod os;
 mod power;
 mod qemu_namespace;
+pub mod schema;
 mod security;
 mod sysinfo;
 mod tuning;

@@ -25,9 +25,13 @@ use crate::qemu::monitor::{QueryStatus, Status as QemuStatus};
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How};
 use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
 use crate::qemu::status::Status;
+use crate::util::file::{self, Durability};
 
 /// How long a running QEMU may take to answer a new daemon.
 const ADOPT_LIMIT: Duration = Duration::from_secs(30);
+
+/// A boot's id has 36 characters.
+const MAX_STAMP: u64 = 64;
 
 /// The owner of guests that start with the host: no connection ever has this number.
 const HOST: ClientId = ClientId(0);
@@ -208,14 +212,18 @@ impl Domains {
         }
     }
 
-    /// The runtime directory is empty after a boot.
+    /// The runtime directory is empty after a boot, unless it lies on a disk: then the stamp is of another
+    /// boot. libvirt's own stamp is empty.
     fn first_start_since_boot(&self) -> io::Result<bool> {
         let stamp = self.directories.runtime.join("autostarted");
-        match std::fs::File::create_new(stamp) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error),
+        let boot = std::fs::read("/proc/sys/kernel/random/boot_id")?;
+        match file::read_at_most(&stamp, MAX_STAMP) {
+            Ok(noted) if noted.is_empty() || noted == boot => return Ok(false),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        file::replace(&stamp, &boot, 0o600, Durability::Crash)?;
+        Ok(true)
     }
 }
 

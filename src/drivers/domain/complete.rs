@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{Domains, blocking};
-use crate::conf::domain::Domain;
 use crate::conf::domain::defaults::Generator;
+use crate::conf::domain::{Domain, schema};
 use crate::conf::xml::Form;
 use crate::error::{Error, Result};
 use crate::qemu::facts::facts;
@@ -24,6 +24,12 @@ impl Domains {
         random.check()?;
         definition.validate(&facts)?;
         Ok(definition)
+    }
+
+    /// Refuses names that nobody knows, where a client asks for that.
+    pub(super) async fn check_names(&self, xml: &str) -> Result<()> {
+        let xml = xml.to_owned();
+        blocking(move || Ok(schema::check(&xml)?)).await
     }
 
     fn emulator_of(&self, definition: &Domain) -> Result<PathBuf> {

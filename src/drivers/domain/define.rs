@@ -13,7 +13,9 @@ use crate::qemu::job::{DomainHandle, DomainObject, State};
 impl Domains {
     /// Adds a persistent domain, or changes what an existing one starts with the next time.
     pub async fn define(self: &Arc<Self>, xml: &str, flags: u32) -> Result<Arc<State>> {
-        DefineFlags::accept(flags)?;
+        if DefineFlags::accept(flags)?.contains(DefineFlags::VALIDATE) {
+            self.check_names(xml).await?;
+        }
         let definition = self.read_definition(xml).await?;
         let domains = Arc::clone(self);
         blocking(move || domains.define_read(Arc::new(definition))).await

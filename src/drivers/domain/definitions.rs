@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::num::NonZero;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::conf::domain::Domain;
@@ -77,13 +77,30 @@ impl Definitions {
         let share = files.len().div_ceil(workers).max(1);
         let found = std::thread::scope(|scope| {
             let read_share = |share: &[Box<OsStr>]| -> Vec<Found> {
-                share.iter().filter_map(|name| self.read(name, linked.contains(name))).collect()
+                share
+                    .iter()
+                    .filter_map(|name| self.read(name, linked.contains(name) && self.is_linked(name)))
+                    .collect()
             };
             let threads: Vec<_> =
                 files.chunks(share).map(|share| scope.spawn(move || read_share(share))).collect();
             threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
         });
         Ok(found)
+    }
+
+    /// Whether the link of that name leads to the definition of that name: only then it means anything.
+    fn is_linked(&self, name: &OsStr) -> bool {
+        let link = self.autostart.join(name);
+        let same_file = || {
+            let (link, file) = (link.metadata().ok()?, self.config.join(name).metadata().ok()?);
+            Some((link.dev(), link.ino()) == (file.dev(), file.ino()))
+        };
+        let works = link.is_symlink() && same_file() == Some(true);
+        if !works {
+            tracing::warn!(path = %link.display(), "ignored a link that does not lead to the definition of its name");
+        }
+        works
     }
 
     fn read(&self, name: &OsStr, autostart: bool) -> Option<Found> {
@@ -94,7 +111,14 @@ impl Definitions {
             Domain::parse(&text, Form::INACTIVE).map_err(|error| error.to_string())
         };
         match read() {
-            Ok(definition) => Some(Found { definition, autostart }),
+            Ok(definition) => {
+                // As in libvirt the content counts; what is changed later lands under the domain's own name.
+                if self.file(&definition.name) != path {
+                    let (path, domain) = (path.display(), &definition.name);
+                    tracing::warn!(%path, %domain, "a definition's file does not have its domain's name");
+                }
+                Some(Found { definition, autostart })
+            }
             Err(error) => {
                 tracing::warn!(path = %path.display(), error, "skipped a definition");
                 None

@@ -77,6 +77,9 @@ impl Domains {
     /// Starts a domain that comes with the call and goes with its process, unless it is defined as well.
     pub async fn create(self: &Arc<Self>, xml: &str, flags: u32, client: ClientId) -> Result<Arc<State>> {
         let flags = CreateFlags::accept(flags)?;
+        if flags.contains(CreateFlags::VALIDATE) {
+            self.check_names(xml).await?;
+        }
         let definition = Arc::new(self.read_definition(xml).await?);
         let (name, uuid) = (&*definition.name, definition.uuid);
         let Added { object, .. } = self

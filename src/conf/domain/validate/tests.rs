@@ -24,6 +24,7 @@ fn as_recorded(error: &ConfError) -> String {
         ErrorKind::NoTarget => (20, "missing target information for device {}"),
         ErrorKind::NoName => (21, "missing name information"),
         ErrorKind::Xml => (27, "XML error: {}"),
+        ErrorKind::InvalidSchema => (92, "XML document failed to validate against schema: {}"),
         ErrorKind::XmlDetail => (35, "{}"),
         ErrorKind::Unsupported => (67, "unsupported configuration: {}"),
         ErrorKind::Overflow => (82, "numerical overflow: {}"),
