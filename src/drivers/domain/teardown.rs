@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::Domains;
 use super::event::{DomainEvent, Lifecycle, Stopped};
 use crate::qemu::job::{Destroy, DomainHandle, DomainObject, Ending, JobError, State};
-use crate::qemu::run_state::Shutoff;
+use crate::qemu::log;
+use crate::qemu::run_state::{RunState, Shutoff};
 
 impl Domains {
     /// Takes a domain down whose process is gone. Only the task that watches the process calls this.
@@ -24,6 +25,11 @@ impl Domains {
         self.release(&state);
         let (reason, detail) = meaning(state.ending);
         tracing::info!(domain = %state.name, ?reason, "stopped");
+        let (_, word) = RunState::Shutoff(reason).names();
+        let note = format!("shutting down, reason={word}");
+        if let Err(error) = log::note(&self.paths.qemu_log(), &state.name, &note) {
+            tracing::warn!(domain = %state.name, %error, "cannot write to the guest's log");
+        }
         let end = |state: &mut State| {
             state.detach(reason);
             state.gone = !state.is_persistent();
