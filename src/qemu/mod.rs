@@ -9,6 +9,7 @@ pub mod job;
 pub mod log;
 pub mod log_limit;
 pub mod monitor;
+pub mod native;
 pub mod network;
 pub mod prepare;
 pub mod process;

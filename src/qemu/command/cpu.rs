@@ -30,6 +30,11 @@ pub(crate) fn qemu_feature(name: &str) -> &str {
     RENAMED.iter().find(|(ours, _)| *ours == name).map_or(name, |(_, theirs)| theirs)
 }
 
+/// libvirt's name of a CPU feature that QEMU calls `name`.
+pub(crate) fn libvirt_feature(name: &str) -> &str {
+    RENAMED.iter().find(|(_, theirs)| *theirs == name).map_or(name, |(ours, _)| ours)
+}
+
 pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     let domain = guest.domain;
     let mut model = String::new();

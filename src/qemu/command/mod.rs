@@ -40,12 +40,13 @@ mod serial;
 mod smbios;
 mod sound;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod video;
 mod watchdog;
 
 pub(crate) use address::{has_builtin_ide, is_q35};
 pub use blockdev::{backend as blockdev_backend, chain as blockdev_chain, top_node};
+pub(crate) use cpu::libvirt_feature;
 pub use descriptors::{Descriptors, InterfaceDescriptors, Need, Opened, needs};
 pub use line::Props;
 

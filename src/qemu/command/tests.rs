@@ -18,11 +18,11 @@ use crate::qemu::prepare::{Chooser, Place, prepare, set_pty_paths};
 use crate::qemu::process::short_name;
 use crate::util::paths::Scope;
 
-fn corpus() -> PathBuf {
+pub(crate) fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/domain")
 }
 
-fn caps() -> QemuCaps {
+pub(crate) fn caps() -> QemuCaps {
     let file = |name: &str| {
         let path = corpus().join("../capabilities").join(name);
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
@@ -75,7 +75,7 @@ fn detect(disk: &mut Disk) {
 }
 
 /// Numbers from 101, in the order of the command line.
-fn open_all(needs: &[Need]) -> Descriptors {
+pub(crate) fn open_all(needs: &[Need]) -> Descriptors {
     let mut descriptors = Descriptors::default();
     let mut next = 101;
     let mut take = || {
@@ -97,7 +97,7 @@ fn open_all(needs: &[Need]) -> Descriptors {
     descriptors
 }
 
-fn running(definition: &str, name: &str) -> Domain {
+pub(crate) fn running(definition: &str, name: &str) -> Domain {
     let mut domain = Domain::parse(definition, Form::INACTIVE | Form::SECURE).unwrap();
     let state_dir = format!("/var/lib/libvirt/qemu/domain-{}", short_name(1, name));
     let channel_dir = format!("/run/libvirt/qemu/channel/{}", short_name(1, name));
@@ -133,7 +133,7 @@ fn accepted(kind: &str) -> Vec<String> {
 }
 
 /// Runs `check` on every guest that has `file`; the guests it complains of must be the accepted ones.
-fn for_all(kind: &str, file: &str, check: impl Fn(&str, &str, &str) -> Result<(), String>) {
+pub(crate) fn for_all(kind: &str, file: &str, check: impl Fn(&str, &str, &str) -> Result<(), String>) {
     let accepted = accepted(kind);
     let (mut checked, mut wrong) = (0, Vec::new());
     for entry in fs::read_dir(corpus()).unwrap() {
@@ -153,7 +153,7 @@ fn for_all(kind: &str, file: &str, check: impl Fn(&str, &str, &str) -> Result<()
     assert!(wrong.is_empty(), "{} guests differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-fn first_difference(theirs: &[&str], ours: &[&str]) -> String {
+pub(crate) fn first_difference(theirs: &[&str], ours: &[&str]) -> String {
     let at = theirs.iter().zip(ours).position(|(theirs, ours)| theirs != ours);
     let at = at.unwrap_or(theirs.len().min(ours.len()));
     format!("\n  libvirt: {:?}\n  ours:    {:?}", theirs.get(at), ours.get(at))
