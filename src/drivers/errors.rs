@@ -1,5 +1,6 @@
 //! What the lower floors' errors are to a client.
 
+use crate::conf::capabilities::cpu::CpuError;
 use crate::conf::{self, ConfError, ErrorKind};
 use crate::error::{Code, Error, Origin};
 use crate::qemu::block::StorageError;
@@ -91,7 +92,21 @@ impl From<GuestCpuError> for Error {
             GuestCpuError::Mode { .. } => Self::config_unsupported(sentence),
             GuestCpuError::UnknownHost => Self::config_unsupported(sentence).from_origin(Origin::CPU),
             GuestCpuError::UnknownModel(_) => Self::internal_error(sentence).from_origin(Origin::CPU),
+            GuestCpuError::NoModel(_) => Self::invalid_arg(sentence).from_origin(Origin::CPU),
+            GuestCpuError::Incompatible(_) => Self::cpu_incompatible(sentence).from_origin(Origin::CPU),
+            GuestCpuError::Map(error) => error.into(),
         }
+    }
+}
+
+impl From<CpuError> for Error {
+    fn from(error: CpuError) -> Self {
+        let sentence = error.to_string();
+        let code = match error {
+            CpuError::UnknownModel(_) | CpuError::UnknownFeature(_) => Code::INTERNAL_ERROR,
+            CpuError::Conflict(_) | CpuError::Mismatch { .. } => Code::OPERATION_FAILED,
+        };
+        Self::new(code, sentence).from_origin(Origin::CPU)
     }
 }
 

@@ -14,6 +14,7 @@ mod events;
 mod host;
 mod hostile;
 mod lifecycle;
+mod live;
 mod many;
 mod metadata;
 mod old_client;

@@ -43,6 +43,7 @@ mod monitor_events;
 mod owners;
 mod ports;
 pub mod reads;
+mod refresh;
 pub mod screenshot;
 mod start;
 pub mod stats;

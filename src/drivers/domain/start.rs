@@ -20,7 +20,7 @@ use crate::conf::devices::BalloonModel;
 use crate::conf::domain::{ClockOffset, Domain};
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
-use crate::qemu::capabilities::QemuCaps;
+use crate::qemu::capabilities::{CpuArguments, QemuCaps};
 use crate::qemu::command::{self, CommandLine, Context, Sandbox};
 use crate::qemu::job::{
     AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
@@ -183,6 +183,8 @@ impl Domains {
     ) -> Result<(), Failure> {
         self.attach(job, attempt, started)?;
         let answers = Answers::ask(&started.monitor, &attempt.definition).await?;
+        self.refresh(&mut attempt.definition, &attempt.cpu_arguments, &started.monitor, &answers.boot_cpu)
+            .await?;
         for (name, arguments) in setup::commands(&attempt.definition, seconds_since_1970()) {
             started.monitor.execute_value(name, Some(arguments)).await?;
         }
@@ -266,6 +268,8 @@ struct Attempt {
     /// The connection that the guest is to end with.
     owner: Option<ClientId>,
     definition: Domain,
+    /// What decides which CPU the guest gets.
+    cpu_arguments: CpuArguments,
     launched: Option<Arc<Launched>>,
     kept: bool,
 }
@@ -283,7 +287,8 @@ impl Attempt {
         let mut definition = definition.clone();
         definition.id = Some(id);
         let (domains, object) = (Arc::clone(domains), Arc::clone(object));
-        Self { domains, object, starting, id, owner, definition, launched: None, kept: false }
+        let cpu_arguments = CpuArguments::default();
+        Self { domains, object, starting, id, owner, definition, cpu_arguments, launched: None, kept: false }
     }
 
     /// Completes the definition for this run, opens what QEMU inherits and writes the command line.
@@ -312,6 +317,7 @@ impl Attempt {
             inherited_env: &self.domains.inherited_env,
         };
         let CommandLine { program, args, env } = command::build(definition, caps, &context)?;
+        self.cpu_arguments = CpuArguments::of(&args);
         let gib = u32::try_from(definition.memory.total_kib >> 20).unwrap_or(u32::MAX);
         let launch = Launch {
             program: program.into(),
@@ -358,7 +364,7 @@ impl Drop for Attempt {
 
 /// Why a guest whose QEMU answered did not come up. A monitor that fails may only be the consequence of a
 /// QEMU that died and said why.
-enum Failure {
+pub(super) enum Failure {
     Monitor(MonitorError),
     Other(Error),
 }
@@ -386,6 +392,8 @@ impl Failure {
 
 /// What only the started QEMU knows.
 struct Answers {
+    /// Where QEMU keeps the first vCPU.
+    boot_cpu: String,
     vcpu_threads: Arc<[u32]>,
     terminals: Vec<Chardev>,
 }
@@ -405,6 +413,7 @@ impl Answers {
         let mut cpus = cpus.reply().await?;
         cpus.sort_unstable_by_key(|cpu| cpu.cpu_index);
         let answers = Self {
+            boot_cpu: cpus.first().map(|cpu| cpu.qom_path.clone()).unwrap_or_default(),
             vcpu_threads: cpus.iter().map(|cpu| cpu.thread_id).collect(),
             terminals: terminals.reply().await?,
         };

@@ -1,6 +1,7 @@
 //! The CPU that a guest starts with, made of the one its definition asks for.
 //!
 //! ```text
+//! check='partial', a forbidden feature ─▶ refused if the host lacks or has something
 //! host-model, match='minimum' ─▶ the host's model by name, then the definition's own features
 //! policy='optional'           ─▶ require or disable, by what the host has
 //! any named model             ─▶ features that QEMU took out of it since are disabled
@@ -8,9 +9,9 @@
 //!
 //! After that the definition says everything: another host, or another QEMU, can give the guest the same CPU.
 
-use super::{Accel, Features, QemuCaps};
-use crate::conf::capabilities::cpu::{CpuMap, Decoded, Policy};
-use crate::conf::domain::{Cpu, CpuFeature, CpuMatch, CpuMode, Fallback, FeaturePolicy};
+use super::{Accel, Features, QemuCaps, feature_from_qemu, processor};
+use crate::conf::capabilities::cpu::{Comparison, CpuError, CpuMap, Decoded, Policy, Purpose};
+use crate::conf::domain::{Cpu, CpuCheck, CpuFeature, CpuMatch, CpuMode, Fallback, FeaturePolicy};
 use crate::conf::xml::Value;
 use crate::util::arch::Arch;
 
@@ -23,6 +24,12 @@ pub enum GuestCpuError {
     UnknownHost,
     #[error("Unknown CPU model {0}")]
     UnknownModel(String),
+    #[error("unknown CPU model {0}")]
+    NoModel(String),
+    #[error("{0}")]
+    Incompatible(String),
+    #[error(transparent)]
+    Map(#[from] CpuError),
 }
 
 /// Features that QEMU never had, or no longer has.
@@ -50,6 +57,9 @@ pub(super) fn resolve(
     // Decoded once per binary, and only if someone asks.
     let host = || map.and_then(|map| caps.host_model(accel, Features::Migratable, map));
     check_mode(cpu.mode, caps, accel, host)?;
+    if let Some(map) = map.filter(|_| caps.arch.is_x86()) {
+        check_host(cpu, caps, accel, map)?;
+    }
     if cpu.mode.has_model() && caps.arch.is_x86() {
         let optional = |feature: &CpuFeature| feature.policy == FeaturePolicy::Optional;
         let like_host = cpu.mode == CpuMode::HostModel || cpu.matching == CpuMatch::Minimum;
@@ -96,6 +106,116 @@ fn check_mode<'a>(
     mode.print(&mut name);
     let virt_type = if accel == Accel::Kvm { "kvm" } else { "qemu" };
     Err(GuestCpuError::Mode { mode: name, arch: caps.arch, virt_type })
+}
+
+/// Refuses what this host cannot give, as far as the definition wants that to be known before.
+fn check_host(cpu: &Cpu, caps: &QemuCaps, accel: Accel, map: &CpuMap) -> Result<(), GuestCpuError> {
+    if cpu.check == Some(CpuCheck::None) {
+        return Ok(());
+    }
+    let forbids = cpu.rest.features.iter().any(|feature| feature.policy == FeaturePolicy::Forbid);
+    if forbids && let Some(host) = full_host(caps, accel, map) {
+        let provides = |name: &str| {
+            let mut features = host.features.iter();
+            features.any(|(known, policy)| known == name && *policy == Policy::Require)
+        };
+        let mut features = cpu.rest.features.iter();
+        if let Some(feature) = features.find(|it| it.policy == FeaturePolicy::Forbid && provides(&it.name)) {
+            let sentence = format!("Host CPU provides forbidden feature '{}'", feature.name);
+            return Err(GuestCpuError::Incompatible(sentence));
+        }
+    }
+    if cpu.check != Some(CpuCheck::Partial) || !cpu.mode.has_model() {
+        return Ok(());
+    }
+    match caps.compare_cpu(cpu, accel, map, Against::Everything)? {
+        Comparison::Incompatible(sentence) => Err(GuestCpuError::Incompatible(sentence)),
+        Comparison::Identical | Comparison::Superset => Ok(()),
+    }
+}
+
+/// What a guest's CPU is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Against {
+    /// What QEMU offers.
+    Qemu,
+    /// That, and what the processor itself has.
+    Everything,
+}
+
+impl QemuCaps {
+    /// Whether guests can have the CPU here. Models that QEMU knows are judged by QEMU, unless libvirt's
+    /// description of them is as good.
+    pub fn compare_cpu(
+        &self,
+        cpu: &Cpu,
+        accel: Accel,
+        map: &CpuMap,
+        against: Against,
+    ) -> Result<Comparison, GuestCpuError> {
+        let cpus = self.accel(accel);
+        let definition = cpu.model.as_deref().and_then(|model| cpus?.cpu(model));
+        let blockers = definition.and_then(|definition| definition.blockers.as_ref());
+        let only_disables = cpu.rest.features.iter().all(|it| it.policy == FeaturePolicy::Disable);
+        if only_disables && blockers.is_some_and(Vec::is_empty) {
+            return Ok(Comparison::Superset);
+        }
+        let reported = self.host_model(accel, Features::All, map);
+        if let (Some(definition), Some(reported)) = (definition, reported) {
+            let described =
+                map.model(&definition.name).ok_or_else(|| GuestCpuError::NoModel(definition.name.clone()))?;
+            if !described.is_complete() {
+                return self.compare_blockers(cpu, blockers.map_or(&[], Vec::as_slice), reported, map);
+            }
+        }
+        let full = match against {
+            Against::Everything => full_host(self, accel, map),
+            Against::Qemu => reported.cloned(),
+        };
+        let Some(host) = full else { return Ok(Comparison::Incompatible("unknown host CPU".to_owned())) };
+        Ok(map.compare(&map.bits_of_decoded(&host)?, host.vendor.as_deref(), cpu)?)
+    }
+
+    /// A CPU whose model QEMU knows: `blockers` is what the host lacks of that.
+    fn compare_blockers(
+        &self,
+        cpu: &Cpu,
+        blockers: &[String],
+        host: &Decoded,
+        map: &CpuMap,
+    ) -> Result<Comparison, GuestCpuError> {
+        let offered = map.bits_of_decoded(host)?;
+        let is_disabled = |name: &str| {
+            let mut features = cpu.rest.features.iter();
+            features.any(|it| *it.name == *name && it.policy == FeaturePolicy::Disable)
+        };
+        let blockers = blockers.iter().map(|name| feature_from_qemu(self.arch, name));
+        let mut lacking: Vec<&str> = blockers.filter(|name| !is_disabled(name)).collect();
+        let required = cpu.rest.features.iter().filter(|it| it.policy == FeaturePolicy::Require);
+        lacking.extend(required.map(|it| &*it.name).filter(|name| !map.has_feature(&offered, name)));
+        if lacking.is_empty() {
+            return Ok(Comparison::Superset);
+        }
+        let sentence = format!("Host CPU does not provide required features: {}", lacking.join(", "));
+        Ok(Comparison::Incompatible(sentence))
+    }
+}
+
+/// The host's CPU as QEMU offers it, with what the processor has beyond that where it runs the guest itself.
+fn full_host(caps: &QemuCaps, accel: Accel, map: &CpuMap) -> Option<Decoded> {
+    let reported = caps.host_model(accel, Features::All, map)?;
+    if accel == Accel::Tcg {
+        return Some(reported.clone());
+    }
+    let mut full = map.decode(&processor::bits(map)?, Purpose::Guest, None)?;
+    let offered = map.bits_of_decoded(reported).ok()?;
+    for name in map.feature_names().filter(|name| map.has_feature(&offered, name)) {
+        match full.features.iter_mut().find(|(known, _)| known == name) {
+            Some((_, policy)) => *policy = Policy::Require,
+            None => full.features.push((name.to_owned(), Policy::Require)),
+        }
+    }
+    Some(full)
 }
 
 fn decide_optional(cpu: &mut Cpu, has: impl Fn(&str) -> bool) {

@@ -16,9 +16,11 @@ pub mod domain;
 mod emulators;
 mod fingerprint;
 mod flags;
+mod given_cpu;
 mod guest_cpu;
 mod host_model;
 pub mod probe;
+pub mod processor;
 mod schema;
 
 use std::path::PathBuf;
@@ -28,7 +30,8 @@ use serde::{Deserialize, Serialize};
 pub use converse::ConverseError;
 pub use emulators::{Emulators, LookupError};
 pub use flags::{Cap, CapSet};
-pub use guest_cpu::GuestCpuError;
+pub use given_cpu::CpuArguments;
+pub use guest_cpu::{Against, GuestCpuError};
 pub use host_model::{Features, feature_from_qemu, feature_to_qemu};
 pub use probe::ProbeError;
 
@@ -60,6 +63,8 @@ pub struct QemuCaps {
     pub hyperv: Vec<String>,
     #[serde(skip)]
     host_models: host_model::HostModels,
+    #[serde(skip)]
+    given: given_cpu::GivenCpus,
 }
 
 /// What depends on how instructions are executed.

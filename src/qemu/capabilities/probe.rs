@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::flags::Evidence;
+use super::given_cpu::GivenCpus;
 use super::host_model::HostModels;
 use super::schema::Schema;
 use super::{Accel, AccelCaps, Cap, CpuDefinition, CpuExpansion, CpuProperty, CpuValue, Machine, QemuCaps};
@@ -203,6 +204,7 @@ pub fn assemble(binary: PathBuf, best: &Answers, tcg: Option<&Answers>) -> Resul
         tcg: None,
         hyperv: Vec::new(),
         host_models: HostModels::default(),
+        given: GivenCpus::default(),
     };
     if kvm.enabled && kvm.present {
         caps.flags.insert(Cap::Kvm);

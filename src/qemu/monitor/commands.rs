@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::command::{Command, Done};
 use super::redact::Secret;
@@ -46,6 +46,7 @@ impl Absent for String {}
 impl Absent for &str {}
 impl Absent for bool {}
 impl Absent for u64 {}
+impl Absent for Value {}
 
 commands! {
     /// Ends the negotiation; no optional capability is asked for.
@@ -78,6 +79,13 @@ commands! {
     QueryStats = "query-stats" { target: &'static str } -> Vec<StatsSource>;
     QueryStatsSchemas = "query-stats-schemas" {} -> Vec<StatsSchema>;
     QueryDirtyRate = "query-dirty-rate" {} -> DirtyRate;
+
+    /// The bits of CPUID that a vCPU has.
+    CpuFeatureWords = "qom-get" { path: String, property: &'static str } -> Vec<FeatureWord>;
+    /// What a vCPU was to have and does not, under QEMU's names.
+    UnavailableFeatures = "qom-get" { path: String, property: &'static str } -> Vec<String>;
+    /// All properties of a CPU model.
+    ExpandCpuModel = "query-cpu-model-expansion" { r#type: &'static str, model: Value } -> CpuModelExpansion;
 
     SetLink = "set_link" { name: String, up: bool } -> Done;
     /// The descriptor travels beside the command.
@@ -136,6 +144,29 @@ pub struct Cpu {
     pub qom_path: String,
     #[serde(default)]
     pub props: BTreeMap<String, Value>,
+}
+
+/// 32 of a processor's features.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FeatureWord {
+    pub cpuid_input_eax: u32,
+    pub cpuid_input_ecx: Option<u32>,
+    /// `EAX`, …
+    pub cpuid_register: String,
+    pub features: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct CpuModelExpansion {
+    pub model: CpuModel,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct CpuModel {
+    pub name: String,
+    #[serde(default)]
+    pub props: Map<String, Value>,
 }
 
 /// A character device; a pty's is `pty:/dev/pts/3`.

@@ -49,6 +49,17 @@ impl CpuData {
         })
     }
 
+    pub(super) fn intersect(&mut self, other: &Self) {
+        for (place, known) in &mut self.0 {
+            let bits = other.0.get(place).copied().unwrap_or_default();
+            known.iter_mut().zip(bits).for_each(|(known, bits)| *known &= bits);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.values().flatten().all(|bits| *bits == 0)
+    }
+
     pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
         self.0.keys().copied()
     }

@@ -41,10 +41,14 @@ pub struct CpuModel {
     pub canonical: Option<String>,
     pub(super) data: CpuData,
     pub(super) signatures: Vec<ModelSignature>,
+    /// Whether a host is held against this description of the model, not against QEMU's.
+    pub(super) is_complete: bool,
     pub(super) names_hosts: bool,
     pub(super) names_guests: bool,
     /// Features that newer QEMU took out of the model.
     pub(super) removed: Vec<String>,
+    /// Features that newer QEMU added to the model.
+    pub(super) added: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +62,11 @@ impl CpuModel {
     /// Features that newer QEMU took out of the model.
     pub fn removed(&self) -> &[String] {
         &self.removed
+    }
+
+    /// Whether a host is held against this description of the model, not against QEMU's.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     pub(super) fn has_signature(&self, family: u32, model: u32, stepping: u32) -> bool {
@@ -88,6 +97,10 @@ impl CpuMap {
 
     pub fn models(&self) -> impl Iterator<Item = &CpuModel> {
         self.models.iter()
+    }
+
+    pub fn feature_names(&self) -> impl Iterator<Item = &str> {
+        self.features.iter().map(|feature| feature.name.as_str())
     }
 
     /// Everywhere that some feature has a bit.
@@ -155,9 +168,11 @@ impl CpuMap {
             canonical: None,
             data: CpuData::default(),
             signatures: Vec::new(),
+            is_complete: false,
             names_hosts: decode("host"),
             names_guests: decode("guest"),
             removed: Vec::new(),
+            added: Vec::new(),
         };
         let changes = ["signature", "vendor", "feature"];
         let is_another_name = !element.children().any(|child| changes.contains(&child.name()));
@@ -178,6 +193,8 @@ impl CpuMap {
                 }
             }
         }
+        let check = element.child("check").and_then(|check| check.attribute("partial"));
+        model.is_complete = check == Some("compat");
         self.read_changes(&mut model, element)?;
         self.models.push(model);
         Ok(())
@@ -196,7 +213,9 @@ impl CpuMap {
             let name: String = child.required("name")?;
             if child.attribute("removed") == Some("yes") {
                 model.removed.push(name);
-            } else if child.attribute("added") != Some("yes") {
+            } else if child.attribute("added") == Some("yes") {
+                model.added.push(name);
+            } else {
                 self.set_feature(&mut model.data, &name);
             }
         }

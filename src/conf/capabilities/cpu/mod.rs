@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! cpu_map/*.xml ──map──▶ CpuMap ─┐
-//! cpuid, QEMU's properties ──────┴─ decode ──▶ model + features beyond it + features it lacks
+//! cpuid, QEMU's properties ──────┼─ decode ──▶ model + features beyond it + features it lacks
+//! a definition's CPU ────────────┴─ guest ──▶ whether a host has it, what a guest got of it
 //! ```
 
 mod data;
 mod decode;
+mod guest;
 mod map;
 
 pub use data::{CpuData, Place};
 pub use decode::{Decoded, Known, Policy, Purpose};
+pub use guest::{Comparison, CpuError, GivenCpu};
 pub use map::{CpuMap, CpuMapError, CpuModel};
