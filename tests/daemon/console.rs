@@ -1,6 +1,6 @@
-//! Consoles through streams, and pictures of the screen.
+//! Consoles and channels through streams, pictures of the screen, the screen itself through a descriptor.
 
-use ferrovirt_compat::linux;
+use ferrovirt_compat::{halting, linux};
 
 use crate::daemon;
 
@@ -84,4 +84,54 @@ fn what_cannot_be_opened_is_refused() {
     assert!(error.contains("cannot find character device <null>"), "{error}");
     let error = daemon.python("conn.lookupByName('tiny').screenshot(conn.newStream(0), 0, 0)").fails();
     assert!(error.contains("libvirtError"), "{error}");
+}
+
+#[test]
+fn the_screen_is_served_on_a_descriptor() {
+    let daemon = daemon();
+    daemon.run(&halting("tiny").device("<graphics type='vnc' autoport='yes' passwd='secret'/>"));
+    let greeting = |how: &str| {
+        daemon.python(&format!(
+            "import os, socket\n\
+             domain = conn.lookupByName('tiny')\n\
+             {how}\n\
+             print(socket.socket(fileno=fd).recv(12))"
+        ))
+    };
+    let asked = greeting("fd = domain.openGraphicsFD(0, libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)");
+    assert_eq!(asked.ok().trim(), r"b'RFB 003.008\n'");
+    let given = greeting(
+        "ours, theirs = socket.socketpair(); fd = ours.detach(); domain.openGraphics(0, theirs.fileno(), 0)",
+    );
+    assert_eq!(given.ok().trim(), r"b'RFB 003.008\n'");
+    let error = daemon.python("conn.lookupByName('tiny').openGraphicsFD(1, 0)").fails();
+    assert!(error.contains("internal error: No graphics backend with index 1"), "{error}");
+}
+
+#[test]
+fn a_channel_is_open_to_one_client_at_a_time() {
+    let daemon = daemon();
+    daemon.run(&halting("tiny").device(
+        "<channel type='unix'><target type='virtio' name='com.example'/></channel>\
+         <channel type='pty'><target type='virtio' name='com.example.pty'/></channel>",
+    ));
+    let opened = daemon.python(
+        "domain = conn.lookupByName('tiny')\n\
+         def open(name, flags=0):\n\
+         \x20   stream = conn.newStream(0)\n\
+         \x20   try: domain.openChannel(name, stream, flags)\n\
+         \x20   except libvirt.libvirtError as error: print(error)\n\
+         \x20   return stream\n\
+         first = open('com.example')\n\
+         second = open('channel0')\n\
+         third = open(None, libvirt.VIR_DOMAIN_CHANNEL_FORCE)\n\
+         open('com.example.pty')\n\
+         open('no')",
+    );
+    let lines = [
+        "operation failed: Active channel stream exists for this domain",
+        "internal error: channel com.example.pty is not using a UNIX socket",
+        "internal error: cannot find channel no",
+    ];
+    assert_eq!(opened.ok().trim(), lines.join("\n"));
 }

@@ -96,6 +96,14 @@ flag_words!(
         FORCE = 1,
         SAFE = 1 << 1,
     }
+    /// `virDomainChannelFlags`
+    ChannelFlags of "qemuDomainOpenChannel" {
+        FORCE = 1,
+    }
+    /// `virDomainOpenGraphicsFlags`
+    OpenGraphicsFlags of "qemuDomainOpenGraphics" {
+        SKIPAUTH = 1,
+    }
     /// `virDomainQemuMonitorCommandFlags`
     MonitorCommandFlags of "qemuDomainQemuMonitorCommandWithFiles" {
         HMP = 1,

@@ -22,7 +22,7 @@
 //! | `adopt`, `status` | guests that outlive the daemon |
 //! | `start`, `lifecycle`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
-//! | `devices`, `ports`, `console`, `screenshot` | what guests have of the host, and what clients have of guests |
+//! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
 //! | `owners` | guests that end with a connection |
 //! | `event` | what subscribers hear |
 
@@ -35,6 +35,7 @@ mod devices;
 pub mod event;
 mod filter;
 pub mod flags;
+pub mod graphics;
 pub mod lifecycle;
 pub mod list;
 pub mod metadata;

@@ -90,6 +90,9 @@ commands! {
     SetLink = "set_link" { name: String, up: bool } -> Done;
     /// The descriptor travels beside the command.
     Getfd = "getfd" { fdname: String } -> Done;
+    CloseFd = "closefd" { fdname: String } -> Done;
+    /// Serves a screen on a descriptor that QEMU got before.
+    AddClient = "add_client" { protocol: String, fdname: String, skipauth: bool } -> Done;
 
     Screendump = "screendump" { filename: String, device: Option<String>, head: Option<u64>, format: Option<String> } -> Done;
     SetPassword = "set_password" { protocol: String, password: String, connected: Option<String> } -> Done, Named;

@@ -5,13 +5,16 @@ use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
 use super::domain::referred;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rpc::router::{Call, Routes, Streamed, WithDescriptors};
 use crate::rpc::stream::Pipe;
 
 pub fn routes(r: &mut Routes) {
     r.on_stream::<DomainOpenConsole>(open_console);
+    r.on_stream::<DomainOpenChannel>(open_channel);
     r.on_stream::<DomainScreenshot>(screenshot);
+    r.on_fds::<DomainOpenGraphics>(open_graphics);
+    r.on_fds::<DomainOpenGraphicsFd>(open_graphics_fd);
     r.on::<qemu::procedure::DomainMonitorCommand>(monitor_command);
     r.on_fds::<qemu::procedure::DomainMonitorCommandWithFiles>(monitor_command_with_files);
 }
@@ -20,6 +23,27 @@ async fn open_console(call: Call, args: DomainOpenConsoleArgs) -> Result<Streame
     let domain = referred(&call, &args.dom)?;
     let console = call.drivers.domains.open_console(&domain, args.dev_name.as_deref(), args.flags)?;
     Ok(Streamed { ret: (), pipe: Pipe::duplex(console) })
+}
+
+async fn open_channel(call: Call, args: DomainOpenChannelArgs) -> Result<Streamed<()>> {
+    let domain = referred(&call, &args.dom)?;
+    let channel = call.drivers.domains.open_channel(&domain, args.name.as_deref(), args.flags)?;
+    Ok(Streamed { ret: (), pipe: Pipe::duplex(channel) })
+}
+
+async fn open_graphics(mut call: Call, args: DomainOpenGraphicsArgs) -> Result<WithDescriptors<()>> {
+    let domain = referred(&call, &args.dom)?;
+    let Some(socket) = call.take_fds().pop() else {
+        return Err(Error::internal_error("No FD available at slot 0"));
+    };
+    call.drivers.domains.open_graphics(domain, args.idx, socket, args.flags).await?;
+    Ok(WithDescriptors { ret: (), fds: Vec::new() })
+}
+
+async fn open_graphics_fd(call: Call, args: DomainOpenGraphicsFdArgs) -> Result<WithDescriptors<()>> {
+    let domain = referred(&call, &args.dom)?;
+    let socket = call.drivers.domains.open_graphics_fd(domain, args.idx, args.flags).await?;
+    Ok(WithDescriptors { ret: (), fds: vec![socket] })
 }
 
 async fn screenshot(call: Call, args: DomainScreenshotArgs) -> Result<Streamed<DomainScreenshotRet>> {
