@@ -166,8 +166,12 @@ codes! {
     91 CPU_INCOMPATIBLE cpu_incompatible "the CPU is incompatible with host CPU" "the CPU is incompatible with host CPU: {}";
     92 XML_INVALID_SCHEMA xml_invalid_schema "XML document failed to validate against schema" "XML document failed to validate against schema: {}";
     94 AUTH_UNAVAILABLE auth_unavailable "authentication unavailable" "authentication unavailable: {}";
+    97 AGENT_UNSYNCED agent_unsynced "guest agent replied with wrong id to guest-sync command" "guest agent replied with wrong id to guest-sync command: {}";
     99 DEVICE_MISSING device_missing "device not found" "device not found: {}";
+    108 NO_HOSTNAME no_hostname "no hostname found" "no hostname found: {}";
     110 MULTIPLE_DOMAINS multiple_domains "multiple matching domains found" "multiple matching domains found: {}";
+    112 AGENT_COMMAND_TIMEOUT agent_command_timeout "guest agent command timed out" "guest agent command timed out: {}";
+    113 AGENT_COMMAND_FAILED agent_command_failed "guest agent command failed" "guest agent command failed: {}";
 }
 
 impl Error {

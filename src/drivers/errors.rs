@@ -3,6 +3,7 @@
 use crate::conf::capabilities::cpu::CpuError;
 use crate::conf::{self, ConfError, ErrorKind};
 use crate::error::{Code, Error, Origin};
+use crate::qemu::agent::AgentError;
 use crate::qemu::block::StorageError;
 use crate::qemu::capabilities::{GuestCpuError, LookupError, ProbeError};
 use crate::qemu::command::CommandError;
@@ -50,6 +51,27 @@ impl From<JobError> for Error {
             JobError::Stop(stop) => stop.into(),
             JobError::Gone { .. } => Self::no_domain(sentence).from_origin(Origin::DOMAIN),
         }
+    }
+}
+
+impl From<AgentError> for Error {
+    fn from(error: AgentError) -> Self {
+        let code = match error {
+            AgentError::NotRunning => Code::OPERATION_INVALID,
+            AgentError::NotConfigured => Code::ARGUMENT_UNSUPPORTED,
+            AgentError::NotConnected
+            | AgentError::Unavailable
+            | AgentError::Left
+            | AgentError::Silent { .. } => Code::AGENT_UNRESPONSIVE,
+            AgentError::Disappeared | AgentError::Timeout { .. } => Code::AGENT_COMMAND_TIMEOUT,
+            AgentError::Refused { .. } => Code::AGENT_COMMAND_FAILED,
+            AgentError::Unsynced { .. } => Code::AGENT_UNSYNCED,
+            AgentError::Connect { .. } | AgentError::Read { .. } | AgentError::Write { .. } => {
+                Code::SYSTEM_ERROR
+            }
+            _ => Code::INTERNAL_ERROR,
+        };
+        Self::new(code, error.to_string()).with_source(error)
     }
 }
 

@@ -1,5 +1,6 @@
 //! How one guest runs: its process, monitor, jobs, command line and status.
 
+pub mod agent;
 pub mod alias;
 pub mod block;
 pub mod capabilities;

@@ -12,6 +12,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .program(qemu::PROGRAM, qemu::ENTRIES)
         .routes(handlers::connect::routes)
         .routes(handlers::domain::routes)
+        .routes(handlers::domain_agent::routes)
         .routes(handlers::domain_devices::routes)
         .routes(handlers::domain_lifecycle::routes)
         .routes(handlers::domain_reads::routes)

@@ -7,6 +7,7 @@
 
 use ferrovirt_compat::{Daemon, Kind};
 
+mod agent;
 mod console;
 mod define;
 mod errors;

@@ -19,9 +19,10 @@ use super::Domains;
 use super::list::Existing;
 use crate::drivers::ClientId;
 use crate::error::Error;
+use crate::qemu::agent::Patience;
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, State};
-use crate::qemu::monitor::{QueryStatus, Status as QemuStatus};
+use crate::qemu::monitor::{QueryChardev, QueryStatus, Status as QemuStatus};
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How};
 use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
 use crate::qemu::status::Status;
@@ -93,6 +94,7 @@ impl Domains {
                 state.live = Some(live);
                 state.run = status.run;
                 state.reboots = status.fake_reboot;
+                state.agent_patience = Patience::from_number(status.agent_timeout).unwrap_or(Patience::BLOCK);
                 state.vcpu_threads = status.vcpus.iter().map(|vcpu| vcpu.pid).collect();
                 state.launched = Some(Arc::new(launched));
             },
@@ -168,6 +170,7 @@ impl Domains {
     async fn go_on(self: Arc<Self>, job: AsyncJob<Start>, adopted: Adopted) {
         let Adopted { running, events } = adopted;
         let status = running.monitor.execute(QueryStatus {}).await;
+        let ports = running.monitor.execute(QueryChardev {}).await.unwrap_or_default();
         let object = Arc::clone(job.object());
         let process = running.process.clone();
         job.update_then(
@@ -180,6 +183,7 @@ impl Domains {
             |state, ()| self.save_status(state),
         );
         tracing::info!(domain = %object.state().name, pid = process.pid(), "took hold of a running guest");
+        self.note_ports(&object, &ports);
         drop(job);
         self.follow(&object, process, events);
         if matches!(object.state().run, RunState::Shutdown(_)) {

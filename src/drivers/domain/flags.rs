@@ -108,6 +108,24 @@ flag_words!(
     MonitorCommandFlags of "qemuDomainQemuMonitorCommandWithFiles" {
         HMP = 1,
     }
+    /// `virDomainGetHostnameFlags`
+    HostnameFlags of "qemuDomainGetHostname" {
+        LEASE = 1,
+        AGENT = 1 << 1,
+    }
+    /// `virDomainSetTimeFlags`
+    SetTimeFlags of "qemuDomainSetTime" {
+        SYNC = 1,
+    }
+    /// `virDomainSetUserPasswordFlags`
+    PasswordFlags of "qemuDomainSetUserPassword" {
+        ENCRYPTED = 1,
+    }
+    /// `virDomainAuthorizedSSHKeysSetFlags`
+    SshKeyFlags of "qemuDomainAuthorizedSSHKeysSet" {
+        APPEND = 1,
+        REMOVE = 1 << 1,
+    }
     /// `virDomainModificationImpact`
     Impact of "virDomainObjGetMetadata" {
         LIVE = 1,

@@ -2,10 +2,9 @@
 
 use super::Domains;
 use super::flags::{CallFlags, DestroyFlags, RebootFlags, ShutdownFlags, no_flags};
-use crate::conf::devices::{Channel, ChannelTarget};
 use crate::conf::domain::LifecycleAction;
-use crate::error::{Error, Origin, Result};
-use crate::qemu::job::{DomainHandle, Ending, Job, Modify, State, Suspend};
+use crate::error::{Error, Result};
+use crate::qemu::job::{DomainHandle, Ending, Job, Modify, Suspend};
 use crate::qemu::monitor::{Cont, Stop, SystemPowerdown, SystemReset};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
@@ -69,8 +68,8 @@ impl Domains {
     /// Asks the guest to power off. Returns when it has been asked.
     pub async fn shutdown(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
         let flags = ShutdownFlags::accept(flags)?;
-        if flags == ShutdownFlags::GUEST_AGENT {
-            return Err(no_agent(&domain.state()));
+        if self.shut_down_by_agent(&mut domain, flags).await? {
+            return Ok(());
         }
         let object = domain.object().clone();
         let job = domain.begin::<Modify>().await?;
@@ -83,8 +82,8 @@ impl Domains {
     /// Asks the guest to power off, and starts it again when it has.
     pub async fn reboot(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
         let flags = RebootFlags::accept(flags)?;
-        if flags == RebootFlags::GUEST_AGENT {
-            return Err(no_agent(&domain.state()));
+        if self.reboot_by_agent(&mut domain, flags).await? {
+            return Ok(());
         }
         let job = domain.begin::<Modify>().await?;
         let ends = [LifecycleAction::Destroy, LifecycleAction::Preserve];
@@ -121,19 +120,4 @@ async fn press_power_button(job: &Job<'_, Modify>, after: AfterPowerOff) -> Resu
 
 fn invalid(sentence: &'static str) -> Error {
     Error::operation_invalid(sentence)
-}
-
-/// Why the guest's agent cannot be asked.
-pub(super) fn no_agent(state: &State) -> Error {
-    match state.live.as_ref() {
-        None => Error::operation_invalid("domain is not running").from_origin(Origin::DOMAIN),
-        Some(live) if live.devices.channels.iter().any(is_agent) => {
-            Error::agent_unresponsive("QEMU guest agent is not connected")
-        }
-        Some(_) => Error::argument_unsupported("QEMU guest agent is not configured"),
-    }
-}
-
-fn is_agent(channel: &Channel) -> bool {
-    matches!(&channel.target, ChannelTarget::Virtio { name: Some(name), .. } if &**name == "org.qemu.guest_agent.0")
 }

@@ -19,6 +19,7 @@
 //! | `usage` | what a domain uses of the host: processors, memory, images |
 //! | `stats` | all numbers about many domains at once |
 //! | `complete` | from a client's text to a definition that can run |
+//! | `agent`, `agent_…` | what is asked of the agent inside a guest |
 //! | `adopt`, `status` | guests that outlive the daemon |
 //! | `start`, `lifecycle`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
@@ -27,6 +28,12 @@
 //! | `event` | what subscribers hear |
 
 mod adopt;
+pub mod agent;
+mod agent_filesystems;
+pub mod agent_guest;
+mod agent_info;
+mod agent_power;
+pub mod agent_vcpus;
 mod complete;
 pub mod console;
 pub mod define;
@@ -59,6 +66,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
+use self::agent_filesystems::Frozen;
 use self::console::Consoles;
 use self::definitions::Definitions;
 use self::event::{DomainEvent, DomainRef};
@@ -89,6 +97,7 @@ pub struct Domains {
     turns: Turns,
     ports: Ports,
     owners: Owners,
+    frozen: Frozen,
     consoles: Arc<Consoles>,
 }
 
@@ -108,6 +117,7 @@ impl Domains {
             turns: Turns::default(),
             ports: Ports::default(),
             owners: Owners::default(),
+            frozen: Frozen::default(),
             consoles: Arc::default(),
         }
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Domains;
+use super::agent::{self, PortChange};
 use super::event::{
     Crashed as CrashedDetail, DomainEvent, GraphicsAddress, GraphicsPhase, IoErrorAction, Lifecycle,
     PmSuspended as PmSuspendedDetail, Resumed, Shutdown as ShutdownDetail, Started, Suspended, TrayChange,
@@ -159,7 +160,9 @@ impl Domains {
             };
             self.publish(&object.state(), monitor_event);
         }
-        match event.kind() {
+        let kind = event.kind();
+        agent::notice(&object.state(), &kind);
+        match kind {
             EventKind::Stop => self.note_stop(object),
             EventKind::Resume => self.note_resume(object),
             EventKind::Shutdown { guest, .. } => self.note_shutdown(object, guest),
@@ -201,6 +204,7 @@ impl Domains {
             EventKind::DeviceUnplugGuestError { device: Some(alias), .. } => {
                 self.tell(object, |_| vec![DomainEvent::DeviceRemovalFailed { alias }]);
             }
+            EventKind::VserportChange { id, open } => self.note_port(object, &id, PortChange::new(open)),
             EventKind::BalloonChange { actual } => self.note_balloon(object, actual / 1024),
             EventKind::VncConnected(client) => self.note_graphics(object, GraphicsPhase::Connect, client),
             EventKind::VncInitialized(client) => {

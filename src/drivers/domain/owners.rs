@@ -37,6 +37,7 @@ impl Owners {
 impl Domains {
     /// A connection has ended: so do the guests that were started to end with it.
     pub fn client_closed(self: &Arc<Self>, client: ClientId) {
+        self.thaw_for(client);
         for guest in self.owners.take(client) {
             let Ok(mut domain) = self.list.by_uuid(guest) else { continue };
             tracing::info!(domain = %domain.state().name, "its owner has disconnected");

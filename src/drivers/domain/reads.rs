@@ -10,7 +10,6 @@ use super::Domains;
 use super::event::MetadataKind;
 use super::filter;
 use super::flags::{CallFlags, Impact, ListFlags, VcpuFlags, XmlFlags};
-use super::lifecycle::no_agent;
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::error::{Error, Origin, Result};
@@ -113,14 +112,6 @@ pub fn vcpu_count(state: &State, flags: u32) -> Result<u32> {
         return Err(Error::invalid_arg(
             "flags 'VIR_DOMAIN_VCPU_LIVE' and 'VIR_DOMAIN_VCPU_CONFIG' are mutually exclusive",
         ));
-    }
-    if flags.contains(VcpuFlags::GUEST) {
-        return Err(match state.is_active() {
-            true => no_agent(state),
-            false => Error::invalid_arg(
-                "vCPU count provided by the guest agent can only be requested for live domains",
-            ),
-        });
     }
     let definition = match flags {
         flags if flags.contains(VcpuFlags::LIVE) => running(state)?,

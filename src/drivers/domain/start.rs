@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::event::{DomainEvent, Lifecycle, Resumed, Started as StartedDetail, Suspended};
 use super::flags::{CallFlags, CreateFlags, StartFlags};
 use super::list::{Added, Existing};
-use super::{Domains, blocking, devices};
+use super::{Domains, agent, blocking, devices};
 use crate::conf::devices::BalloonModel;
 use crate::conf::domain::{ClockOffset, Domain};
 use crate::drivers::ClientId;
@@ -189,10 +189,14 @@ impl Domains {
             started.monitor.execute_value(name, Some(arguments)).await?;
         }
         devices::note_terminals(&mut attempt.definition, &answers.terminals);
-        job.update(|state| {
-            state.live = Some(Arc::new(attempt.definition.clone()));
-            state.vcpu_threads = answers.vcpu_threads;
-        });
+        let agent_event = agent::first_ports(&mut attempt.definition, &answers.terminals);
+        job.update_then(
+            |state| {
+                state.live = Some(Arc::new(attempt.definition.clone()));
+                state.vcpu_threads = answers.vcpu_threads;
+            },
+            |state, ()| agent_event.into_iter().for_each(|event| self.publish(state, event)),
+        );
         self.write_status(&job.state()).map_err(Error::from)?;
         let started_event = DomainEvent::Lifecycle(Lifecycle::Started(StartedDetail::Booted));
         let (run, events) = match vcpus {

@@ -84,7 +84,7 @@ fn status(state: &State, process: &Process, files: &Files) -> Option<Status> {
         last_node: u64::from(launched.last_node),
         last_fdset: 0,
         block_jobs: Some(YesNo::No),
-        agent_timeout: -2,
+        agent_timeout: state.agent_patience.number(),
         start_time: Some(process.start_time()),
         domain: LiveDomain(live.clone()),
     })

@@ -50,6 +50,7 @@ impl Domains {
         }
         self.ports.release(state.uuid);
         self.owners.release(state.uuid);
+        self.frozen.release(state.uuid);
         if let Some(files) = state.files()
             && let Err(error) = files.remove()
         {

@@ -3,11 +3,14 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+
 use super::JobError;
 use super::kinds::{Allowed, AsyncOp, Beginnable, Destroy, Phase, Writes};
 use super::object::{DomainHandle, DomainObject};
 use super::slots::Want;
 use super::state::{Machine, State};
+use crate::qemu::agent::{Agent, AgentError, Done, Patience, Request};
 use crate::qemu::monitor::Monitor;
 use crate::qemu::process::Files;
 
@@ -80,11 +83,46 @@ impl<'a> AgentJob<'a> {
         job.object.still_there()?;
         Ok(job)
     }
+
+    /// The agent of the running guest, for as long as the job lasts.
+    pub fn agent(&self) -> Result<LiveAgent<'_>, AgentError> {
+        let state = self.object.state();
+        let agent = Arc::clone(state.agent()?);
+        Ok(LiveAgent { agent, patience: state.agent_patience, job: PhantomData })
+    }
 }
 
 impl Drop for AgentJob<'_> {
     fn drop(&mut self) {
         self.object.desk.leave(Want::Agent);
+    }
+}
+
+/// A guest's agent in the hands of somebody who holds the job on it: the only way to it.
+#[derive(Debug)]
+pub struct LiveAgent<'a> {
+    agent: Arc<Agent>,
+    patience: Patience,
+    job: PhantomData<&'a ()>,
+}
+
+impl LiveAgent<'_> {
+    /// Runs a command, as long as clients let this agent take.
+    pub async fn ask<R: DeserializeOwned>(&self, request: &Request) -> Result<R, AgentError> {
+        self.agent.request(request, self.patience).await?.ok_or(AgentError::Disappeared)
+    }
+
+    /// Runs a command that ends with its reply or with what it [awaits](Request::awaits).
+    pub async fn tell(&self, request: &Request, patience: Option<Patience>) -> Result<(), AgentError> {
+        let told: Option<Done> = self.agent.request(request, patience.unwrap_or(self.patience)).await?;
+        // Whether it replied is all the same.
+        let _ = told;
+        Ok(())
+    }
+
+    /// Runs a client's own command and answers what the agent wrote.
+    pub async fn ask_text(&self, request: &Request, patience: Patience) -> Result<String, AgentError> {
+        self.agent.request_text(request, patience).await
     }
 }
 

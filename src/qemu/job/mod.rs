@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!                begin::<K>() ──► Job<K> ──── live() ──► Live ── monitor()
-//!  DomainHandle  begin_agent() ─► AgentJob
+//!  DomainHandle  begin_agent() ─► AgentJob ── agent() ─► LiveAgent
 //!                begin_async() ─► AsyncJob<O> ── nested() ──► NestedJob ── live() ──► Live
 //!                                    │  ▲
 //!                               park(at) resume(at)       between two calls of one migration
@@ -74,7 +74,7 @@ use crate::qemu::process::StopError;
 use crate::util::uuid::Uuid;
 
 pub use self::desk::Limits;
-pub use self::guards::{AgentJob, AsyncJob, Job, Live, NestedJob};
+pub use self::guards::{AgentJob, AsyncJob, Job, Live, LiveAgent, NestedJob};
 pub use self::kinds::{
     Abort, Allowed, AsyncOp, Backup, Beginnable, Destroy, Dump, Kind, MigrationIn, MigrationOp, MigrationOut,
     MigrationSafe, Modify, Operation, Phase, Query, Save, Snapshot, Start, Suspend, Writes,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::conf::domain::{Cpu, Domain};
+use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::process::{Files, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as RunningReason, Shutoff};
@@ -47,7 +48,20 @@ pub struct State {
     pub starting: Option<Arc<Starting>>,
     /// No longer in the list: whoever still holds a handle begins no job on it.
     pub gone: bool,
+    /// How long the guest's agent may take.
+    pub agent_patience: Patience,
+    agent: Line,
     machine: Option<Arc<Machine>>,
+}
+
+/// To the guest's agent.
+#[derive(Debug, Clone, Default)]
+enum Line {
+    #[default]
+    Down,
+    /// The agent is there and its socket cannot be opened.
+    Broken,
+    Up(Arc<Agent>),
 }
 
 /// Why a guest's process ends.
@@ -99,6 +113,8 @@ impl State {
             vcpu_threads: Arc::new([]),
             starting: None,
             gone: false,
+            agent_patience: Patience::BLOCK,
+            agent: Line::Down,
             machine: None,
         }
     }
@@ -150,8 +166,46 @@ impl State {
         self.launched = None;
         self.vcpu_threads = Arc::new([]);
         self.starting = None;
+        self.disconnect_agent();
         if let Some(machine) = self.machine.take() {
             machine.ended.send_replace(true);
+        }
+    }
+
+    /// An agent holds its channel open from now on.
+    pub fn connect_agent(&mut self, opened: Result<Agent, AgentError>) {
+        self.disconnect_agent();
+        self.agent = opened.map_or(Line::Broken, |agent| Line::Up(Arc::new(agent)));
+    }
+
+    /// No agent holds its channel open any more: who waits for one goes on without.
+    pub fn disconnect_agent(&mut self) {
+        if let Line::Up(agent) = std::mem::take(&mut self.agent) {
+            agent.leave();
+        }
+    }
+
+    /// Whether there is an agent that can be asked something.
+    pub fn has_agent(&self) -> bool {
+        matches!(&self.agent, Line::Up(agent) if !agent.has_left())
+    }
+
+    /// Who waits for an agent may wait for this instead.
+    pub fn notice(&self, happening: Happening) {
+        if let Line::Up(agent) = &self.agent {
+            agent.notice(happening);
+        }
+    }
+
+    /// The agent, or why there is none to be asked.
+    pub(super) fn agent(&self) -> Result<&Arc<Agent>, AgentError> {
+        let configured = self.live.as_ref().is_some_and(|live| agent::channel(live).is_some());
+        match &self.agent {
+            _ if !matches!(self.run, RunState::Running(_)) => Err(AgentError::NotRunning),
+            Line::Broken => Err(AgentError::Unavailable),
+            Line::Up(agent) if !agent.has_left() => Ok(agent),
+            _ if configured => Err(AgentError::NotConnected),
+            _ => Err(AgentError::NotConfigured),
         }
     }
 

@@ -79,6 +79,10 @@ commands! {
     QueryStats = "query-stats" { target: &'static str } -> Vec<StatsSource>;
     QueryStatsSchemas = "query-stats-schemas" {} -> Vec<StatsSchema>;
     QueryDirtyRate = "query-dirty-rate" {} -> DirtyRate;
+    /// What the machine can do.
+    QueryCurrentMachine = "query-current-machine" {} -> CurrentMachine;
+    /// Timer ticks that the guest missed do not come any more.
+    RtcResetReinjection = "rtc-reset-reinjection" {} -> Done;
 
     /// The bits of CPUID that a vCPU has.
     CpuFeatureWords = "qom-get" { path: String, property: &'static str } -> Vec<FeatureWord>;
@@ -179,7 +183,7 @@ pub struct Chardev {
     pub label: String,
     pub filename: String,
     #[serde(default)]
-    pub frontend_open: bool,
+    pub frontend_open: Option<bool>,
 }
 
 impl Chardev {
@@ -187,6 +191,13 @@ impl Chardev {
     pub fn pty(&self) -> Option<&str> {
         self.filename.strip_prefix("pty:")
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CurrentMachine {
+    /// Whether a guest that sleeps can be woken up.
+    pub wakeup_suspend_support: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -45,6 +45,7 @@ async fn open(call: Call, args: ConnectOpenArgs) -> Result<()> {
 }
 
 async fn close(call: Call, (): ()) -> Result<()> {
+    call.drivers.domains.client_says_goodbye(call.client.id);
     call.client.close_after_reply();
     Ok(())
 }

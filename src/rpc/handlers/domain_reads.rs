@@ -79,6 +79,9 @@ async fn get_vcpus_flags(call: Call, args: DomainGetVcpusFlagsArgs) -> Result<Do
     const GUEST: u32 = 8;
     if args.flags & GUEST != 0 {
         call.require_writable()?;
+        let domain = referred(&call, &args.dom)?;
+        let num = call.drivers.domains.guest_vcpu_count(domain, args.flags).await?;
+        return Ok(DomainGetVcpusFlagsRet { num: signed(num) });
     }
     Ok(DomainGetVcpusFlagsRet { num: signed(reads::vcpu_count(&*state(&call, &args.dom)?, args.flags)?) })
 }

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod connect;
 pub mod domain;
+pub mod domain_agent;
 pub mod domain_devices;
 pub mod domain_lifecycle;
 pub mod domain_reads;

@@ -1,0 +1,295 @@
+//! The agent inside a guest: the real one on the sample guest, and one of the test's own for what a real one never does.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use ferrovirt_compat::{Daemon, Guest, Program, eventually, halting, linux};
+
+use crate::daemon;
+
+const CHANNEL: &str = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
+
+/// Prints what becomes of agents, as `NAME connected|disconnected started|channel`.
+fn agent_events(daemon: &Daemon) -> Program {
+    let mut watcher = daemon.python_beside(
+        "def told(conn, domain, state, reason, opaque):\n\
+         \x20   print(domain.name(), ('?', 'connected', 'disconnected')[state], ('?', 'started', 'channel')[reason])\n\
+         conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, told, None)\n\
+         print('watching')\nrun_events()",
+    );
+    watcher.expect("watching\n");
+    watcher
+}
+
+/// The sample guest with its agent.
+fn with_agent(name: &str) -> Guest {
+    linux(name, "guest.agent").device(CHANNEL)
+}
+
+/// A started guest whose agent is there.
+fn run_with_agent(daemon: &Daemon, guest: &Guest) -> (Program, Program) {
+    let mut events = agent_events(daemon);
+    daemon.run(guest);
+    let mut console = daemon.console(&guest.name);
+    console.expect("GUEST READY");
+    events.expect(&format!("{} connected channel\n", guest.name));
+    (events, console)
+}
+
+fn agent_command(daemon: &Daemon, name: &str, command: &str) -> String {
+    daemon.ok(&["qemu-agent-command", name, &format!("{{\"execute\":\"{command}\"}}")]).trim().to_owned()
+}
+
+#[test]
+fn the_channel_tells_whether_its_agent_is_there() {
+    let mut daemon = daemon();
+    let mut events = agent_events(&daemon);
+    daemon.run(&with_agent("talker"));
+    events.expect("talker disconnected started\n");
+    assert!(
+        daemon.ok(&["dumpxml", "talker"]).contains("name='org.qemu.guest_agent.0' state='disconnected'/>")
+    );
+    let error = daemon.virsh(&["domtime", "talker"]).fails();
+    assert!(error.contains("Guest agent is not responding: QEMU guest agent is not connected"), "{error}");
+    let mut console = daemon.console("talker");
+    console.expect("GUEST READY");
+    events.expect("talker connected channel\n");
+    assert!(daemon.ok(&["dumpxml", "talker"]).contains("name='org.qemu.guest_agent.0' state='connected'/>"));
+    assert!(!daemon.ok(&["dumpxml", "--inactive", "talker"]).contains("state='connected'"));
+    assert_eq!(agent_command(&daemon, "talker", "guest-ping"), "{\"return\":{}}");
+
+    // The next daemon finds it as it is.
+    daemon.ok(&["guest-agent-timeout", "talker", "--timeout", "7"]);
+    drop((events, console));
+    daemon.kill();
+    daemon.restart();
+    eventually("the agent answers the next daemon", || {
+        let ping = daemon.virsh(&["qemu-agent-command", "talker", "{\"execute\":\"guest-ping\"}"]);
+        ping.success.then_some(())
+    });
+    assert!(status(&daemon, "talker").contains("<agentTimeout>7</agentTimeout>"));
+
+    // An agent that ends closes its port; the next one opens it again.
+    let mut events = agent_events(&daemon);
+    let mut console = daemon.console("talker");
+    console.send("\nkill $(cat /run/qemu-ga.pid)\n");
+    events.expect("talker disconnected channel\n");
+    assert!(daemon.ok(&["dumpxml", "talker"]).contains("state='disconnected'"));
+    let error = daemon.virsh(&["qemu-agent-command", "talker", "{\"execute\":\"guest-ping\"}"]).fails();
+    assert!(error.contains("QEMU guest agent is not connected"), "{error}");
+    console.send("qemu-ga -d -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run\n");
+    events.expect("talker connected channel\n");
+    assert_eq!(agent_command(&daemon, "talker", "guest-ping"), "{\"return\":{}}");
+}
+
+fn status(daemon: &Daemon, name: &str) -> String {
+    std::fs::read_to_string(daemon.path(&format!("run/libvirt/qemu/{name}.xml"))).unwrap()
+}
+
+#[test]
+fn the_agent_reboots_and_shuts_down() {
+    let daemon = daemon();
+    // The button would do nothing.
+    let mut guest = linux("talker", "guest.agent guest.button=ignore").device(CHANNEL);
+    guest.name = "talker".to_owned();
+    let (mut events, mut console) = run_with_agent(&daemon, &guest);
+    let pid = daemon.qemu_pid("talker");
+    daemon.ok(&["reboot", "talker", "--mode", "agent"]);
+    events.expect("talker disconnected channel\n");
+    console.expect("GUEST READY");
+    events.expect("talker connected channel\n");
+    assert_eq!((daemon.state("talker").as_str(), daemon.qemu_pid("talker")), ("running", pid));
+    daemon.ok(&["suspend", "talker"]);
+    for mode in [&[][..], &["--mode", "agent"]] {
+        let error = daemon.virsh(&[&["shutdown", "talker"], mode].concat()).fails();
+        assert!(error.contains("Requested operation is not valid: domain is not running"), "{error}");
+    }
+    assert_eq!(daemon.ok(&["domstate", "--reason", "talker"]).trim(), "paused (user)");
+    daemon.ok(&["resume", "talker"]);
+    // No mode: the agent first.
+    let mut lifecycle = daemon.events();
+    daemon.ok(&["shutdown", "talker"]);
+    lifecycle.expect("talker stopped shutdown");
+    assert_eq!(daemon.ok(&["domstate", "--reason", "talker"]).trim(), "shut off (shutdown)");
+}
+
+#[test]
+fn without_an_agent_it_is_the_button_or_nothing() {
+    let daemon = daemon();
+    daemon.run(&halting("plain"));
+    let refused = |arguments: &[&str], code: &str| {
+        let error = daemon.virsh(arguments).fails();
+        assert!(error.contains(code), "{arguments:?}: {error}");
+    };
+    let unsupported = "argument unsupported: QEMU guest agent is not configured";
+    for arguments in [
+        &["shutdown", "plain", "--mode", "agent"][..],
+        &["reboot", "plain", "--mode", "agent"],
+        &["qemu-agent-command", "plain", "{}"],
+        &["dompmsuspend", "plain", "mem"],
+        &["vcpucount", "plain", "--guest"],
+        &["setvcpus", "plain", "1", "--guest"],
+        &["guestvcpus", "plain"],
+        &["domtime", "plain"],
+        &["domtime", "plain", "--now"],
+        &["domhostname", "plain"],
+        &["domifaddr", "plain", "--source", "agent"],
+        &["guestinfo", "plain"],
+        &["domfsinfo", "plain"],
+        &["domfsfreeze", "plain"],
+        &["domfsthaw", "plain"],
+        &["domfstrim", "plain"],
+        &["set-user-password", "plain", "root", "secret"],
+        &["get-user-sshkeys", "plain", "root"],
+        &["set-user-sshkeys", "plain", "root", "--reset"],
+    ] {
+        refused(arguments, unsupported);
+    }
+    refused(
+        &["guest-agent-timeout", "plain", "--timeout", "-3"],
+        "guest agent timeout '-3' is less than the minimum '-2'",
+    );
+    // Both ways: the button is left, and a guest that ignores it stays.
+    daemon.ok(&["shutdown", "plain", "--mode", "agent,acpi"]);
+    daemon.ok(&["shutdown", "plain"]);
+    assert_eq!(daemon.ok(&["domstate", "--reason", "plain"]).trim(), "running (booted)");
+    daemon.ok(&["destroy", "plain"]);
+    for arguments in
+        [&["domtime", "plain"][..], &["shutdown", "plain", "--mode", "agent"], &["guestinfo", "plain"]]
+    {
+        refused(arguments, "Requested operation is not valid: domain is not running");
+    }
+}
+
+/// An agent of the test's own: a guest holds the port open, and what the daemon says arrives here.
+struct FakeAgent {
+    listener: UnixListener,
+    /// QEMU's own end of the channel.
+    _qemu: UnixStream,
+    events: Program,
+    console: Program,
+}
+
+impl FakeAgent {
+    fn new(daemon: &Daemon, name: &str) -> Self {
+        let path = daemon.path("fake-agent");
+        let listener = UnixListener::bind(&path).unwrap();
+        let channel = format!(
+            "<channel type='unix'><source mode='connect' path='{}'/>\
+             <target type='virtio' name='org.qemu.guest_agent.0'/></channel>",
+            path.display()
+        );
+        let events = agent_events(daemon);
+        daemon.run(&linux(name, "").device(&channel));
+        let (qemu, _) = listener.accept().unwrap();
+        let mut console = daemon.console(name);
+        console.expect("GUEST READY");
+        Self { listener, _qemu: qemu, events, console }
+    }
+
+    /// The guest opens the port, and the daemon connects.
+    fn connect(&mut self) -> UnixStream {
+        self.console.send("\nexec 9<>/dev/virtio-ports/org.qemu.guest_agent.0\n");
+        self.events.expect(" connected channel\n");
+        self.listener.accept().unwrap().0
+    }
+
+    fn disconnect(&mut self) {
+        self.console.send("\nexec 9>&-\n");
+        self.events.expect("disconnected channel\n");
+    }
+}
+
+/// Answers synchronizations of both kinds until another command comes; its name is returned.
+fn synchronize(mut stream: &UnixStream) -> String {
+    let mut lines = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        lines.read_until(b'\n', &mut line).unwrap();
+        let line = String::from_utf8_lossy(&line);
+        let behind = |key: &str, end: char| line.split_once(key)?.1.split_once(end).map(|it| it.0.to_owned());
+        let name = behind("\"execute\":\"", '"').unwrap_or_default();
+        let answer = format!("{{\"return\":{}}}\n", behind("\"id\":", '}').unwrap_or_default());
+        match name.as_str() {
+            "guest-sync" => stream.write_all(answer.as_bytes()).unwrap(),
+            "guest-sync-delimited" => stream.write_all(&[b"\xff", answer.as_bytes()].concat()).unwrap(),
+            _ => return name,
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_misbehaves_costs_its_callers_and_nobody_else() {
+    let daemon = daemon();
+    let mut fake = FakeAgent::new(&daemon, "liar");
+    let ping = ["qemu-agent-command", "liar", "{\"execute\":\"guest-ping\"}", "--timeout", "2"];
+
+    // One that never answers. What needs no agent goes on meanwhile.
+    let mute = fake.connect();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            let begin = Instant::now();
+            (daemon.virsh(&ping).fails(), begin.elapsed())
+        });
+        let mut first = [0; 1];
+        (&mute).read_exact(&mut first).unwrap();
+        daemon.ok(&["suspend", "liar"]);
+        daemon.ok(&["resume", "liar"]);
+        let (error, took) = call.join().unwrap();
+        let sentence = "guest agent didn't respond to synchronization within '2' seconds";
+        assert!(error.contains(sentence), "{error}");
+        assert!(took < Duration::from_secs(30), "{took:?}");
+    });
+    fake.disconnect();
+
+    // One that synchronizes and then says nothing; its limit is the domain's.
+    let silent = fake.connect();
+    daemon.ok(&["guest-agent-timeout", "liar", "--timeout", "1"]);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| daemon.virsh(&["domtime", "liar"]).fails());
+        assert_eq!(synchronize(&silent), "guest-get-time");
+        let error = call.join().unwrap();
+        let sentence =
+            "guest agent command timed out: guest agent didn't respond to command within '1' seconds";
+        assert!(error.contains(sentence), "{error}");
+    });
+    fake.disconnect();
+
+    // One that goes away with the command.
+    let leaver = fake.connect();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            daemon.virsh(&["qemu-agent-command", "liar", "{\"execute\":\"guest-ping\"}", "--block"]).fails()
+        });
+        synchronize(&leaver);
+        fake.disconnect();
+        let error = call.join().unwrap();
+        assert!(error.contains("Guest agent disappeared while executing command"), "{error}");
+    });
+
+    // Noise without end: the call fails, and the daemon has not grown by it.
+    let noisy = fake.connect();
+    let before = resident_kib(daemon.pid());
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| daemon.virsh(&ping).fails());
+        let noise = vec![b'['; 1 << 20];
+        synchronize(&noisy);
+        noisy.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        while !call.is_finished() {
+            // Nobody reads any more once the call has failed.
+            let _ = (&noisy).write(&noise);
+        }
+        call.join().unwrap();
+    });
+    let grown = resident_kib(daemon.pid()).saturating_sub(before);
+    assert!(grown < 64 * 1024, "grown by {grown} KiB");
+    assert_eq!(daemon.state("liar"), "running");
+    daemon.ok(&["destroy", "liar"]);
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
