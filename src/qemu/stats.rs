@@ -23,7 +23,7 @@ use super::job::Live;
 use super::monitor::{
     BalloonStats, BlockCounters, BlockNode, BlockStats, Command, DirtyRate, GuestStats, IoThreadStats,
     Monitor, MonitorError, Pending, QueryBlockstats, QueryCpusFast, QueryDirtyRate, QueryIothreads,
-    QueryNamedBlockNodes, QueryStats, QueryStatsSchemas, StatsSchema, StatsSource,
+    QueryNamedBlockNodes, QueryStats, QueryStatsSchemas, StatsSchema, StatsSource, is_device,
 };
 use crate::conf::devices::BalloonModel;
 use crate::conf::domain::Domain;
@@ -89,12 +89,7 @@ pub struct NodeAccount {
 impl BlockAccount {
     /// The counters of the device with this alias.
     pub fn frontend(&self, alias: &str) -> Option<&BlockCounters> {
-        // QEMU tells the alias, or a path that ends in it or goes on below it.
-        let is_it = |qdev: &str| {
-            let below = qdev.strip_prefix("/machine/peripheral/").unwrap_or(qdev).strip_prefix(alias);
-            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
-        };
-        self.frontends.iter().find(|(qdev, _)| is_it(qdev)).map(|(_, counters)| counters)
+        self.frontends.iter().find(|(qdev, _)| is_device(qdev, alias)).map(|(_, counters)| counters)
     }
 
     pub fn node(&self, name: &str) -> Option<&NodeAccount> {

@@ -20,6 +20,7 @@ mod many;
 mod metadata;
 mod old_client;
 mod python;
+mod questions;
 mod readopt;
 mod session;
 mod stats;

@@ -145,6 +145,21 @@ flag_words!(
         BACKING = 1 << 30,
         ENFORCE = 1 << 31,
     }
+    /// `virDomainMemoryFlags`
+    MemoryFlags of "qemuDomainMemoryPeek" {
+        VIRTUAL = 1,
+        PHYSICAL = 1 << 1,
+    }
+    /// `virDomainBlockResizeFlags`
+    ResizeFlags of "qemuDomainBlockResize" {
+        BYTES = 1,
+        CAPACITY = 1 << 1,
+    }
+    /// `virDomainDirtyRateCalcFlags`
+    DirtyRateFlags of "qemuDomainStartDirtyRateCalc" {
+        BITMAP = 1,
+        RING = 1 << 1,
+    }
     /// `virConnectListAllDomainsFlags`: groups of alternatives; a group without a flag filters nothing.
     ListFlags of "qemuConnectListAllDomains" {
         ACTIVE = 1,

@@ -139,7 +139,7 @@ pub fn vcpus(state: &State, max: usize, map_len: usize) -> Result<(Vec<VcpuInfo>
 }
 
 /// The host CPUs that the kernel lets a thread run on.
-fn affinity(thread: u32) -> Bitmap {
+pub(super) fn affinity(thread: u32) -> Bitmap {
     let mut cpus = Bitmap::new();
     let pid = i32::try_from(thread).ok().and_then(Pid::from_raw);
     if let Ok(set) = rustix::thread::sched_getaffinity(pid) {

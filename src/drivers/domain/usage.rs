@@ -14,7 +14,7 @@ use crate::conf::devices::{Disk, StorageFormat};
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::block;
-use crate::qemu::job::{DomainHandle, Query, State};
+use crate::qemu::job::{DomainHandle, State};
 use crate::qemu::monitor::GuestStats;
 use crate::qemu::stats::{Subjects, balloon_alias};
 use crate::util::bitmap::Bitmap;
@@ -42,7 +42,8 @@ pub fn emulator_pin(state: &State, host: &Bitmap, map_len: usize, flags: u32) ->
     Ok(pin.or(definition.vcpus.cpuset.as_ref()).unwrap_or(host).to_bytes(map_len))
 }
 
-fn one_definition(state: &State, impact: Impact) -> Result<&Arc<Domain>> {
+/// The definition that a flag word names: the guest's, the inactive one, or whichever counts at present.
+pub(super) fn one_definition(state: &State, impact: Impact) -> Result<&Arc<Domain>> {
     if impact.contains(Impact::LIVE | Impact::CONFIG) {
         let flags = "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive";
         return Err(Error::invalid_arg(flags).from_origin(Origin::DOMAIN));
@@ -74,11 +75,9 @@ pub struct MemoryStat {
 
 impl Domains {
     /// How large the image of a disk is, given its target or its path.
-    pub async fn block_info(&self, mut domain: DomainHandle, disk: &str, flags: u32) -> Result<BlockInfo> {
+    pub async fn block_info(&self, domain: &DomainHandle, disk: &str, flags: u32) -> Result<BlockInfo> {
         no_flags(flags, "qemuDomainGetBlockInfo")?;
-        let object = Arc::clone(domain.object());
-        let _job = domain.begin::<Query>().await?;
-        let state = object.state();
+        let state = domain.state();
         let found = disk_named(definition(&state)?, disk)
             .ok_or_else(|| Error::invalid_arg(format!("invalid path {disk} not assigned to domain")))?;
         if found.storage.is_empty() {
@@ -147,7 +146,7 @@ pub(super) fn guest_memory(told: &GuestStats) -> impl Iterator<Item = MemoryStat
     })
 }
 
-fn disk_named<'a>(definition: &'a Domain, name: &str) -> Option<&'a Disk> {
+pub(super) fn disk_named<'a>(definition: &'a Domain, name: &str) -> Option<&'a Disk> {
     let named = |disk: &&Disk| disk.target.dev.as_deref() == Some(name) || disk.storage.path() == Some(name);
     definition.devices.disks.iter().find(named)
 }

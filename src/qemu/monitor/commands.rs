@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::command::{Command, Done};
 use super::redact::Secret;
-use super::stats::{BlockNode, BlockStats, DirtyRate, IoThreadStats, StatsSchema, StatsSource};
+use super::stats::{BlockDevice, BlockNode, BlockStats, DirtyRate, IoThreadStats, StatsSchema, StatsSource};
 
 macro_rules! commands {
     ($($(#[$doc:meta])* $type:ident = $name:literal { $($field:ident: $kind:ty),* } -> $reply:ty $(, $secret:ident)?;)*) => {$(
@@ -83,6 +83,14 @@ commands! {
     QueryCurrentMachine = "query-current-machine" {} -> CurrentMachine;
     /// Timer ticks that the guest missed do not come any more.
     RtcResetReinjection = "rtc-reset-reinjection" {} -> Done;
+    CalcDirtyRate = "calc-dirty-rate" { calc_time: u64, mode: &'static str } -> Done;
+
+    QueryBlock = "query-block" {} -> Vec<BlockDevice>;
+    BlockResize = "block_resize" { node_name: String, size: u64 } -> Done;
+    BlockSetWriteThreshold = "block-set-write-threshold" { node_name: String, write_threshold: u64 } -> Done;
+    /// What the guest's processor sees at an address, to a file.
+    Memsave = "memsave" { val: u64, size: u64, filename: String } -> Done;
+    Pmemsave = "pmemsave" { val: u64, size: u64, filename: String } -> Done;
 
     /// The bits of CPUID that a vCPU has.
     CpuFeatureWords = "qom-get" { path: String, property: &'static str } -> Vec<FeatureWord>;

@@ -36,6 +36,28 @@ pub struct BlockCounters {
     pub wr_highest_offset: u64,
 }
 
+/// A drive of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockDevice {
+    pub qdev: Option<String>,
+    /// `ok`, `failed` or `nospace`.
+    pub io_status: Option<String>,
+}
+
+impl BlockDevice {
+    /// Whether it is the device with this alias.
+    pub fn is(&self, alias: &str) -> bool {
+        self.qdev.as_deref().is_some_and(|qdev| is_device(qdev, alias))
+    }
+}
+
+/// QEMU tells a device's alias, or a path that ends in it or goes on below it.
+pub fn is_device(qdev: &str, alias: &str) -> bool {
+    let below = qdev.strip_prefix("/machine/peripheral/").unwrap_or(qdev).strip_prefix(alias);
+    below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct BlockNode {

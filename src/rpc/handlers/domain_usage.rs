@@ -37,7 +37,7 @@ async fn get_emulator_pin_info(
 
 async fn get_block_info(call: Call, args: DomainGetBlockInfoArgs) -> Result<DomainGetBlockInfoRet> {
     let domain = referred(&call, &args.dom)?;
-    let info = call.drivers.domains.block_info(domain, &args.path, args.flags).await?;
+    let info = call.drivers.domains.block_info(&domain, &args.path, args.flags).await?;
     Ok(DomainGetBlockInfoRet {
         allocation: info.allocation,
         capacity: info.capacity,

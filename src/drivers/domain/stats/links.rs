@@ -68,7 +68,9 @@ mod tests {
     fn what_the_host_sends_a_guest_receives() {
         let links = Links::parse(TABLE);
         let stats = |kind: &str, dev: &str| {
-            let text = format!("<interface type='{kind}'><target dev='{dev}' managed='no'/></interface>");
+            let text = format!(
+                "<interface type='{kind}'><source dev='eth0'/><target dev='{dev}' managed='no'/></interface>"
+            );
             links.of(&read_document(&text, "interface", Form::LIVE).unwrap())
         };
         let tap = stats("ethernet", "vnet0").unwrap();

@@ -9,6 +9,8 @@
 pub(super) mod ask;
 mod groups;
 pub mod links;
+mod peek;
+pub mod single;
 
 use std::sync::Arc;
 use std::time::Duration;
