@@ -17,6 +17,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .routes(handlers::domain_lifecycle::routes)
         .routes(handlers::domain_reads::routes)
         .routes(handlers::domain_stats::routes)
+        .routes(handlers::domain_tunables::routes)
         .routes(handlers::domain_usage::routes)
         .routes(handlers::events::routes)
         .routes(handlers::node::routes)

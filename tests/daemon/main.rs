@@ -24,6 +24,7 @@ mod questions;
 mod readopt;
 mod session;
 mod stats;
+mod tunables;
 mod usage;
 
 /// The daemon under test.

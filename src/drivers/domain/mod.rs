@@ -17,6 +17,7 @@
 //! | `metadata` | what clients keep with a domain |
 //! | `reads` | answers that need no job |
 //! | `usage` | what a domain uses of the host: processors, memory, images |
+//! | `tunables` | how much of the host a domain may use |
 //! | `stats` | all numbers about many domains at once |
 //! | `complete` | from a client's text to a definition that can run |
 //! | `agent`, `agent_…` | what is asked of the agent inside a guest |
@@ -57,6 +58,7 @@ mod start;
 pub mod stats;
 mod status;
 mod teardown;
+pub mod tunables;
 mod turns;
 pub mod usage;
 

@@ -1,7 +1,9 @@
 //! What QEMU's questions about numbers answer.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::command::{Command, Done};
 
 /// A frontend or a block node, with what lies below it.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -140,4 +142,49 @@ pub struct DirtyRate {
 pub struct VcpuDirtyRate {
     pub id: i32,
     pub dirty_rate: u64,
+}
+
+/// The pace of a drive, by its path; 0 for no limit. Older than QMP's way to write names.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct BlockSetIoThrottle {
+    pub id: String,
+    pub bps: u64,
+    pub bps_rd: u64,
+    pub bps_wr: u64,
+    pub iops: u64,
+    pub iops_rd: u64,
+    pub iops_wr: u64,
+    pub bps_max: u64,
+    pub bps_rd_max: u64,
+    pub bps_wr_max: u64,
+    pub iops_max: u64,
+    pub iops_rd_max: u64,
+    pub iops_wr_max: u64,
+    pub iops_size: u64,
+    #[serde(flatten)]
+    pub lengths: BurstLengths,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
+/// Seconds that a burst may last.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct BurstLengths {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_max_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_rd_max_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_wr_max_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_max_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_rd_max_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_wr_max_length: Option<u64>,
+}
+
+impl Command for BlockSetIoThrottle {
+    const NAME: &'static str = "block_set_io_throttle";
+    type Reply = Done;
 }

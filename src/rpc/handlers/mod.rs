@@ -8,6 +8,7 @@ pub mod domain_devices;
 pub mod domain_lifecycle;
 pub mod domain_reads;
 pub mod domain_stats;
+pub mod domain_tunables;
 pub mod domain_usage;
 pub mod events;
 pub mod node;
