@@ -7,6 +7,7 @@ use ferrovirt_protocol::remote::*;
 use super::domain::referred;
 use crate::drivers::domain::agent_guest::GuestTime;
 use crate::drivers::domain::flags::no_flags;
+use crate::drivers::domain::stats::single::{self, InterfaceAddress};
 use crate::drivers::params::Params;
 use crate::error::{Error, Result};
 use crate::qemu::agent::guest::{Interface, IpFamily};
@@ -149,18 +150,24 @@ async fn interface_addresses(
     no_flags(args.flags, "qemuDomainInterfaceAddresses")?;
     let domain = referred(&call, &args.dom)?;
     if args.source != AGENT {
-        let sentence = format!("Unknown IP address data source {}", args.source);
-        return Err(Error::argument_unsupported(sentence));
+        let seen = single::interface_addresses(&domain.state(), args.source)?.into_iter();
+        return Ok(DomainInterfaceAddressesRet { ifaces: seen.map(seen_interface).collect() });
     }
     call.require_writable()?;
     let interfaces = call.drivers.domains.agent_interfaces(domain).await?;
     Ok(DomainInterfaceAddressesRet { ifaces: interfaces.into_iter().map(interface).collect() })
 }
 
+/// `virIPAddrType`
+const V4: i32 = 0;
+const V6: i32 = 1;
+
+fn seen_interface(seen: InterfaceAddress) -> DomainInterface {
+    let address = DomainIpAddr { r#type: V4, addr: seen.ipv4, prefix: 0 };
+    DomainInterface { name: seen.interface, hwaddr: Some(seen.mac), addrs: vec![address] }
+}
+
 fn interface(found: Interface) -> DomainInterface {
-    /// `virIPAddrType`
-    const V4: i32 = 0;
-    const V6: i32 = 1;
     let addresses = found.addresses.into_iter().map(|address| DomainIpAddr {
         r#type: if address.family == IpFamily::V4 { V4 } else { V6 },
         addr: address.address,

@@ -20,8 +20,6 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainGetPerfEvents>(perf_events);
     r.on::<DomainGetIothreadInfo>(iothread_info);
     r.on::<DomainGetDiskErrors>(disk_errors);
-    r.on::<DomainInterfaceAddresses>(interface_addresses);
-    r.on::<DomainGetHostname>(hostname);
     r.on::<DomainStartDirtyRateCalc>(start_dirty_rate);
     r.on::<DomainSetBlockThreshold>(set_block_threshold);
     r.on::<DomainBlockResize>(block_resize);
@@ -137,25 +135,6 @@ async fn disk_errors(call: Call, args: DomainGetDiskErrorsArgs) -> Result<Domain
     let found = if args.maxerrors == 0 { disks } else { errors.len() };
     let errors = errors.into_iter().map(|error| DomainDiskError { disk: error.disk, error: error.code });
     Ok(DomainGetDiskErrorsRet { errors: errors.collect(), nerrors: i32::try_from(found).unwrap_or(i32::MAX) })
-}
-
-async fn interface_addresses(
-    call: Call,
-    args: DomainInterfaceAddressesArgs,
-) -> Result<DomainInterfaceAddressesRet> {
-    /// `VIR_IP_ADDR_TYPE_IPV4`
-    const IPV4: i32 = 0;
-    let seen = single::interface_addresses(&*state(&call, &args.dom)?, args.source, args.flags)?;
-    let ifaces = seen.into_iter().map(|seen| DomainInterface {
-        name: seen.interface,
-        hwaddr: Some(seen.mac),
-        addrs: vec![DomainIpAddr { r#type: IPV4, addr: seen.ipv4, prefix: 0 }],
-    });
-    Ok(DomainInterfaceAddressesRet { ifaces: ifaces.collect() })
-}
-
-async fn hostname(call: Call, args: DomainGetHostnameArgs) -> Result<DomainGetHostnameRet> {
-    Ok(DomainGetHostnameRet { hostname: single::hostname(&*state(&call, &args.dom)?, args.flags)? })
 }
 
 async fn start_dirty_rate(call: Call, args: DomainStartDirtyRateCalcArgs) -> Result<()> {

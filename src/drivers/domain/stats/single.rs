@@ -7,11 +7,10 @@ use super::links::{LinkStats, Links};
 use crate::conf::devices::{Disk, Interface};
 use crate::conf::domain::{Domain, PerfEventName};
 use crate::conf::xml::YesNo;
+use crate::drivers::domain::Domains;
 use crate::drivers::domain::flags::{Impact, no_flags};
-use crate::drivers::domain::lifecycle::no_agent;
 use crate::drivers::domain::reads::{Stat, affinity, running};
 use crate::drivers::domain::usage::{disk_named, one_definition};
-use crate::drivers::domain::{Domains, event::DomainRef};
 use crate::drivers::params::Params;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::job::{DomainHandle, State};
@@ -162,33 +161,16 @@ pub fn perf_events(state: &State, flags: u32) -> Result<Params> {
     Ok(params)
 }
 
-/// Where a guest's names and addresses can be learned from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Lease,
-    Agent,
-    Arp,
-}
-
-/// The addresses that the guest's interfaces have by `virDomainInterfaceAddressesSource`.
-pub fn interface_addresses(state: &State, source: u32, flags: u32) -> Result<Vec<InterfaceAddress>> {
-    no_flags(flags, "qemuDomainInterfaceAddresses")?;
+/// The addresses that the host has seen the guest's interfaces with, by `virDomainInterfaceAddressesSource`.
+pub fn interface_addresses(state: &State, source: u32) -> Result<Vec<InterfaceAddress>> {
+    const LEASE: u32 = 0;
+    const ARP: u32 = 2;
     let definition = running(state)?;
-    let source = match source {
-        0 => Source::Lease,
-        1 => Source::Agent,
-        2 => Source::Arp,
-        other => {
-            return Err(Error::argument_unsupported(format!("Unknown IP address data source {other}")));
-        }
-    };
     match source {
-        Source::Agent => Err(no_agent(state)),
-        Source::Arp => {
-            Ok(neighbours(definition, &std::fs::read_to_string("/proc/net/arp").unwrap_or_default()))
-        }
         // Leases are given by networks, of which there are none.
-        Source::Lease => Ok(Vec::new()),
+        LEASE => Ok(Vec::new()),
+        ARP => Ok(neighbours(definition, &std::fs::read_to_string("/proc/net/arp").unwrap_or_default())),
+        other => Err(Error::argument_unsupported(format!("Unknown IP address data source {other}"))),
     }
 }
 
@@ -203,23 +185,6 @@ fn neighbours(definition: &Domain, table: &str) -> Vec<InterfaceAddress> {
         Some(InterfaceAddress { interface: name.to_owned(), mac: mac.to_string(), ipv4: address.to_owned() })
     };
     table.lines().skip(1).filter_map(seen).collect()
-}
-
-/// What the guest calls itself.
-pub fn hostname(state: &State, flags: u32) -> Result<String> {
-    const LEASE: u32 = 1;
-    const AGENT: u32 = 2;
-    if flags & !(LEASE | AGENT) != 0 {
-        return Err(Error::unsupported_flags(flags & !(LEASE | AGENT), "qemuDomainGetHostname"));
-    }
-    running(state)?;
-    match flags {
-        LEASE => {
-            let name = DomainRef::of(state).name;
-            Err(Error::no_hostname(format!("no hostname found for domain {name}")))
-        }
-        _ => Err(no_agent(state)),
-    }
 }
 
 #[cfg(test)]
