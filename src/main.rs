@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
@@ -90,9 +91,8 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         std::fs::create_dir_all(&paths.log)?;
         config.log.outputs = format!("1:file:{}", paths.log.join("ferrovirtd.log").display());
     }
-    let mut remarks = std::mem::take(&mut config.remarks);
-    remarks.extend(logging::start(&config.log)?);
-    for remark in remarks {
+    logging::start(&config.log)?;
+    for remark in std::mem::take(&mut config.remarks) {
         tracing::warn!("configuration: {remark}");
     }
     if options.listen {
@@ -135,6 +135,7 @@ async fn serve(setup: Setup, idle: Option<Duration>, ready: fn() -> io::Result<(
     let daemon = Daemon::start(setup).await?;
     ready()?;
     tracing::info!("ready");
+    let drivers = Arc::clone(daemon.drivers());
     let idle = idle.map(|patience| daemon.idle(patience));
     let stop = async move {
         let [terminate, interrupt, quit] = ends.as_mut_slice() else { return };
@@ -146,7 +147,10 @@ async fn serve(setup: Setup, idle: Option<Duration>, ready: fn() -> io::Result<(
         };
         let reload = async {
             while reload.recv().await.is_some() {
-                tracing::info!("SIGHUP: nothing to reload, configuration is read at start");
+                tracing::info!("SIGHUP: definitions are read again");
+                if let Err(error) = drivers.domains.reload().await {
+                    tracing::error!(%error, "cannot read the definitions again");
+                }
             }
             std::future::pending().await
         };

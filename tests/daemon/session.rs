@@ -43,6 +43,43 @@ fn a_wrong_configuration_is_refused_with_its_line() {
 }
 
 #[test]
+fn a_hangup_reads_the_definitions_again() {
+    let daemon = daemon();
+    for name in ["changed", "removed", "unlinked"] {
+        daemon.define(&halting(name));
+    }
+    daemon.ok(&["autostart", "unlinked"]);
+    let mut watcher = daemon.events();
+    let below = |name: &str| daemon.path(&format!("etc/libvirt/qemu/{name}"));
+    let text = fs::read_to_string(below("changed.xml")).unwrap();
+    fs::write(below("changed.xml"), text.replace("<memory", "<title>Better</title><memory")).unwrap();
+    let uuid = daemon.ok(&["domuuid", "changed"]).trim().to_owned();
+    let added = text.replace("changed", "added").replace(&uuid, "8d2ea3f2-66bd-4fb5-8b7c-2a2ac6f8d1b1");
+    fs::write(below("added.xml"), added).unwrap();
+    fs::remove_file(below("removed.xml")).unwrap();
+    fs::remove_file(below("autostart/unlinked.xml")).unwrap();
+    let pid = if on_upstream() { upstream_pid(&daemon) } else { daemon.pid().cast_signed() };
+    signal(pid, Signal::HUP);
+    // In any order; a definition without a file stays.
+    watcher.expect("added defined added\n");
+    eventually("the title is known", || {
+        (daemon.ok(&["desc", "changed", "--title"]).trim() == "Better").then_some(())
+    });
+    eventually("the link is gone", || {
+        daemon.ok(&["dominfo", "unlinked"]).contains("Autostart:      disable").then_some(())
+    });
+    assert_eq!(
+        daemon.ok(&["list", "--all", "--name"]).split_whitespace().collect::<Vec<_>>(),
+        ["added", "changed", "removed", "unlinked"]
+    );
+}
+
+/// libvirt's own daemon runs behind the script that the test started.
+fn upstream_pid(daemon: &ferrovirt_compat::Daemon) -> i32 {
+    fs::read_to_string(daemon.path("run/libvirtd.pid")).unwrap().trim().parse().unwrap()
+}
+
+#[test]
 fn limits_of_the_configuration_hold() {
     let daemon =
         ferrovirt_compat::Daemon::start(crate::kind(), "max_clients = 3\nmax_anonymous_clients = 3\n");

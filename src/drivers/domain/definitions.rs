@@ -36,6 +36,8 @@ pub(super) struct Definitions {
 pub(super) struct Found {
     pub definition: Domain,
     pub autostart: bool,
+    /// The file's name.
+    pub file: Box<OsStr>,
 }
 
 impl Definitions {
@@ -89,6 +91,13 @@ impl Definitions {
         Ok(found)
     }
 
+    /// The same file as it is now; `None` if it is there no more.
+    pub(super) fn read_again(&self, found: &Found) -> Option<Found> {
+        let is_there = |directory: &Path| directory.join(&*found.file).symlink_metadata().is_ok();
+        let linked = is_there(&self.autostart) && self.is_linked(&found.file);
+        is_there(&self.config).then(|| self.read(&found.file, linked))?
+    }
+
     /// Whether the link of that name leads to the definition of that name: only then it means anything.
     fn is_linked(&self, name: &OsStr) -> bool {
         let link = self.autostart.join(name);
@@ -117,7 +126,7 @@ impl Definitions {
                     let (path, domain) = (path.display(), &definition.name);
                     tracing::warn!(%path, %domain, "a definition's file does not have its domain's name");
                 }
-                Some(Found { definition, autostart })
+                Some(Found { definition, autostart, file: name.into() })
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), error, "skipped a definition");

@@ -70,12 +70,13 @@ use std::sync::atomic::AtomicI32;
 
 use self::agent_filesystems::Frozen;
 use self::console::Consoles;
-use self::definitions::Definitions;
-use self::event::{DomainEvent, DomainRef};
-use self::list::{DomainList, Existing};
+use self::definitions::{Definitions, Found};
+use self::event::{Defined, DomainEvent, DomainRef, Lifecycle};
+use self::list::{Added, DomainList, Existing};
 use self::owners::Owners;
 use self::ports::Ports;
 use self::turns::Turns;
+use crate::conf::domain::Domain;
 use crate::drivers::event_bus::{Event, EventBus};
 use crate::error::{Error, Result};
 use crate::qemu::capabilities::Emulators;
@@ -164,6 +165,56 @@ impl Domains {
             object.configure().update(defined, |_, ()| ());
         }
         Ok(())
+    }
+
+    /// Reads the definitions again: what an administrator put there or changed by hand counts from now on. What is
+    /// defined stays so without its file, as in libvirt.
+    pub async fn reload(self: &Arc<Self>) -> Result<()> {
+        let domains = Arc::clone(self);
+        blocking(move || {
+            let found = domains.definitions.load();
+            for found in found.map_err(|error| {
+                Error::io(format_args!("cannot use '{}'", domains.paths.qemu_config().display()), error)
+            })? {
+                domains.reload_one(&found);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn reload_one(&self, found: &Found) {
+        let Domain { name, uuid, .. } = &found.definition;
+        let fresh = || DomainObject::new(State::new(&**name, *uuid), self.limits);
+        let Added { object, is_new } = match self.list.add((name, *uuid), Existing::Redefine, fresh) {
+            Ok(added) => added,
+            Err(error) => {
+                tracing::error!(domain = %name, %error, "skipped a definition");
+                return;
+            }
+        };
+        let configuration = object.configure();
+        // A client may have changed or removed the definition since the directory was read.
+        let again = self
+            .definitions
+            .read_again(found)
+            .filter(|it| it.definition.uuid == *uuid && it.definition.name == *name);
+        match again {
+            Some(again) if !configuration.state().gone => {
+                let detail = if is_new { Defined::Added } else { Defined::Updated };
+                let redefine = |state: &mut State| {
+                    state.inactive = Some(Arc::new(again.definition));
+                    state.autostart = again.autostart;
+                };
+                configuration.update(redefine, |state, ()| {
+                    self.publish(state, DomainEvent::Lifecycle(Lifecycle::Defined(detail)));
+                });
+            }
+            _ => {
+                drop(configuration);
+                self.forget_unused(&object);
+            }
+        }
     }
 
     /// Tells subscribers. Called while the state is being replaced, so that events keep the states' order.
