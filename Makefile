@@ -8,15 +8,17 @@
 #   make compat-corpus   upstream's own test data through our definitions and command line (fetches its source package)
 #   make guest      the sample guest that tests and demo boot; make guest-check tries it
 #   make fmt lint   what CI checks first
-#   make install    PREFIX, DESTDIR as usual; systemd units included
+#   make install    PREFIX, DESTDIR as usual; systemd units included (BINARY=FILE installs that one and builds nothing)
+#   make deb        a Debian package in .build/deb
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 ROOT ?= $(CURDIR)/.build/run
 UPSTREAM ?=
+export BINARY ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench compat compat-corpus guest guest-check fmt lint licenses install deps-build deps-test
+.PHONY: demo test run bench compat compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -65,9 +67,24 @@ deps-build:
 deps-test:
 	@scripts/deps build test
 
-install: deps-build
-	$(CARGO) build --release --locked
-	install -D -m 755 target/release/ferrovirtd $(DESTDIR)$(PREFIX)/sbin/ferrovirtd
+release: deps-build
+	$(CARGO) build --release --locked --bin ferrovirtd
+
+# Clients look for a daemon under libvirt's names when they start one: links, unless libvirt's own are there.
+install: $(if $(BINARY),,release)
+	install -D -m 755 $(or $(BINARY),target/release/ferrovirtd) $(DESTDIR)$(PREFIX)/sbin/ferrovirtd
+	for name in libvirtd virtqemud; do \
+	    link=$(DESTDIR)$(PREFIX)/sbin/$$name; \
+	    if [ -e $$link ] && [ ! -L $$link ]; then echo "$$link is not ours, left alone"; \
+	    else ln -sf ferrovirtd $$link; fi; done
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	for unit in packaging/systemd/*; do \
 	    sed 's|@sbindir@|$(PREFIX)/sbin|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
+
+# The package lands in .build/deb, built in a tree of links beside it.
+deb:
+	rm -rf .build/deb
+	mkdir -p .build/deb/ferrovirt
+	ln -s $(CURDIR)/* .build/deb/ferrovirt/
+	cp -r packaging/debian .build/deb/ferrovirt/debian
+	cd .build/deb/ferrovirt && dpkg-buildpackage --build=binary --no-sign --no-check-builddeps

@@ -1,7 +1,6 @@
 //! How the daemon comes and goes: alone on its root, started by a client, configured, read-only.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use ferrovirt_compat::wire::{Wire, WireError};
@@ -149,6 +148,33 @@ fn clients_find_the_system_daemon_without_any_option() {
     }
 }
 
+/// What `make install` puts below a directory.
+fn install(destination: &Path) {
+    let destination = format!("DESTDIR={}", destination.display());
+    let binary = format!("BINARY={OURS}");
+    let directory = env!("CARGO_MANIFEST_DIR");
+    ferrovirt_compat::run("make", &["-s", "-C", directory, "install", "PREFIX=/usr", &destination, &binary])
+        .ok();
+}
+
+#[test]
+fn an_installation_has_the_daemon_under_libvirts_names_and_its_unit() {
+    if on_upstream() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let sbin = root.path().join("usr/sbin");
+    fs::create_dir_all(&sbin).unwrap();
+    fs::write(sbin.join("libvirtd"), "libvirt's own").unwrap();
+    install(root.path());
+    assert_eq!(fs::read_to_string(sbin.join("libvirtd")).unwrap(), "libvirt's own");
+    assert_eq!(fs::read_link(sbin.join("virtqemud")).unwrap(), Path::new("ferrovirtd"));
+    let version = command(sbin.join("virtqemud").to_str().unwrap()).arg("--version").output().unwrap();
+    assert!(String::from_utf8_lossy(&version.stdout).contains("ferrovirt"));
+    let unit = fs::read_to_string(root.path().join("usr/lib/systemd/system/ferrovirtd.service")).unwrap();
+    assert!(unit.contains("ExecStart=/usr/sbin/ferrovirtd\n"), "{unit}");
+}
+
 #[test]
 fn virsh_starts_a_session_daemon_by_itself() {
     if on_upstream() {
@@ -157,9 +183,10 @@ fn virsh_starts_a_session_daemon_by_itself() {
     let home = tempfile::Builder::new().prefix("fv").tempdir_in("/tmp").unwrap();
     let runtime = home.path().join("run");
     fs::create_dir(&runtime).unwrap();
-    // A client looks for the daemon by either of libvirt's names. Copies, as the user may not see into this tree.
-    fs::copy(OURS, home.path().join("libvirtd")).unwrap();
-    symlink("libvirtd", home.path().join("virtqemud")).unwrap();
+    // A client looks for the daemon by either of libvirt's names.
+    let installed = home.path().join("system");
+    install(&installed);
+    let sbin = installed.join("usr/sbin");
     fs::copy(part("halt.rom"), home.path().join("halt.rom")).unwrap();
     let file = home.path().join("tiny.xml");
     let guest = halting("tiny")
@@ -173,8 +200,11 @@ fn virsh_starts_a_session_daemon_by_itself() {
         assert!(command("chown").args(["-R", "65534:65534"]).arg(home.path()).status().unwrap().success());
     }
     let virsh = |arguments: &[&str]| {
+        // Root puts the installed programs where the system has them, for this client alone.
+        let in_place = format!("mount --bind {} /usr/sbin && exec \"$@\"", sbin.display());
         let output = command("timeout")
             .arg("60")
+            .args(["unshare", "-m", "sh", "-c", &in_place, "sh"].iter().filter(|_| is_root))
             .args(nobody.iter().filter(|_| is_root))
             .args(["virsh", "-q", "-c", "qemu:///session"])
             .args(arguments)
@@ -182,7 +212,7 @@ fn virsh_starts_a_session_daemon_by_itself() {
             .env("XDG_RUNTIME_DIR", &runtime)
             .env_remove("XDG_CONFIG_HOME")
             .env_remove("XDG_CACHE_HOME")
-            .env("LIBVIRTD_PATH", home.path())
+            .envs((!is_root).then_some(("LIBVIRTD_PATH", &sbin)))
             .output()
             .unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
