@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use ferrovirt_compat::{Daemon, Guest, Program, eventually, halting, linux};
+use ferrovirt_compat::{Daemon, Guest, LIMIT, Program, eventually, halting, linux};
 
-use crate::daemon;
+use crate::{daemon, on_upstream};
 
 const CHANNEL: &str = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
 
@@ -112,6 +112,68 @@ fn the_agent_reboots_and_shuts_down() {
     daemon.ok(&["shutdown", "talker"]);
     lifecycle.expect("talker stopped shutdown");
     assert_eq!(daemon.ok(&["domstate", "--reason", "talker"]).trim(), "shut off (shutdown)");
+}
+
+#[test]
+fn a_guest_tells_of_itself_and_goes_to_sleep() {
+    let daemon = daemon();
+    let guest = with_agent("talker").device("<interface type='user'><model type='virtio'/></interface>");
+    let (_events, _console) = run_with_agent(&daemon, &guest);
+    assert_eq!(daemon.ok(&["domhostname", "talker"]).trim(), "guest");
+    let info = daemon.ok(&["guestinfo", "talker"]);
+    for line in [
+        "user.count          : 0",
+        "os.machine          : x86_64",
+        "hostname            : guest",
+        "if.0.name           : lo",
+    ] {
+        assert!(info.contains(line), "{line}: {info}");
+    }
+    assert!(daemon.ok(&["domifaddr", "talker", "--source", "agent"]).contains("10.0.2.15/24"));
+    assert_eq!(daemon.ok(&["vcpucount", "talker", "--guest"]).trim(), "1");
+    let error = daemon.virsh(&["guestvcpus", "talker", "--cpulist", "0", "--disable"]).fails();
+    assert!(error.contains("vCPU '0' is not offlinable"), "{error}");
+    let time = daemon.ok(&["domtime", "talker"]);
+    let time: i64 = time.trim().trim_start_matches("Time: ").parse().unwrap();
+    assert!(time > 1_700_000_000, "{time}");
+    let error = daemon.virsh(&["qemu-agent-command", "talker", "{\"execute\":\"x\"}"]).fails();
+    let refused = "guest agent command failed: unable to execute QEMU agent command 'x': The command x has not been found";
+    assert!(error.contains(refused), "{error}");
+    daemon.ok(&["dompmsuspend", "talker", "mem"]);
+    eventually("the guest sleeps", || (daemon.state("talker") == "pmsuspended").then_some(()));
+    daemon.ok(&["destroy", "talker"]);
+}
+
+#[test]
+fn file_systems_are_thawed_when_who_froze_them_is_lost() {
+    let daemon = daemon();
+    let mut fake = FakeAgent::new(&daemon, "frosty");
+    let channel = fake.connect();
+    channel.set_read_timeout(Some(LIMIT)).unwrap();
+    let answer = |value: &str| (&channel).write_all(format!("{{\"return\":{value}}}\n").as_bytes()).unwrap();
+    // Who leaves in order means them to stay frozen.
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| daemon.ok(&["domfsfreeze", "frosty"]));
+        assert_eq!(synchronize(&channel), "guest-fsfreeze-freeze");
+        answer("2");
+        call.join().unwrap();
+        let call = scope.spawn(|| daemon.ok(&["domhostname", "frosty"]));
+        assert_eq!(synchronize(&channel), "guest-get-host-name");
+        answer("{\"host-name\":\"x\"}");
+        assert_eq!(call.join().unwrap().trim(), "x");
+    });
+    if on_upstream() {
+        // There they stay frozen whoever is lost.
+        return;
+    }
+    let mut client =
+        daemon.python_beside("conn.lookupByName('frosty').fsFreeze()\nprint('frozen')\nsys.stdin.read()");
+    assert_eq!(synchronize(&channel), "guest-fsfreeze-freeze");
+    answer("2");
+    client.expect("frozen\n");
+    drop(client);
+    assert_eq!(synchronize(&channel), "guest-fsfreeze-thaw");
+    answer("2");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub enum AgentError {
     /// The agent refused. libvirt's code: `VIR_ERR_AGENT_COMMAND_FAILED`.
     #[error("unable to execute QEMU agent command '{command}': {text}")]
     Refused { command: String, class: String, text: String },
-    #[error("cannot parse json {line}: {detail}")]
+    #[error("failed to parse JSON: {detail} in '{line}'")]
     Garbage { line: String, detail: String },
     #[error("Unknown JSON reply '{line}'")]
     Unknown { line: String },
@@ -59,8 +59,8 @@ pub enum AgentError {
     #[error("Unable to write to agent: {}", Reason(source))]
     Write { source: Arc<io::Error> },
     /// A client's command that is not JSON.
-    #[error("cannot parse json {text}: {detail}")]
-    Json { text: String, detail: String },
+    #[error("failed to parse JSON: {detail}")]
+    Json { detail: String },
 }
 
 impl AgentError {

@@ -77,8 +77,7 @@ impl Request {
 
     /// A client's own.
     pub fn from_text(text: &str) -> Result<Self, AgentError> {
-        let json =
-            |error: serde_json::Error| AgentError::Json { text: text.to_owned(), detail: error.to_string() };
+        let json = |error: serde_json::Error| AgentError::Json { detail: error.to_string() };
         let command: Value = serde_json::from_str(text).map_err(json)?;
         let name = command.get("execute").and_then(Value::as_str).unwrap_or("<unknown>").to_owned();
         Ok(Self { name, line: format!("{command}\n"), awaits: None, longest: LONGEST_WORK })
