@@ -34,6 +34,25 @@ pub fn assign_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Gives the devices of a running guest that have no alias one that no other has.
+pub fn assign_new_aliases(domain: &mut Domain) -> Result<(), CommandError> {
+    let machine = domain.os.os_type.machine.clone().unwrap_or_default();
+    let devices = &mut domain.devices;
+    assign_disks(devices)?;
+    next_free(devices.interfaces.iter_mut().map(|device| &mut device.info), "net");
+    for controller in devices.controllers.iter_mut().filter(|controller| controller.info.alias.is_none()) {
+        controller.info.alias = Some(controller_alias(controller, &machine).into());
+    }
+    next_free(devices.inputs.iter_mut().map(|device| &mut device.info), "input");
+    next_free(devices.parallels.iter_mut().map(|device| &mut device.info), "parallel");
+    next_free(devices.serials.iter_mut().map(|device| &mut device.info), "serial");
+    next_free(devices.channels.iter_mut().map(|device| &mut device.info), "channel");
+    next_free(devices.consoles.iter_mut().map(|device| &mut device.info), "console");
+    next_free(devices.watchdogs.iter_mut().map(|device| &mut device.info), "watchdog");
+    next_free(devices.rngs.iter_mut().map(|device| &mut device.info), "rng");
+    Ok(())
+}
+
 /// Numbers the devices in their order; names that users chose take a number with them.
 fn by_position<'a>(devices: impl Iterator<Item = &'a mut DeviceInfo>, prefix: &str) {
     for (number, info) in devices.enumerate() {

@@ -6,6 +6,7 @@ pub mod block;
 pub mod capabilities;
 pub mod command;
 pub mod facts;
+pub mod hotplug;
 pub mod job;
 pub mod log;
 pub mod log_limit;

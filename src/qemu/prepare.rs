@@ -62,6 +62,12 @@ pub fn prepare(
     Ok(())
 }
 
+/// As [`prepare`], for devices that a running guest gets. Their aliases are there.
+pub fn prepare_devices(domain: &mut Domain, place: &Place<'_>) -> Result<(), CommandError> {
+    prepare_disks(domain);
+    prepare_streams(domain, place)
+}
+
 /// QEMU takes memory in whole MiB.
 fn align_memory(domain: &mut Domain) {
     let align = |kib: u64| kib.next_multiple_of(1024);

@@ -14,6 +14,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .routes(handlers::domain::routes)
         .routes(handlers::domain_agent::routes)
         .routes(handlers::domain_devices::routes)
+        .routes(handlers::domain_hotplug::routes)
         .routes(handlers::domain_lifecycle::routes)
         .routes(handlers::domain_reads::routes)
         .routes(handlers::domain_stats::routes)

@@ -14,6 +14,7 @@ mod errors;
 mod events;
 mod host;
 mod hostile;
+mod hotplug;
 mod lifecycle;
 mod live;
 mod many;

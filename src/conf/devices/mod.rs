@@ -22,6 +22,7 @@ mod input;
 mod interface;
 mod memballoon;
 mod panic;
+mod plugged;
 mod raw;
 mod rng;
 mod serial;
@@ -61,6 +62,7 @@ pub use interface::{
 };
 pub use memballoon::{BalloonModel, MemBalloon};
 pub use panic::{Panic, PanicModel};
+pub use plugged::refuse_plugging;
 pub use raw::Raw;
 pub use rng::{RandomSource, Rng, RngBackend, RngModel, RngRate};
 pub use serial::{

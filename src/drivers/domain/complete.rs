@@ -16,7 +16,11 @@ use crate::util::uuid::Uuid;
 impl Domains {
     /// What a text defines, with everything it leaves out filled in; nonsense is refused.
     pub(super) async fn read_definition(&self, xml: &str) -> Result<Domain> {
-        let mut definition = parse(xml).await?;
+        self.complete(parse(xml).await?).await
+    }
+
+    /// The same for a definition to which something was added.
+    pub(super) async fn complete(&self, mut definition: Domain) -> Result<Domain> {
         let caps = self.emulators.lookup(&self.emulator_of(&definition)?).await?;
         let mut random = Random::default();
         let facts = facts(&caps, &definition);

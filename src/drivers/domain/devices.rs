@@ -1,6 +1,7 @@
 //! What a guest's devices need of the host before its QEMU is started, and what QEMU says about them after.
 
 use std::fs::OpenOptions;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -55,8 +56,28 @@ pub(super) fn write_master_key(files: &Files) -> Result<()> {
         .map_err(|error| Error::io(format_args!("cannot write '{}'", path.display()), error))
 }
 
+/// How descriptors get to a QEMU; answers the numbers that stand for them on its command line.
+pub(super) trait Handover {
+    fn listen(&mut self, path: &Path) -> Result<RawFd>;
+    fn pass(&mut self, descriptor: OwnedFd) -> RawFd;
+}
+
+impl Handover for Prepared {
+    fn listen(&mut self, path: &Path) -> Result<RawFd> {
+        Ok(Self::listen(self, path)?)
+    }
+
+    fn pass(&mut self, descriptor: OwnedFd) -> RawFd {
+        Self::pass(self, descriptor)
+    }
+}
+
 /// Opens what QEMU gets as open descriptors.
-pub(super) fn open(definition: &mut Domain, accel: Accel, prepared: &mut Prepared) -> Result<Descriptors> {
+pub(super) fn open(
+    definition: &mut Domain,
+    accel: Accel,
+    prepared: &mut impl Handover,
+) -> Result<Descriptors> {
     let mut descriptors = Descriptors::default();
     for need in command::needs(definition) {
         match need {

@@ -25,6 +25,7 @@
 //! | `start`, `lifecycle`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
 //! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
+//! | `hotplug`, `refresh` | what changes in a guest while it runs, and what QEMU made of it |
 //! | `owners` | guests that end with a connection |
 //! | `event` | what subscribers hear |
 
@@ -44,6 +45,7 @@ pub mod event;
 mod filter;
 pub mod flags;
 pub mod graphics;
+pub mod hotplug;
 pub mod lifecycle;
 pub mod list;
 pub mod metadata;
@@ -101,6 +103,7 @@ pub struct Domains {
     ports: Ports,
     owners: Owners,
     frozen: Frozen,
+    unplugs: hotplug::Unplugs,
     consoles: Arc<Consoles>,
 }
 
@@ -121,6 +124,7 @@ impl Domains {
             ports: Ports::default(),
             owners: Owners::default(),
             frozen: Frozen::default(),
+            unplugs: hotplug::Unplugs::default(),
             consoles: Arc::default(),
         }
     }

@@ -22,6 +22,7 @@ use super::event::{
     PmSuspended as PmSuspendedDetail, Resumed, Shutdown as ShutdownDetail, Started, Suspended, TrayChange,
     WatchdogAction,
 };
+use super::hotplug::Answer;
 use super::status::recorded_alike;
 use crate::conf::devices::{Disk, Place, Storage};
 use crate::conf::domain::{ClockOffset, Domain, LifecycleAction};
@@ -179,7 +180,7 @@ impl Domains {
     }
 
     /// Events that tell of a device or a clock, not of the guest as a whole.
-    fn note_detail(&self, object: &DomainObject, kind: EventKind) {
+    fn note_detail(self: &Arc<Self>, object: &Arc<DomainObject>, kind: EventKind) {
         match kind {
             EventKind::RtcChange { offset } => {
                 self.note_clock(object, offset);
@@ -199,10 +200,10 @@ impl Domains {
                 self.tell(object, |_| vec![DomainEvent::TrayChange { alias, change }]);
             }
             EventKind::DeviceDeleted { device: Some(alias), .. } => {
-                self.tell(object, |_| vec![DomainEvent::DeviceRemoved { alias }]);
+                self.note_unplugged(object, alias, Answer::Gone);
             }
             EventKind::DeviceUnplugGuestError { device: Some(alias), .. } => {
-                self.tell(object, |_| vec![DomainEvent::DeviceRemovalFailed { alias }]);
+                self.note_unplugged(object, alias, Answer::Refused);
             }
             EventKind::VserportChange { id, open } => self.note_port(object, &id, PortChange::new(open)),
             EventKind::BalloonChange { actual } => self.note_balloon(object, actual / 1024),

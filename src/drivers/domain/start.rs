@@ -453,7 +453,7 @@ fn versions(caps: &QemuCaps) -> String {
     )
 }
 
-fn seconds_since_1970() -> i64 {
+pub(super) fn seconds_since_1970() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

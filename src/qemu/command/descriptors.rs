@@ -51,6 +51,25 @@ impl Descriptors {
     }
 }
 
+impl Descriptors {
+    /// Something in the place of each, for arguments of which only the names count.
+    pub fn placeholders(needs: &[Need]) -> Self {
+        let mut all = Self::default();
+        for need in needs {
+            match need {
+                Need::ListenUnix { name, .. } | Need::File { name, .. } => {
+                    all.chardevs.insert(name.clone(), Opened(-1));
+                }
+                Need::Tap { alias, queues } => {
+                    let tap = vec![-1; *queues as usize];
+                    all.interfaces.insert(alias.clone(), InterfaceDescriptors { tap, vhost: Vec::new() });
+                }
+            }
+        }
+        all
+    }
+}
+
 /// The name of a character device's main descriptor.
 pub(super) fn source_name(alias: &str) -> String {
     format!("{alias}-source")

@@ -215,6 +215,31 @@ pub fn build(domain: &Domain, caps: &QemuCaps, context: &Context<'_>) -> Result<
     Ok(CommandLine { program, args: line.args, env: line.env })
 }
 
+/// The parts of the command line that are devices which can come later.
+const PLUGGABLE: &[Step] = &[
+    controller::build,
+    disk::build,
+    interface::build,
+    serial::serials,
+    serial::parallels,
+    serial::channels,
+    serial::consoles,
+    input::build,
+    watchdog::build,
+    rng::build,
+];
+
+/// The arguments of the devices of `domain` alone. Sets of descriptors are numbered from `fd_sets`.
+pub fn devices(domain: &Domain, caps: &QemuCaps, context: &Context<'_>, fd_sets: u32) -> Result<Vec<String>> {
+    let guest = Guest { domain, caps, context, boot: boot::BootOrder::of(domain) };
+    let mut line = Line::new(domain.qemu.0.as_deref());
+    line.fd_sets = fd_sets;
+    for step in PLUGGABLE {
+        step(&guest, &mut line)?;
+    }
+    Ok(line.args)
+}
+
 /// Parts of a definition that are kept but cannot be started.
 fn refuse_unsupported(domain: &Domain) -> Result<()> {
     if let Some(kind) = domain.devices.unsupported().next() {

@@ -35,6 +35,10 @@ impl<'a, K: Beginnable> Job<'a, K> {
         Live::of(self.object)
     }
 
+    pub fn state(&self) -> Arc<State> {
+        self.object.state()
+    }
+
     pub fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R
     where
         K: Writes,

@@ -101,6 +101,9 @@ commands! {
 
     SetLink = "set_link" { name: String, up: bool } -> Done;
     /// The descriptor travels beside the command.
+    AddFd = "add-fd" { fdset_id: u64, opaque: String } -> Done;
+    QueryFdsets = "query-fdsets" {} -> Vec<FdSet>;
+    /// The descriptor travels beside the command.
     Getfd = "getfd" { fdname: String } -> Done;
     CloseFd = "closefd" { fdname: String } -> Done;
     /// Serves a screen on a descriptor that QEMU got before.
@@ -159,6 +162,12 @@ pub struct Cpu {
     pub qom_path: String,
     #[serde(default)]
     pub props: BTreeMap<String, Value>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FdSet {
+    pub fdset_id: u32,
 }
 
 /// 32 of a processor's features.

@@ -138,13 +138,7 @@ impl Prepared {
     /// Makes a listening unix socket that QEMU inherits; answers its number there. Made by the daemon, it is
     /// there before QEMU is, and QEMU needs no right to its directory.
     pub fn listen(&mut self, path: &Path) -> Result<i32, StartError> {
-        let made = (|| {
-            remove_socket(path)?;
-            let listener = unix::listen(path)?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o775))?;
-            Ok(listener)
-        })();
-        made.map(|listener| self.pass(listener.into())).map_err(|error| StartError::file(path, error))
+        Ok(self.pass(listen_at(path)?))
     }
 
     /// Lets QEMU inherit a descriptor; answers its number there.
@@ -153,6 +147,17 @@ impl Prepared {
         self.passed.push(descriptor);
         number
     }
+}
+
+/// A listening unix socket for QEMU, whose user may connect to it.
+pub fn listen_at(path: &Path) -> Result<OwnedFd, StartError> {
+    let made = (|| {
+        remove_socket(path)?;
+        let listener = unix::listen(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o775))?;
+        Ok(listener)
+    })();
+    made.map(Into::into).map_err(|error| StartError::file(path, error))
 }
 
 /// Only a socket may be in the way: a path that a client gave may be that of a disk.

@@ -5,6 +5,7 @@ pub mod connect;
 pub mod domain;
 pub mod domain_agent;
 pub mod domain_devices;
+pub mod domain_hotplug;
 pub mod domain_lifecycle;
 pub mod domain_reads;
 pub mod domain_stats;

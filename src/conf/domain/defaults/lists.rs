@@ -42,6 +42,13 @@ pub(super) fn arrange(devices: &mut Devices, generator: &mut dyn Generator) -> R
     Ok(())
 }
 
+/// Adds devices to those of a running guest, in the order in which a definition has them.
+pub fn plug(devices: &mut Devices, mut new: Devices) {
+    new.disks.drain(..).for_each(|disk| insert_disk(&mut devices.disks, disk));
+    new.controllers.drain(..).for_each(|it| insert_controller(&mut devices.controllers, it));
+    devices.append(new);
+}
+
 /// Gives back what the lists grew too far: thousands of definitions stay in memory.
 pub(super) fn shrink(devices: &mut Devices) {
     devices.disks.shrink_to_fit();

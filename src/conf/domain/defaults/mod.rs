@@ -17,6 +17,7 @@ mod machine;
 #[cfg(test)]
 pub(super) mod tests;
 
+pub use lists::plug;
 pub(super) use lists::{add_controller, insert_controller, is_usb2};
 
 use super::{Domain, LoaderType, SeclabelType, Vcpu};

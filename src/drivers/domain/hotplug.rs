@@ -1,0 +1,511 @@
+//! Devices that are attached to a domain and detached from it: of the running guest, of what it starts with
+//! the next time, or of both.
+//!
+//! ```text
+//!  attach ─► definition with the device completed ─► plugged ─► live definition ─► DeviceAdded
+//!
+//!  detach ─► guest asked ─┬─► gone within the limit ──► what is behind it removed ─► DeviceRemoved
+//!                         ├─► refused ────────────────► an error, DeviceRemovalFailed
+//!                         └─► neither ────────────────► success; the same when the guest lets go later
+//! ```
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::devices::{self, Handover};
+use super::event::DomainEvent;
+use super::flags::Impact;
+use super::reads::{persistent, running};
+use super::start::seconds_since_1970;
+use super::{Domains, blocking};
+use crate::conf::devices::{Address, ControllerKind, ControllerType, Devices, DiskBus, refuse_plugging};
+use crate::conf::domain::Domain;
+use crate::conf::domain::defaults::plug;
+use crate::conf::xml::Form;
+use crate::error::{Error, Origin, Result};
+use crate::qemu::alias::assign_new_aliases;
+use crate::qemu::block;
+use crate::qemu::capabilities::QemuCaps;
+use crate::qemu::command::{self, Context, Descriptors, Sandbox};
+use crate::qemu::hotplug::{self, Opened, PlugError, Step};
+use crate::qemu::job::{DomainHandle, DomainObject, Job, Launched, Modify, State};
+use crate::qemu::monitor::{Monitor, QueryChardev, QueryFdsets, SetLink};
+use crate::qemu::prepare::{self, Place};
+use crate::qemu::process::{Files, listen_at};
+use crate::qemu::setup;
+use crate::util::uuid::Uuid;
+
+/// How long a client waits for its guest to let go of a device.
+const UNPLUG_LIMIT: Duration = Duration::from_secs(5);
+
+/// How a guest answers when it is to let go of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Gone,
+    Refused,
+}
+
+/// The clients that wait for a guest to let go of a device.
+#[derive(Debug, Default)]
+pub(super) struct Unplugs {
+    waiting: Mutex<HashMap<(Uuid, String), oneshot::Sender<Answer>>>,
+}
+
+impl Unplugs {
+    fn expect(&self, uuid: Uuid, alias: &str) -> oneshot::Receiver<Answer> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert((uuid, alias.to_owned()), sender);
+        receiver
+    }
+
+    /// Whether somebody waited for it.
+    fn answer(&self, uuid: Uuid, alias: &str, answer: Answer) -> bool {
+        let waiting = self.forget(uuid, alias);
+        waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
+    }
+
+    fn forget(&self, uuid: Uuid, alias: &str) -> Option<oneshot::Sender<Answer>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(&(uuid, alias.to_owned()))
+    }
+}
+
+/// A device that is about to be plugged, and what that takes.
+struct Plan {
+    /// The running definition with nothing but the device and the buses.
+    view: Domain,
+    steps: Vec<Step>,
+    opened: Opened,
+    last_node: u32,
+}
+
+impl Domains {
+    /// `virDomainAttachDeviceFlags`
+    pub async fn attach_device(
+        self: &Arc<Self>,
+        mut domain: DomainHandle,
+        xml: &str,
+        flags: u32,
+    ) -> Result<()> {
+        let impact = Impact::of(flags, "qemuDomainAttachDeviceFlags")?;
+        let object = Arc::clone(domain.object());
+        let job = domain.begin::<Modify>().await?;
+        let state = job.state();
+        let impact = impact.on(&state);
+        check_impact(impact, &state)?;
+        let (kind, device) = Devices::read_one(xml, Form::INACTIVE)?;
+        let mut inactive = None;
+        if impact.contains(Impact::CONFIG) {
+            let definition = persistent(&state)?;
+            let mut definition = Domain::clone(definition);
+            plug(&mut definition.devices, device.clone());
+            inactive = Some(self.complete(definition).await?);
+        }
+        if impact.contains(Impact::LIVE) {
+            self.plug(&job, kind, device).await?;
+        }
+        match inactive {
+            Some(definition) => self.replace_inactive(&object, definition).await,
+            None => Ok(()),
+        }
+    }
+
+    /// `virDomainDetachDeviceFlags`
+    pub async fn detach_device(self: &Arc<Self>, domain: DomainHandle, xml: &str, flags: u32) -> Result<()> {
+        let impact = Impact::of(flags, "qemuDomainDetachDeviceFlags")?;
+        let (kind, device) = Devices::read_one(xml, Form::LIVE)?;
+        let missing = missing(kind, &device);
+        self.detach(domain, impact, |devices| devices.take_matching(&device), &missing).await
+    }
+
+    /// `virDomainDetachDeviceAlias`
+    pub async fn detach_device_alias(
+        self: &Arc<Self>,
+        domain: DomainHandle,
+        alias: &str,
+        flags: u32,
+    ) -> Result<()> {
+        let impact = Impact::of(flags, "qemuDomainDetachDeviceAlias")?;
+        let take = |devices: &mut Devices| devices.take(|info| info.alias.as_deref() == Some(alias));
+        self.detach(domain, impact, take, &format!("no device found with alias {alias}")).await
+    }
+
+    async fn detach(
+        self: &Arc<Self>,
+        mut domain: DomainHandle,
+        impact: Impact,
+        take: impl Fn(&mut Devices) -> Devices,
+        missing: &str,
+    ) -> Result<()> {
+        let object = Arc::clone(domain.object());
+        let job = domain.begin::<Modify>().await?;
+        let state = job.state();
+        let impact = impact.on(&state);
+        check_impact(impact, &state)?;
+        let missing = || Error::device_missing(missing.to_owned());
+        let mut inactive = None;
+        if impact.contains(Impact::CONFIG) {
+            let mut definition = Domain::clone(persistent(&state)?);
+            take(&mut definition.devices).infos().next().ok_or_else(missing)?;
+            inactive = Some(self.complete(definition).await?);
+        }
+        if impact.contains(Impact::LIVE) {
+            let mut devices = running(&state)?.devices.clone();
+            let device = take(&mut devices);
+            let alias = device.infos().find_map(|(_, info)| info.alias.clone()).ok_or_else(missing)?;
+            if device.infos().any(|(_, info)| info.alias.as_ref() != Some(&alias)) {
+                return Err(Error::operation_failed("multiple devices match the description"));
+            }
+            self.unplug(&job, &device, &alias).await?;
+        }
+        match inactive {
+            Some(definition) => self.replace_inactive(&object, definition).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the domain starts with the next time, in the file and in the state.
+    async fn replace_inactive(
+        self: &Arc<Self>,
+        object: &Arc<DomainObject>,
+        definition: Domain,
+    ) -> Result<()> {
+        let (domains, object) = (Arc::clone(self), Arc::clone(object));
+        blocking(move || {
+            let configuration = object.configure();
+            persistent(&configuration.state())?;
+            let name = &definition.name;
+            domains.definitions.save(&definition).map_err(|error| {
+                Error::io(format_args!("cannot save the definition of domain '{name}'"), error)
+            })?;
+            configuration.update(|state| state.inactive = Some(Arc::new(definition)), |_, ()| ());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn plug(
+        self: &Arc<Self>,
+        job: &Job<'_, Modify>,
+        kind: &'static str,
+        device: Devices,
+    ) -> Result<()> {
+        let guest = job.live()?;
+        let monitor = guest.monitor();
+        let live = running(guest.state())?;
+        let fresh = self.complete_device(live, device).await?;
+        let alias = fresh.infos().filter(|(found, _)| *found == kind).last();
+        let alias = alias.and_then(|(_, info)| info.alias.clone()).unwrap_or_default();
+        let caps = self.caps_of(live).await?;
+        let fd_sets = monitor.execute(QueryFdsets {}).await?;
+        let fd_sets = fd_sets.iter().map(|set| set.fdset_id + 1).max().unwrap_or(0);
+        let (domains, state, files) = (Arc::clone(self), job.state(), guest.files().clone());
+        let Plan { mut view, steps, opened, last_node } =
+            blocking(move || domains.plan(&state, &files, fresh, &caps, fd_sets)).await?;
+        hotplug::plug(monitor, &steps, opened).await?;
+        if let Err(error) = settle(monitor, &mut view).await {
+            if hotplug::unplug(monitor, &steps).await.is_ok() {
+                hotplug::clear_away(monitor, &steps).await;
+            }
+            return Err(error);
+        }
+        let known = aliases(&live.devices);
+        let fresh = view.devices.take(|info| !info.alias.as_ref().is_some_and(|it| known.contains(it)));
+        let change = |state: &mut State| {
+            if let Some(live) = &mut state.live {
+                plug(&mut Arc::make_mut(live).devices, fresh);
+            }
+            state.launched = state.launched.as_ref().map(|launched| {
+                let mut launched = Launched::clone(launched);
+                launched.last_node = last_node;
+                Arc::new(launched)
+            });
+        };
+        job.update_then(change, |state, ()| {
+            self.save_status(state);
+            self.publish(state, DomainEvent::DeviceAdded { alias: alias.into() });
+        });
+        Ok(())
+    }
+
+    /// What a device takes in this guest: itself with all that was left out, and the controllers that are
+    /// missing for it.
+    async fn complete_device(&self, live: &Domain, device: Devices) -> Result<Devices> {
+        let (has_balloon, has_panic) = (!device.memballoons.is_empty(), !device.panics.is_empty());
+        let has_pci = device.controllers.iter().any(|it| matches!(it.kind, ControllerKind::Pci(_)));
+        let mut whole = live.clone();
+        plug(&mut whole.devices, device);
+        let mut whole = self.complete(whole).await?;
+        let mut fresh = whole.devices.take(|info| info.alias.is_none());
+        // These have no alias in running guests either.
+        if !has_balloon {
+            fresh.memballoons.clear();
+        }
+        if !has_panic {
+            fresh.panics.clear();
+        }
+        if !has_pci && fresh.controllers.iter().any(|it| matches!(it.kind, ControllerKind::Pci(_))) {
+            return Err(Error::internal_error("No more available PCI slots"));
+        }
+        refuse_plugging(&fresh).map_err(Error::operation_unsupported)?;
+        let mut named = live.clone();
+        plug(&mut named.devices, fresh);
+        assign_new_aliases(&mut named)?;
+        let known = aliases(&live.devices);
+        Ok(named.devices.take(|info| info.alias.as_ref().is_some_and(|alias| !known.contains(alias))))
+    }
+
+    /// Opens and looks at what the device needs of the host.
+    fn plan(
+        &self,
+        state: &State,
+        files: &Files,
+        fresh: Devices,
+        caps: &QemuCaps,
+        fd_sets: u32,
+    ) -> Result<Plan> {
+        let live = running(state)?;
+        let without = buses(live);
+        let mut view = without.clone();
+        plug(&mut view.devices, fresh);
+        let place = Place {
+            id: live.id.unwrap_or(-1),
+            state_dir: &files.directory,
+            channel_dir: &files.channels,
+            vnc_listen: "",
+            credentials: None,
+        };
+        prepare::prepare_devices(&mut view, &place)?;
+        let mut last_node = state.launched.as_ref().map_or(0, |launched| launched.last_node);
+        block::number_images(&mut view, &mut last_node);
+        for disk in &mut view.devices.disks {
+            block::detect_chain(disk)?;
+        }
+        block::number_images(&mut view, &mut last_node);
+        let mut opened = Later::default();
+        let descriptors = devices::open(&mut view, command::accel_of(live), &mut opened)?;
+        let context = self.context(files, &descriptors);
+        let before = command::devices(&without, caps, &context, fd_sets)?;
+        let with = command::devices(&view, caps, &context, fd_sets)?;
+        Ok(Plan { view, steps: hotplug::steps(&before, &with)?, opened: opened.0, last_node })
+    }
+
+    fn context<'a>(&'a self, files: &'a Files, descriptors: &'a Descriptors) -> Context<'a> {
+        Context {
+            scope: self.paths.scope,
+            state_dir: &files.directory,
+            monitor: -1,
+            descriptors,
+            sandbox: Sandbox::On,
+            now_s: 0,
+            local_offset_s: 0,
+            incoming: None,
+            inherited_env: &self.inherited_env,
+        }
+    }
+
+    async fn caps_of(&self, live: &Domain) -> Result<Arc<QemuCaps>> {
+        let emulator = live.devices.emulator.as_deref().unwrap_or_default();
+        Ok(self.emulators.lookup(emulator.as_ref()).await?)
+    }
+
+    /// The steps by which a device would have been plugged that the guest has.
+    async fn steps_of(&self, live: &Domain, files: &Files, device: &Devices) -> Result<Vec<Step>> {
+        let caps = self.caps_of(live).await?;
+        let mut without = buses(live);
+        let gone = aliases(device);
+        without.devices.take(|info| info.alias.as_ref().is_some_and(|alias| gone.contains(alias)));
+        let mut view = without.clone();
+        plug(&mut view.devices, device.clone());
+        let descriptors = Descriptors::placeholders(&command::needs(&view));
+        let context = self.context(files, &descriptors);
+        let before = command::devices(&without, &caps, &context, 0)?;
+        let with = command::devices(&view, &caps, &context, 0)?;
+        let mut steps = hotplug::steps(&before, &with)?;
+        // Its number is not known any more; QEMU closes a set with its last user.
+        steps.retain(|step| !matches!(step, Step::FdSet { .. }));
+        Ok(steps)
+    }
+
+    async fn unplug(self: &Arc<Self>, job: &Job<'_, Modify>, device: &Devices, alias: &str) -> Result<()> {
+        let guest = job.live()?;
+        let live = running(guest.state())?;
+        refuse_unplugging(live, device)?;
+        let steps = self.steps_of(live, guest.files(), device).await?;
+        let uuid = live.uuid;
+        let answer = self.unplugs.expect(uuid, alias);
+        if let Err(error) = hotplug::unplug(guest.monitor(), &steps).await {
+            self.unplugs.forget(uuid, alias);
+            return Err(error.into());
+        }
+        match tokio::time::timeout(UNPLUG_LIMIT, answer).await {
+            Ok(Ok(Answer::Gone)) => {
+                hotplug::clear_away(guest.monitor(), &steps).await;
+                self.forget_device(job, alias);
+                Ok(())
+            }
+            Ok(Ok(Answer::Refused)) => {
+                Err(Error::operation_failed("unplug of device was rejected by the guest"))
+            }
+            // It may still let go of it.
+            Ok(Err(_)) | Err(_) => {
+                self.unplugs.forget(uuid, alias);
+                Ok(())
+            }
+        }
+    }
+
+    fn forget_device(&self, job: &Job<'_, Modify>, alias: &str) {
+        let forget = |state: &mut State| {
+            if let Some(live) = &mut state.live {
+                Arc::make_mut(live).devices.take(|info| info.alias.as_deref() == Some(alias));
+            }
+        };
+        job.update_then(forget, |state, ()| {
+            self.save_status(state);
+            self.publish(state, DomainEvent::DeviceRemoved { alias: alias.to_owned() });
+        });
+    }
+
+    /// QEMU reports that a guest has let go of a device, or will not.
+    pub(super) fn note_unplugged(
+        self: &Arc<Self>,
+        object: &Arc<DomainObject>,
+        alias: String,
+        answer: Answer,
+    ) {
+        let state = object.state();
+        if answer == Answer::Refused {
+            self.publish(&state, DomainEvent::DeviceRemovalFailed { alias: alias.clone() });
+        }
+        if self.unplugs.answer(state.uuid, &alias, answer) || answer == Answer::Refused {
+            return;
+        }
+        let (domains, object) = (Arc::clone(self), Arc::clone(object));
+        tokio::spawn(async move {
+            if let Err(error) = domains.finish_unplugging(object, &alias).await {
+                tracing::warn!(alias, %error, "cannot remove what stood behind a device");
+            }
+        });
+    }
+
+    async fn finish_unplugging(&self, object: Arc<DomainObject>, alias: &str) -> Result<()> {
+        let mut domain = DomainHandle::new(object);
+        let job = domain.begin::<Modify>().await?;
+        let guest = job.live()?;
+        let live = running(guest.state())?;
+        let device = live.devices.clone().take(|info| info.alias.as_deref() == Some(alias));
+        if device.infos().next().is_some() {
+            let steps = self.steps_of(live, guest.files(), &device).await?;
+            hotplug::clear_away(guest.monitor(), &steps).await;
+        }
+        self.forget_device(&job, alias);
+        Ok(())
+    }
+}
+
+/// What a plugged device needs beyond being there, and what QEMU says about it.
+async fn settle(monitor: &Monitor, view: &mut Domain) -> Result<()> {
+    for (name, arguments) in setup::commands(view, seconds_since_1970()) {
+        monitor.execute_value(name, Some(arguments)).await?;
+    }
+    for alias in devices::unplugged(view) {
+        monitor.execute(SetLink { name: alias.to_owned(), up: false }).await?;
+    }
+    let terminals = monitor.execute(QueryChardev {}).await?;
+    devices::note_terminals(view, &terminals);
+    Ok(())
+}
+
+/// The definition with nothing but the buses that devices are plugged into.
+fn buses(live: &Domain) -> Domain {
+    let mut buses = live.clone();
+    // What comes later boots only where it says so itself.
+    buses.os.boot.clear();
+    buses.devices = Devices {
+        emulator: live.devices.emulator.clone(),
+        controllers: live.devices.controllers.clone(),
+        ..Devices::default()
+    };
+    buses
+}
+
+fn aliases(devices: &Devices) -> Vec<Box<str>> {
+    devices.infos().filter_map(|(_, info)| info.alias.clone()).collect()
+}
+
+fn check_impact(impact: Impact, state: &State) -> Result<()> {
+    if impact.contains(Impact::LIVE) {
+        running(state)?;
+    }
+    if impact.contains(Impact::CONFIG) {
+        persistent(state)?;
+    }
+    Ok(())
+}
+
+/// What is said of a device that is not there.
+fn missing(kind: &str, device: &Devices) -> String {
+    if let Some(disk) = device.disks.first() {
+        return format!("disk {} not found", disk.name());
+    }
+    if let Some(controller) = device.controllers.first() {
+        return format!("controller {}:{} not found", controller.kind.bus(), controller.index());
+    }
+    format!("matching {kind} device not found")
+}
+
+fn refuse_unplugging(live: &Domain, device: &Devices) -> Result<()> {
+    refuse_plugging(device).map_err(Error::operation_unsupported)?;
+    let disks = || live.devices.disks.iter();
+    for controller in &device.controllers {
+        let is_its = |address: Option<&Address>| {
+            matches!(address, Some(Address::Drive(drive)) if drive.controller == controller.index())
+                && controller.kind.bus() == ControllerType::Scsi
+        };
+        let has_disk =
+            disks().any(|disk| disk.target.bus == Some(DiskBus::Scsi) && is_its(disk.info.address.as_ref()));
+        let ports = |address: Option<&Address>| {
+            matches!(address, Some(Address::VirtioSerial(port)) if port.controller == controller.index())
+                && controller.kind.bus() == ControllerType::VirtioSerial
+        };
+        let has_port = live.devices.channels.iter().any(|it| ports(it.info.address.as_ref()));
+        if has_disk || has_port {
+            return Err(Error::operation_failed("device cannot be detached: device is busy"));
+        }
+    }
+    Ok(())
+}
+
+/// Descriptors that will travel over QMP.
+#[derive(Debug, Default)]
+struct Later(Opened);
+
+impl Handover for Later {
+    fn listen(&mut self, path: &Path) -> Result<RawFd> {
+        Ok(self.pass(listen_at(path)?))
+    }
+
+    fn pass(&mut self, descriptor: OwnedFd) -> RawFd {
+        let number = descriptor.as_raw_fd();
+        self.0.0.insert(number, descriptor);
+        number
+    }
+}
+
+impl From<PlugError> for Error {
+    fn from(error: PlugError) -> Self {
+        match error {
+            PlugError::Unsupported(sentence) => {
+                Self::operation_unsupported(sentence).from_origin(Origin::QEMU)
+            }
+            PlugError::Monitor(error) => error.into(),
+        }
+    }
+}
