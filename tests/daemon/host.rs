@@ -84,3 +84,21 @@ fn answers_of_qemu_outlive_the_daemon() {
     daemon.restart();
     assert!(daemon.ok(&["capabilities"]).contains("<arch name='x86_64'>"));
 }
+
+#[test]
+fn merged_pages_and_memory_that_guests_keep_to_themselves_are_told() {
+    let daemon = daemon();
+    daemon.define(&ferrovirt_compat::halting("tiny"));
+    let out = daemon.python(
+        "merging = conn.getMemoryParameters()\n\
+         print(all(name.startswith('shm_') for name in merging))\n\
+         print(('shm_pages_to_scan' in merging) == os.path.exists('/sys/kernel/mm/ksm/pages_to_scan'))\n\
+         print(conn.lookupByName('tiny').launchSecurityInfo())\n\
+         try: conn.getSEVInfo()\n\
+         except libvirt.libvirtError as e: print(e.get_error_code(), e.get_error_message())",
+    );
+    assert_eq!(
+        out.ok().lines().collect::<Vec<_>>(),
+        ["True", "True", "{}", "84 Operation not supported: QEMU does not support SEV guest"]
+    );
+}

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use super::cpus::NODE;
 use super::files::HostFiles;
 use crate::conf::capabilities::host::Pages;
+use crate::drivers::params::Params;
 use crate::error::{Error, Origin, Result};
 
 const HUGE: &str = "hugepages-";
@@ -93,6 +94,30 @@ pub(super) fn whole(files: &HostFiles) -> Result<MemoryStats> {
         sum.free += cell.free;
     }
     Ok(sum)
+}
+
+/// How the kernel merges equal pages of guests: names behind `shm_`, wide ones are counters.
+pub(super) fn merging(files: &HostFiles) -> Result<Params> {
+    const KSM: &str = "/sys/kernel/mm/ksm";
+    let mut params = Params::default();
+    for name in [
+        "pages_to_scan",
+        "sleep_millisecs",
+        "pages_shared",
+        "pages_sharing",
+        "pages_unshared",
+        "pages_volatile",
+        "full_scans",
+        "merge_across_nodes",
+    ] {
+        let Some(value) = files.value::<u64>(&format!("{KSM}/{name}"))? else { continue };
+        let setting = matches!(name, "pages_to_scan" | "sleep_millisecs" | "merge_across_nodes");
+        match u32::try_from(value).ok().filter(|_| setting) {
+            Some(value) => params.push(format!("shm_{name}"), value),
+            None => params.push(format!("shm_{name}"), value),
+        }
+    }
+    Ok(params)
 }
 
 /// Bytes that are free in each cell of a range; 0 for a number that no cell has.

@@ -16,6 +16,7 @@ pub use memory::{CacheStats, MemoryStats, Whose};
 use self::files::HostFiles;
 use crate::conf::capabilities::cpu::CpuMap;
 use crate::conf::capabilities::host::{CacheBank, CacheKind, Cell, Cpu, Distance, HostCpu};
+use crate::drivers::params::Params;
 use crate::error::{Error, Origin, Result};
 use crate::util::arch::Arch;
 use crate::util::bitmap::Bitmap;
@@ -76,6 +77,11 @@ impl Node {
             let function = "virHostCPUGetStatsLinux";
             Error::refused_argument(function, "cpuNum", format!("Invalid cpuNum in {function}"))
         })
+    }
+
+    /// How the kernel merges equal pages, as named values.
+    pub fn memory_merging(&self) -> Result<Params> {
+        memory::merging(&self.files)
     }
 
     pub fn memory_stats(&self, whose: Whose) -> Result<MemoryStats> {

@@ -3,7 +3,9 @@
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::{self, *};
 
+use super::domain_stats::counted;
 use crate::drivers::capabilities::Wanted;
+use crate::drivers::domain::stats::single::STRING_OKAY;
 use crate::drivers::node::{Which, Whose};
 use crate::error::{Error, Origin, Result};
 use crate::rpc::router::{Call, Routes};
@@ -17,6 +19,8 @@ pub fn routes(r: &mut Routes) {
     r.on::<procedure::NodeGetCpuMap>(get_cpu_map);
     r.on::<procedure::NodeGetCpuStats>(get_cpu_stats);
     r.on::<procedure::NodeGetMemoryStats>(get_memory_stats);
+    r.on::<procedure::NodeGetMemoryParameters>(get_memory_parameters);
+    r.on::<NodeGetSevInfo>(get_sev_info);
     r.on::<NodeGetFreeMemory>(get_free_memory);
     r.on::<NodeGetCellsFreeMemory>(get_cells_free_memory);
     r.on::<NodeGetFreePages>(get_free_pages);
@@ -106,6 +110,20 @@ fn wants(given: i32, expected: i32, function: &'static str) -> Result<Wants> {
 
 fn refused(sentence: &'static str) -> Error {
     Error::internal_error(sentence).from_origin(Origin::RPC)
+}
+
+async fn get_memory_parameters(
+    call: Call,
+    args: NodeGetMemoryParametersArgs,
+) -> Result<NodeGetMemoryParametersRet> {
+    no_flags(args.flags & !STRING_OKAY, "virHostMemGetParameters")?;
+    let (params, nparams) = counted(call.drivers.node.memory_merging()?, args.nparams);
+    Ok(NodeGetMemoryParametersRet { params, nparams })
+}
+
+async fn get_sev_info(_: Call, args: NodeGetSevInfoArgs) -> Result<NodeGetSevInfoRet> {
+    no_flags(args.flags & !STRING_OKAY, "qemuNodeGetSEVInfo")?;
+    Err(Error::operation_unsupported("QEMU does not support SEV guest"))
 }
 
 async fn get_free_memory(call: Call, (): ()) -> Result<NodeGetFreeMemoryRet> {
