@@ -115,7 +115,7 @@ fn the_agent_reboots_and_shuts_down() {
 }
 
 #[test]
-fn a_guest_tells_of_itself_and_goes_to_sleep() {
+fn a_guest_tells_of_itself_and_suspends() {
     let daemon = daemon();
     let guest = with_agent("talker").device("<interface type='user'><model type='virtio'/></interface>");
     let (_events, _console) = run_with_agent(&daemon, &guest);
