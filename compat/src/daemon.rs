@@ -20,6 +20,8 @@ pub enum Kind {
     Ours(&'static str),
     /// libvirt's, through `compat/upstream`.
     Upstream,
+    /// The binary at this path where libvirt's own daemon would be, through `compat/upstream`.
+    Instead(&'static str),
 }
 
 impl Kind {
@@ -60,6 +62,11 @@ impl Daemon {
                 let mut upstream = command(concat!(env!("CARGO_MANIFEST_DIR"), "/upstream"));
                 upstream.arg(root);
                 upstream
+            }
+            Kind::Instead(path) => {
+                let mut instead = command(concat!(env!("CARGO_MANIFEST_DIR"), "/upstream"));
+                instead.arg(root).env("FERROVIRT_INSTEAD", path);
+                instead
             }
             Kind::Ours(path) => {
                 let mut ours = command(path);
@@ -198,7 +205,8 @@ impl Daemon {
     fn is_guest(&self, pid: i32) -> bool {
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments);
-        let below = self.kind == Kind::Upstream || arguments.contains(&*self.root.path().to_string_lossy());
+        let below =
+            !matches!(self.kind, Kind::Ours(_)) || arguments.contains(&*self.root.path().to_string_lossy());
         arguments.contains("qemu") && below
     }
 
@@ -214,6 +222,11 @@ impl Daemon {
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         signal(self.pid().cast_signed(), Signal::TERM);
         eventually("the daemon ends on SIGTERM", || self.child.try_wait().expect("it is our child"))
+    }
+
+    /// Who the next daemon on this root is.
+    pub fn hand_over_to(&mut self, kind: Kind) {
+        self.kind = kind;
     }
 
     /// Starts the next daemon on the same root; answers how long it took to listen.

@@ -200,6 +200,7 @@ impl Status {
                 channels: PathBuf::from(&self.channels),
                 pidfile: directories.runtime.join(format!("{name}.pid")),
                 logs: directories.log.clone(),
+                monitor: PathBuf::from(&self.monitor.path),
             },
         }
     }

@@ -21,6 +21,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .routes(handlers::domain_tunables::routes)
         .routes(handlers::domain_usage::routes)
         .routes(handlers::events::routes)
+        .routes(handlers::native::routes)
         .routes(handlers::node::routes)
         .build()
 }

@@ -332,6 +332,23 @@ impl Process {
         Ok(line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect())
     }
 
+    /// What is known of how it was started. Fails with [`io::ErrorKind::PermissionDenied`] for a process of
+    /// another user that this one has no right to.
+    pub fn origin(&self) -> io::Result<Origin> {
+        let entry = |name: &str| Path::new("/proc").join(self.pid().to_string()).join(name);
+        let origin = Origin {
+            program: std::fs::read_link(entry("exe"))?,
+            directory: std::fs::read_link(entry("cwd"))?,
+            env: split_zero(&std::fs::read(entry("environ"))?),
+            // The last one ends with a zero, too.
+            args: split_zero(&std::fs::read(entry("cmdline"))?),
+        };
+        match self.is_gone()? {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(origin),
+        }
+    }
+
     /// Clock ticks from boot to its start; with the pid this names one process for good.
     pub fn start_time(&self) -> u64 {
         self.inner.start_time
@@ -391,6 +408,22 @@ impl Process {
         *known = Some(exit);
         Ok(exit)
     }
+}
+
+/// How a process was started.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub program: PathBuf,
+    pub directory: PathBuf,
+    /// `NAME=value` each.
+    pub env: Vec<String>,
+    /// The first is what the program was called as.
+    pub args: Vec<String>,
+}
+
+fn split_zero(text: &[u8]) -> Vec<String> {
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
+    text.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
 /// The 22nd field of /proc/PID/stat.

@@ -8,6 +8,7 @@
 use ferrovirt_compat::{Daemon, Kind};
 
 mod agent;
+mod attach;
 mod console;
 mod define;
 mod errors;
@@ -25,6 +26,7 @@ mod questions;
 mod readopt;
 mod session;
 mod stats;
+mod takeover;
 mod tunables;
 mod usage;
 

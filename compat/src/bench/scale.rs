@@ -44,7 +44,7 @@ fn ready_ms(kind: Kind, daemon: &mut Daemon, effort: Effort) -> f64 {
         });
         let before = match kind {
             Kind::Ours(_) => Duration::ZERO,
-            Kind::Upstream => before_exec(daemon, until_listening),
+            Kind::Upstream | Kind::Instead(_) => before_exec(daemon, until_listening),
         };
         samples.add(as_micros(until_listening.saturating_sub(before)) + rest);
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{Domains, blocking};
-use crate::conf::domain::defaults::Generator;
+use crate::conf::domain::defaults::{Facts, Generator};
 use crate::conf::domain::{Domain, schema};
 use crate::conf::xml::Form;
 use crate::error::{Error, Result};
@@ -22,10 +22,8 @@ impl Domains {
     /// The same for a definition to which something was added.
     pub(super) async fn complete(&self, mut definition: Domain) -> Result<Domain> {
         let caps = self.emulators.lookup(&self.emulator_of(&definition)?).await?;
-        let mut random = Random::default();
         let facts = facts(&caps, &definition);
-        definition.defaults(&facts, &mut random)?;
-        random.check()?;
+        fill_in(&mut definition, &facts)?;
         definition.validate(&facts)?;
         Ok(definition)
     }
@@ -55,6 +53,17 @@ async fn parse(xml: &str) -> Result<Domain> {
     }
     let xml = xml.to_owned();
     blocking(move || Ok(Domain::parse(&xml, Form::INACTIVE)?)).await
+}
+
+/// Fills in what a definition leaves out.
+pub(super) fn fill_in(definition: &mut Domain, facts: &Facts<'_>) -> Result<()> {
+    let mut random = Random::default();
+    definition.defaults(facts, &mut random)?;
+    random.check()
+}
+
+pub(super) fn random_uuid() -> Result<Uuid> {
+    Uuid::random().map_err(|error| Error::io("cannot get random numbers", error))
 }
 
 /// uuids and MAC addresses from the kernel's random numbers.

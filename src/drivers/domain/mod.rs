@@ -22,6 +22,7 @@
 //! | `complete` | from a client's text to a definition that can run |
 //! | `agent`, `agent_…` | what is asked of the agent inside a guest |
 //! | `adopt`, `status` | guests that outlive the daemon |
+//! | `attach`, `native` | guests that others started, and command lines of QEMU |
 //! | `start`, `lifecycle`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
 //! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
@@ -36,6 +37,7 @@ pub mod agent_guest;
 mod agent_info;
 mod agent_power;
 pub mod agent_vcpus;
+mod attach;
 mod complete;
 pub mod console;
 pub mod define;
@@ -51,6 +53,7 @@ pub mod list;
 pub mod metadata;
 pub mod monitor_command;
 mod monitor_events;
+mod native;
 mod owners;
 mod ports;
 pub mod reads;

@@ -60,6 +60,7 @@ commands! {
     SystemPowerdown = "system_powerdown" {} -> Done;
     SystemReset = "system_reset" {} -> Done;
 
+    QueryKvm = "query-kvm" {} -> Kvm;
     QueryName = "query-name" {} -> Name;
     QueryUuid = "query-uuid" {} -> UuidText;
     QueryCpusFast = "query-cpus-fast" {} -> Vec<Cpu>;
@@ -141,6 +142,11 @@ pub struct Status {
     pub running: bool,
     /// `running`, `paused`, `prelaunch`, `inmigrate`, `shutdown`, `io-error`, `guest-panicked`, …
     pub status: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Kvm {
+    pub enabled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

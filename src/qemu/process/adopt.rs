@@ -72,7 +72,7 @@ impl Claim {
 /// Takes hold of a guest, within `limit`.
 pub async fn adopt(claim: Claim, limit: Duration) -> Result<Adopted, AdoptError> {
     let process = claim.process()?;
-    let Claim { name, uuid, pid, files, .. } = claim;
+    let Claim { name, uuid, pid, start_time, files } = claim;
     let asked = tokio::select! {
         asked = ask(&name, &files, limit) => asked,
         _ = process.exited() => return Err(AdoptError::Gone { name, pid }),
@@ -88,7 +88,11 @@ pub async fn adopt(claim: Claim, limit: Duration) -> Result<Adopted, AdoptError>
             return Err(AdoptError::Silent { name, process, source });
         }
     };
-    if answered.uuid != Some(uuid) || answered.name.as_deref().is_some_and(|found| found != name) {
+    // A guest that somebody else started without a uuid has none of its own; its process is the proof then.
+    let is_nameless = answered.uuid == Some(Uuid([0; 16])) && start_time.is_some();
+    if !(is_nameless || answered.uuid == Some(uuid))
+        || answered.name.as_deref().is_some_and(|found| found != name)
+    {
         let found = answered.name.unwrap_or_else(|| "a guest without a name".to_owned());
         return Err(AdoptError::Other { name, found });
     }

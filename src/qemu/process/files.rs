@@ -44,13 +44,17 @@ pub struct Files {
     pub pidfile: PathBuf,
     /// Where the guest's log is.
     pub logs: PathBuf,
+    /// The socket of its monitor: in the first of the directories, unless somebody else started it.
+    pub monitor: PathBuf,
 }
 
 impl Files {
     pub fn new(directories: &Directories, id: i32, name: &str) -> Self {
         let short = short_name(id, name);
+        let directory = directories.state.join(format!("domain-{short}"));
         Self {
-            directory: directories.state.join(format!("domain-{short}")),
+            monitor: monitor_path(&directory),
+            directory,
             channels: directories.runtime.join("channel").join(short),
             pidfile: directories.runtime.join(format!("{name}.pid")),
             logs: directories.log.clone(),
@@ -58,7 +62,7 @@ impl Files {
     }
 
     pub fn monitor(&self) -> PathBuf {
-        monitor_path(&self.directory)
+        self.monitor.clone()
     }
 
     /// Removes them, once the process is gone. Tries all; answers the first failure.

@@ -12,4 +12,5 @@ pub mod domain_stats;
 pub mod domain_tunables;
 pub mod domain_usage;
 pub mod events;
+pub mod native;
 pub mod node;

@@ -1,0 +1,300 @@
+//! A QEMU that somebody else started becomes a guest like any other.
+//!
+//! ```text
+//!  pid ─► process: a QEMU, not ours, ours to touch ─► command line ─► definition, monitor sockets
+//!      ─► name and uuid are free ─► monitor answers: state, KVM, threads, terminals ─► definition again, complete
+//!      ─► attached: followed, written down, listed
+//! ```
+//!
+//! Nothing is asked of the process before its monitor is, and the monitor is asked questions only: an attempt
+//! that fails leaves the process as it was.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::event::{DomainEvent, Lifecycle, Started, Suspended};
+use super::flags::no_flags;
+use super::list::Existing;
+use super::{Domains, complete};
+use crate::conf::domain::Domain;
+use crate::conf::xml::Form;
+use crate::error::{Error, Result};
+use crate::qemu::alias::assign_aliases;
+use crate::qemu::facts::facts;
+use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Launched, Machine, Start, State};
+use crate::qemu::monitor::{
+    Chardev, Connected, Monitor, MonitorError, QueryChardev, QueryCpusFast, QueryKvm, QueryName, QueryStatus,
+    QueryUuid,
+};
+use crate::qemu::native::{self, Invocation, MonitorMode, MonitorPlace, Native, NativeMonitor, Surroundings};
+use crate::qemu::process::{Adopted, Files, Running};
+use crate::qemu::run_state::{Paused, RunState, Running as Runs};
+use crate::util::file;
+use crate::util::process::{Origin, Process};
+use crate::util::uuid::Uuid;
+
+/// How long a QEMU that nobody else talks to may take to answer.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A file that a command line includes may have so many bytes.
+const MAX_CONFIG: u64 = 1024 * 1024;
+
+/// Variables of the process that QEMU or a library of its reads; the others are its starter's own.
+const TELLING_VARIABLES: &[&str] = &["QEMU_", "SDL_", "PULSE_", "PIPEWIRE_", "ALSA_", "TZ", "LIBGL_"];
+
+/// What its monitor says of a process.
+struct Answers {
+    runs: bool,
+    kvm: bool,
+    threads: Arc<[u32]>,
+    ptys: Vec<(String, String)>,
+    streams: Vec<Chardev>,
+}
+
+impl Domains {
+    /// Takes hold of the QEMU with this process number.
+    pub async fn attach_process(self: &Arc<Self>, pid: u32, flags: u32) -> Result<Arc<State>> {
+        no_flags(flags, "qemuDomainQemuAttach")?;
+        let process = Process::find(pid).map_err(|error| no_process(pid, &error))?;
+        self.refuse_managed(pid)?;
+        let origin = process.origin().map_err(|error| no_process(pid, &error))?;
+        let invocation = invocation_of(pid, &origin)?;
+        let surroundings = surroundings_of(pid, &origin, &invocation);
+        let native = native::convert(&invocation, &surroundings)?;
+        let seen = Domain::parse(&native.xml, Form::LIVE)?;
+        let uuid = if seen.has_uuid() { seen.uuid } else { complete::random_uuid()? };
+        let object = self.claim_names(&seen.name, uuid)?;
+        let attached = async {
+            let mut job = DomainHandle::new(Arc::clone(&object)).begin_async::<Start>().await?;
+            let guest = Found { process, invocation, surroundings, native, uuid };
+            self.take_over(&mut job, guest).await?;
+            Ok(job.state())
+        };
+        let attached = attached.await;
+        if attached.is_err() {
+            self.forget_unused(&object);
+        }
+        attached
+    }
+
+    fn refuse_managed(&self, pid: u32) -> Result<()> {
+        let has_it = |object: &Arc<DomainObject>| object.state().process().is_some_and(|it| it.pid() == pid);
+        match self.list.all().iter().find(|object| has_it(object)) {
+            Some(object) => {
+                let name = &object.state().name;
+                Err(Error::operation_invalid(format!("process {pid} is already managed as domain '{name}'")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A domain that nobody else has, not even one that is shut off.
+    fn claim_names(&self, name: &str, uuid: Uuid) -> Result<Arc<DomainObject>> {
+        let fresh = || DomainObject::new(State::new(name, uuid), self.limits);
+        let added = self.list.add((name, uuid), Existing::Redefine, fresh)?;
+        match added.is_new {
+            true => Ok(added.object),
+            false => Err(Error::operation_failed(format!("domain '{name}' already exists with uuid {uuid}"))),
+        }
+    }
+
+    async fn take_over(self: &Arc<Self>, job: &mut AsyncJob<Start>, found: Found) -> Result<()> {
+        let name = job.state().name.to_string();
+        let pid = found.process.pid();
+        let socket = socket_of(pid, &found.native.monitors)?;
+        let Connected { monitor, events, .. } =
+            Monitor::open(&socket, &name, LIMIT).await.map_err(|error| unreachable(&socket, error))?;
+        let named = found.native.xml.contains("<uuid>").then_some(found.uuid);
+        let answers = ask(&monitor, &name, named).await?;
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let (live, capabilities) = self.complete_live(&found, &answers, id).await?;
+        let last_node = last_node(&found.invocation.args);
+        let launched = Launched { capabilities, last_node, defined_cpu: live.cpu.clone() };
+        let mut files = Files::new(&self.directories, id, &name);
+        for directory in [&files.directory, &files.channels, &self.directories.runtime] {
+            file::make_directory(directory, 0o750)
+                .map_err(|error| Error::io(format_args!("cannot create '{}'", directory.display()), error))?;
+        }
+        files.monitor = socket;
+        let running = Running { process: found.process, monitor, files };
+        self.list.bind_id(id, job.object());
+        self.ports.reserve(&live);
+        self.announce(job, Attached { id, live, launched, answers, adopted: Adopted { running, events } });
+        Ok(())
+    }
+
+    /// From here on it is a guest like any other.
+    fn announce(self: &Arc<Self>, job: &AsyncJob<Start>, attached: Attached) {
+        let Attached { id, live, launched, answers, adopted: Adopted { running, events } } = attached;
+        let process = running.process.clone();
+        let (run, suspended) = match answers.runs {
+            true => (RunState::Running(Runs::Unpaused), None),
+            false => (RunState::Paused(Paused::User), Some(Lifecycle::Suspended(Suspended::Paused))),
+        };
+        job.update_then(
+            |state| {
+                state.id = Some(id);
+                state.live = Some(Arc::new(live));
+                state.launched = Some(Arc::new(launched));
+                state.vcpu_threads = answers.threads;
+                state.run = run;
+                state.attach(Machine::new(running));
+            },
+            |state, ()| {
+                self.save_status(state);
+                let started = Lifecycle::Started(Started::Booted);
+                for event in [Some(started), suspended].into_iter().flatten() {
+                    self.publish(state, DomainEvent::Lifecycle(event));
+                }
+            },
+        );
+        tracing::info!(domain = %job.state().name, pid = process.pid(), "attached to a running QEMU");
+        self.note_ports(job.object(), &answers.streams);
+        self.follow(job.object(), process, events);
+    }
+
+    /// The definition with what only the running QEMU knows.
+    async fn complete_live(
+        &self,
+        found: &Found,
+        answers: &Answers,
+        id: i32,
+    ) -> Result<(Domain, crate::qemu::capabilities::CapSet)> {
+        let surroundings =
+            Surroundings { ptys: answers.ptys.clone(), kvm: Some(answers.kvm), ..found.surroundings.clone() };
+        let native = native::convert(&found.invocation, &surroundings)?;
+        let mut live = Domain::parse(&native.xml, Form::LIVE)?;
+        live.uuid = found.uuid;
+        let caps = self.emulators.lookup(Path::new(&found.invocation.program)).await?;
+        let facts = facts(&caps, &live);
+        complete::fill_in(&mut live, &facts)?;
+        assign_aliases(&mut live)?;
+        live.id = Some(id);
+        Ok((live, caps.flags))
+    }
+}
+
+/// A QEMU that runs, and what was found out without touching it.
+struct Found {
+    process: Process,
+    invocation: Invocation,
+    surroundings: Surroundings,
+    native: Native,
+    uuid: Uuid,
+}
+
+struct Attached {
+    id: i32,
+    live: Domain,
+    launched: Launched,
+    answers: Answers,
+    adopted: Adopted,
+}
+
+fn no_process(pid: u32, error: &std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidInput => {
+            Error::operation_failed(format!("no process with pid {pid}"))
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            Error::operation_denied(format!("process {pid} belongs to another user"))
+        }
+        _ => Error::operation_failed(format!("cannot look at process {pid}: {error}")),
+    }
+}
+
+/// What the process executes, if that is a QEMU.
+fn invocation_of(pid: u32, origin: &Origin) -> Result<Invocation> {
+    let program = origin.program.display().to_string();
+    let name = origin.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if !(name.starts_with("qemu-system-") || matches!(&*name, "qemu-kvm" | "kvm")) {
+        return Err(Error::operation_invalid(format!("process {pid} is not QEMU but '{program}'")));
+    }
+    let telling = |text: &&String| TELLING_VARIABLES.iter().any(|prefix| text.starts_with(prefix));
+    let env = origin.env.iter().filter(telling).filter_map(|text| text.split_once('='));
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Ok(Invocation { env, program, args: origin.args.iter().skip(1).cloned().collect() })
+}
+
+fn surroundings_of(pid: u32, origin: &Origin, invocation: &Invocation) -> Surroundings {
+    let read = |name: &String| {
+        let text = file::read_at_most(&origin.directory.join(name), MAX_CONFIG).ok()?;
+        Some((name.clone(), String::from_utf8(text).ok()?))
+    };
+    Surroundings {
+        directory: Some(origin.directory.clone()),
+        files: invocation.config_files().iter().filter_map(read).collect(),
+        name: format!("qemu-{pid}"),
+        ..Surroundings::default()
+    }
+}
+
+/// The monitor that a daemon can use.
+fn socket_of(pid: u32, monitors: &[NativeMonitor]) -> Result<PathBuf> {
+    let refuse =
+        |why: String| Err(Error::operation_unsupported(format!("cannot attach to process {pid}: {why}")));
+    let sockets = monitors.iter().filter_map(|monitor| match &monitor.place {
+        MonitorPlace::Unix(path) => Some((monitor.mode, path)),
+        MonitorPlace::Stdio | MonitorPlace::Other(_) => None,
+    });
+    for (mode, path) in sockets {
+        if mode == MonitorMode::Control {
+            return Ok(path.clone());
+        }
+    }
+    match monitors.first().map(|monitor| &monitor.place) {
+        None => refuse("it has no monitor".to_owned()),
+        Some(MonitorPlace::Stdio) => refuse("its monitor is on its terminal".to_owned()),
+        Some(MonitorPlace::Unix(path)) => {
+            refuse(format!("its monitor on '{}' is for humans and has no QMP", path.display()))
+        }
+        Some(MonitorPlace::Other(place)) => {
+            refuse(format!("its monitor '{place}' is not a listening UNIX socket"))
+        }
+    }
+}
+
+fn unreachable(socket: &Path, error: MonitorError) -> Error {
+    match error {
+        MonitorError::Timeout { .. } => {
+            let sentence =
+                format!("the monitor on '{}' does not answer: somebody else uses it", socket.display());
+            Error::operation_failed(sentence)
+        }
+        error => error.into(),
+    }
+}
+
+/// Who it is and what it does. A guest without a uuid says that it has the one of zeros.
+async fn ask(monitor: &Monitor, name: &str, uuid: Option<Uuid>) -> Result<Answers> {
+    let (names, uuids) = (monitor.submit(QueryName {}), monitor.submit(QueryUuid {}));
+    let (status, kvm) = (monitor.submit(QueryStatus {}), monitor.submit(QueryKvm {}));
+    let (cpus, chardevs) = (monitor.submit(QueryCpusFast {}), monitor.submit(QueryChardev {}));
+    let (found_name, found_uuid) = (names.reply().await?.name, uuids.reply().await?.uuid);
+    let is_it = uuid.is_none_or(|uuid| found_uuid.parse() == Ok(uuid));
+    if !is_it || found_name.is_some_and(|found| found != name) {
+        return Err(Error::operation_failed(format!("the monitor of '{name}' belongs to another guest")));
+    }
+    let mut cpus = cpus.reply().await.unwrap_or_default();
+    cpus.sort_unstable_by_key(|cpu| cpu.cpu_index);
+    let streams = chardevs.reply().await?;
+    let terminals = streams.iter().filter_map(|it| Some((it.label.clone(), it.pty()?.to_owned())));
+    Ok(Answers {
+        runs: status.reply().await?.running,
+        kvm: kvm.reply().await?.enabled,
+        threads: cpus.iter().map(|cpu| cpu.thread_id).collect(),
+        ptys: terminals.collect(),
+        streams,
+    })
+}
+
+/// The highest number of a block node that is named as the daemon names its own.
+fn last_node(args: &[String]) -> u32 {
+    let numbers = args.iter().flat_map(|arg| arg.split("libvirt-").skip(1)).filter_map(|rest| {
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse().ok()
+    });
+    numbers.max().unwrap_or(0)
+}
