@@ -99,6 +99,8 @@ impl Daemon {
 
         let logs = paths.qemu_log();
         let drivers = Arc::new(Drivers::new(paths, search_path)?);
+        drivers.secrets.load()?;
+        drivers.storage.load().await?;
         drivers.domains.load().await?;
         let mut housekeeping = JoinSet::new();
         housekeeping.spawn(async move {

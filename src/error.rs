@@ -150,12 +150,14 @@ codes! {
     55 OPERATION_INVALID operation_invalid "Requested operation is not valid" "Requested operation is not valid: {}";
     57 NO_INTERFACE no_interface "Interface not found" "Interface not found: {}";
     62 NO_NWFILTER no_nwfilter "Network filter not found" "Network filter not found: {}";
+    65 INVALID_SECRET invalid_secret "Invalid secret" "Invalid secret: {}";
     66 NO_SECRET no_secret "Secret not found" "Secret not found: {}";
     67 CONFIG_UNSUPPORTED config_unsupported "unsupported configuration" "unsupported configuration: {}";
     68 OPERATION_TIMEOUT operation_timeout "Timed out during operation" "Timed out during operation: {}";
     72 NO_DOMAIN_SNAPSHOT no_domain_snapshot "Domain snapshot not found" "Domain snapshot not found: {}";
     73 INVALID_STREAM invalid_stream "invalid stream pointer" "invalid stream pointer in {}";
     74 ARGUMENT_UNSUPPORTED argument_unsupported "argument unsupported" "argument unsupported: {}";
+    76 STORAGE_POOL_BUILT storage_pool_built "Storage pool already built" "Storage pool already built: {}";
     78 OPERATION_ABORTED operation_aborted "operation aborted" "operation aborted: {}";
     80 NO_DOMAIN_METADATA no_domain_metadata "metadata not found" "metadata not found: {}";
     82 OVERFLOW overflow "numerical overflow" "numerical overflow: {}";
@@ -163,6 +165,7 @@ codes! {
     86 AGENT_UNRESPONSIVE agent_unresponsive "Guest agent is not responding" "Guest agent is not responding: {}";
     87 RESOURCE_BUSY resource_busy "resource busy" "resource busy: {}";
     88 ACCESS_DENIED access_denied "access denied" "access denied: {}";
+    90 STORAGE_VOL_EXIST storage_vol_exist "this storage volume exists already" "storage volume {} exists already";
     91 CPU_INCOMPATIBLE cpu_incompatible "the CPU is incompatible with host CPU" "the CPU is incompatible with host CPU: {}";
     92 XML_INVALID_SCHEMA xml_invalid_schema "XML document failed to validate against schema" "XML document failed to validate against schema: {}";
     94 AUTH_UNAVAILABLE auth_unavailable "authentication unavailable" "authentication unavailable: {}";

@@ -7,6 +7,8 @@ pub mod capabilities;
 pub mod devices;
 pub mod domain;
 pub mod error;
+pub mod secret;
+pub mod storage;
 pub mod xml;
 
 pub use error::{ConfError, ErrorKind, Origin, Result};

@@ -11,12 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::drivers::domain::event::{DomainEvent, DomainRef, EventId};
+use crate::drivers::secret::event::{SecretEvent, SecretEventId, SecretRef};
+use crate::drivers::storage::event::{PoolEvent, PoolEventId, PoolRef};
 use crate::util::uuid::Uuid;
 
 /// Something that happened to an object of a driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Domain { domain: DomainRef, event: DomainEvent },
+    Pool { pool: PoolRef, event: PoolEvent },
+    Secret { secret: SecretRef, event: SecretEvent },
 }
 
 /// Takes events. Called under locks of the publisher: must not block, wait or publish.
@@ -31,18 +35,29 @@ pub enum Filter {
     Domain { domain: Option<Uuid>, id: EventId },
     /// QMP events, of all domains or of one; which names is the subscriber's own matter.
     Monitor { domain: Option<Uuid> },
+    /// Events of one kind, of all storage pools or of one.
+    Pool { pool: Option<Uuid>, id: PoolEventId },
+    /// Events of one kind, of all secrets or of one.
+    Secret { secret: Option<Uuid>, id: SecretEventId },
 }
 
 impl Filter {
     fn accepts(&self, event: &Event) -> bool {
-        let Event::Domain { domain: subject, event } = event;
-        match self {
-            Self::Domain { domain, id } => {
-                event.answers(*id) && domain.is_none_or(|uuid| uuid == subject.uuid)
+        let is = |wanted: &Option<Uuid>, uuid: Uuid| wanted.is_none_or(|wanted| wanted == uuid);
+        match (self, event) {
+            (Self::Domain { domain, id }, Event::Domain { domain: subject, event }) => {
+                event.answers(*id) && is(domain, subject.uuid)
             }
-            Self::Monitor { domain } => {
-                matches!(event, DomainEvent::Monitor { .. }) && domain.is_none_or(|uuid| uuid == subject.uuid)
+            (Self::Monitor { domain }, Event::Domain { domain: subject, event }) => {
+                matches!(event, DomainEvent::Monitor { .. }) && is(domain, subject.uuid)
             }
+            (Self::Pool { pool, id }, Event::Pool { pool: subject, event }) => {
+                event.id() == *id && is(pool, subject.uuid)
+            }
+            (Self::Secret { secret, id }, Event::Secret { secret: subject, event }) => {
+                event.id() == *id && is(secret, subject.uuid)
+            }
+            _ => false,
         }
     }
 }
@@ -132,8 +147,9 @@ mod tests {
             let inbox = self.0.lock().unwrap();
             inbox
                 .iter()
-                .map(|event| match &**event {
-                    Event::Domain { event, .. } => event.clone(),
+                .filter_map(|event| match &**event {
+                    Event::Domain { event, .. } => Some(event.clone()),
+                    _ => None,
                 })
                 .collect()
         }

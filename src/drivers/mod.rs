@@ -6,6 +6,8 @@ mod errors;
 pub mod event_bus;
 pub mod node;
 pub mod params;
+pub mod secret;
+pub mod storage;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -15,6 +17,8 @@ use crate::drivers::capabilities::HostCapabilities;
 use crate::drivers::domain::Domains;
 use crate::drivers::event_bus::EventBus;
 use crate::drivers::node::Node;
+use crate::drivers::secret::Secrets;
+use crate::drivers::storage::Storage;
 use crate::error::Result;
 use crate::qemu::capabilities::Emulators;
 use crate::util::paths::Paths;
@@ -31,6 +35,8 @@ pub struct Drivers {
     pub node: Node,
     pub emulators: Emulators,
     pub capabilities: HostCapabilities,
+    pub secrets: Arc<Secrets>,
+    pub storage: Arc<Storage>,
     pub domains: Arc<Domains>,
 }
 
@@ -41,8 +47,17 @@ impl Drivers {
         let emulators = Emulators::new(&paths.qemu_cache(), search_path.clone());
         let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), &paths)?;
         let events = Arc::new(EventBus::default());
-        let domains = Domains::new(paths.clone(), Arc::clone(&events), emulators.clone(), &search_path);
+        let secrets = Arc::new(Secrets::new(&paths, Arc::clone(&events)));
+        let storage = Storage::new(&paths, Arc::clone(&events), Arc::clone(&secrets), search_path.clone());
+        let storage = Arc::new(storage);
+        let domains = Domains::new(
+            paths.clone(),
+            Arc::clone(&events),
+            emulators.clone(),
+            Arc::clone(&storage),
+            &search_path,
+        );
         let domains = Arc::new(domains);
-        Ok(Self { paths, events, node, emulators, capabilities, domains })
+        Ok(Self { paths, events, node, emulators, capabilities, secrets, storage, domains })
     }
 }

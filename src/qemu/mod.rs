@@ -19,3 +19,4 @@ pub mod run_state;
 pub mod setup;
 pub mod stats;
 pub mod status;
+pub mod storage;

@@ -5,6 +5,9 @@ use ferrovirt_protocol::{net, remote};
 
 use crate::drivers::domain::event::DomainRef;
 use crate::drivers::params::{ParamValue, Params};
+use crate::drivers::secret::event::SecretRef;
+use crate::drivers::storage::VolumeRef;
+use crate::drivers::storage::event::PoolRef;
 use crate::error::Error;
 use crate::util::uuid::Uuid;
 
@@ -37,6 +40,26 @@ pub fn domain(domain: &DomainRef) -> remote::Domain {
 /// The uuid by which a client names a domain: it is what counts, names and ids may have changed since.
 pub fn uuid(domain: &remote::Domain) -> Uuid {
     Uuid(domain.uuid)
+}
+
+/// A storage pool as clients know it.
+pub fn pool(pool: &PoolRef) -> remote::StoragePool {
+    remote::StoragePool { name: pool.name.to_string(), uuid: pool.uuid.0 }
+}
+
+/// A storage volume as clients know it.
+pub fn volume(volume: VolumeRef) -> remote::StorageVol {
+    remote::StorageVol { pool: volume.pool, name: volume.name, key: volume.key }
+}
+
+/// The volume that a client names.
+pub fn volume_ref(volume: remote::StorageVol) -> VolumeRef {
+    VolumeRef { pool: volume.pool, name: volume.name, key: volume.key }
+}
+
+/// A secret as clients know it.
+pub fn secret(secret: &SecretRef) -> remote::Secret {
+    remote::Secret { uuid: secret.uuid.0, usage_type: secret.usage, usage_id: secret.usage_id.to_string() }
 }
 
 /// Named values for a client.

@@ -23,6 +23,9 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .routes(handlers::events::routes)
         .routes(handlers::native::routes)
         .routes(handlers::node::routes)
+        .routes(handlers::secret::routes)
+        .routes(handlers::storage_pool::routes)
+        .routes(handlers::storage_volume::routes)
         .build()
 }
 

@@ -119,6 +119,13 @@ impl Command {
         self
     }
 
+    /// Program and arguments for a sentence about them.
+    pub fn line(&self) -> String {
+        let words =
+            std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
+        words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    }
+
     /// Starts the process; ready when the program has been executed. Dropping the future kills it.
     pub async fn start(self) -> Result<Child, ProcessError> {
         let program = self.program.clone();

@@ -72,6 +72,8 @@ pub struct Storage {
     pub backing: Option<Box<Backing>>,
     /// `backing` was found in the image, not in the definition: no part of the inactive form.
     pub backing_detected: bool,
+    /// The source as the definition has it, where `place` is the volume of a pool that it names.
+    pub volume: Option<Box<Raw>>,
     /// The host's CD-ROM drive, found out at start.
     pub is_host_cdrom: bool,
 }
@@ -157,12 +159,14 @@ impl Storage {
             extras: Vec::new(),
             backing: None,
             backing_detected: false,
+            volume: None,
             is_host_cdrom: false,
         }
     }
 
     pub fn kind(&self) -> StorageKind {
         match &self.place {
+            _ if self.volume.is_some() => StorageKind::Volume,
             Place::File(_) => StorageKind::File,
             Place::Block(_) => StorageKind::Block,
             Place::Dir(_) => StorageKind::Dir,
@@ -183,6 +187,23 @@ impl Storage {
         !matches!(self.place, Place::Other(..)) && self.path().is_none()
     }
 
+    /// The pool and the volume that stand for a place nobody has looked up yet.
+    pub fn pool_and_volume(&self) -> Option<(&str, &str)> {
+        match &self.place {
+            Place::Other(StorageKind::Volume, raw) => {
+                Some((raw.attribute("pool")?, raw.attribute("volume")?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes where the volume is; the definition goes on naming pool and volume.
+    pub fn locate(&mut self, place: Place) {
+        if let Place::Other(StorageKind::Volume, raw) = std::mem::replace(&mut self.place, place) {
+            self.volume = Some(raw);
+        }
+    }
+
     /// The next image of the chain, if there is one.
     pub fn layer(&self) -> Option<&Layer> {
         match self.backing.as_deref() {
@@ -199,10 +220,14 @@ impl Storage {
     fn write_source(&self, out: &mut Writer, with_index: WithIndex) {
         out.group("source", |out| {
             match &self.place {
+                _ if self.volume.is_some() => {}
                 Place::File(path) => write_path(out, "file", path),
                 Place::Block(path) => write_path(out, "dev", path),
                 Place::Dir(path) => write_path(out, "dir", path),
                 Place::Other(_, raw) => raw.write_attributes(out),
+            }
+            if let Some(raw) = &self.volume {
+                raw.write_attributes(out);
             }
             if let Some(group) = &self.fdgroup {
                 out.attribute("fdgroup", group);

@@ -83,6 +83,7 @@ use self::ports::Ports;
 use self::turns::Turns;
 use crate::conf::domain::Domain;
 use crate::drivers::event_bus::{Event, EventBus};
+use crate::drivers::storage::Storage;
 use crate::error::{Error, Result};
 use crate::qemu::capabilities::Emulators;
 use crate::qemu::job::{DomainObject, Limits, State};
@@ -98,6 +99,7 @@ pub struct Domains {
     definitions: Definitions,
     limits: Limits,
     emulators: Emulators,
+    storage: Arc<Storage>,
     directories: Directories,
     /// Variables of the daemon's own environment that every guest gets.
     inherited_env: Vec<(String, String)>,
@@ -112,13 +114,20 @@ pub struct Domains {
 
 impl Domains {
     /// `search_path` is $PATH, for guests and what they start.
-    pub fn new(paths: Paths, events: Arc<EventBus>, emulators: Emulators, search_path: &OsStr) -> Self {
+    pub fn new(
+        paths: Paths,
+        events: Arc<EventBus>,
+        emulators: Emulators,
+        storage: Arc<Storage>,
+        search_path: &OsStr,
+    ) -> Self {
         Self {
             list: DomainList::default(),
             events,
             definitions: Definitions::new(paths.qemu_config(), paths.qemu_autostart()),
             limits: Limits::default(),
             emulators,
+            storage,
             directories: Directories::new(&paths),
             inherited_env: vec![("PATH".to_owned(), search_path.to_string_lossy().into_owned())],
             paths,

@@ -304,6 +304,7 @@ impl Attempt {
         if let Some(cpu) = &mut definition.cpu {
             self.domains.emulators.complete_cpu(cpu, caps, accel)?;
         }
+        self.domains.storage.locate_disks(definition)?;
         let last_node = devices::prepare(definition, self.id, prepared.files(), &self.domains.ports)?;
         self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu }));
         devices::write_master_key(prepared.files())?;

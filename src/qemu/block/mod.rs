@@ -9,7 +9,7 @@ mod chain;
 mod probe;
 
 pub use chain::{StorageError, detect_chain};
-pub use probe::{Backing, Header, capacity, probe};
+pub use probe::{Backing, Header, capacity, probe, read};
 
 use crate::conf::devices::{Backing as Below, Disk, Storage, StorageFormat};
 use crate::conf::domain::Domain;

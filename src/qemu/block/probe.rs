@@ -52,7 +52,7 @@ pub fn probe(header: &[u8]) -> StorageFormat {
 }
 
 /// Reads what an image of this format says of others. A header that makes no sense names none.
-pub(super) fn read(format: StorageFormat, header: &[u8]) -> Header {
+pub fn read(format: StorageFormat, header: &[u8]) -> Header {
     let backing = match format {
         StorageFormat::Qcow | StorageFormat::Qcow2 => qcow_backing(header),
         StorageFormat::Qed => qed_backing(header),

@@ -15,6 +15,8 @@ use super::outbox::Outbox;
 use crate::drivers::Drivers;
 use crate::drivers::domain::event::EventId;
 use crate::drivers::event_bus::{Filter, SubscriptionId};
+use crate::drivers::secret::event::SecretEventId;
+use crate::drivers::storage::event::PoolEventId;
 use crate::error::{Error, Origin, Result};
 use crate::util::uuid::Uuid;
 
@@ -26,6 +28,8 @@ const MAX_REGISTRATIONS: usize = 4096;
 enum Subject {
     Domain(EventId),
     Monitor,
+    Pool,
+    Secret,
 }
 
 #[derive(Debug)]
@@ -83,7 +87,7 @@ impl Subscriptions {
 
     pub fn deregister(&self, drivers: &Drivers, callback_id: i32) -> Result<()> {
         let found = |registration: &Registration| {
-            registration.callback_id == callback_id && registration.subject != Subject::Monitor
+            registration.callback_id == callback_id && matches!(registration.subject, Subject::Domain(_))
         };
         self.take(drivers, found, || format!("domain event callback {callback_id} not registered"))
     }
@@ -93,6 +97,28 @@ impl Subscriptions {
             registration.callback_id == callback_id && registration.subject == Subject::Monitor
         };
         self.take(drivers, found, || format!("qemu monitor event callback {callback_id} not registered"))
+    }
+
+    /// Events of one kind, of all storage pools or of one. Answers the callback id.
+    pub fn register_pool(&self, drivers: &Drivers, id: PoolEventId, pool: Option<Uuid>) -> Result<i32> {
+        let relay = |callback_id| Relay::object(Arc::clone(&self.outbox), callback_id);
+        self.add(drivers, Subject::Pool, Filter::Pool { pool, id }, relay)
+    }
+
+    pub fn deregister_pool(&self, drivers: &Drivers, callback_id: i32) -> Result<()> {
+        let found = |it: &Registration| it.callback_id == callback_id && it.subject == Subject::Pool;
+        self.take(drivers, found, || format!("storage pool event callback {callback_id} not registered"))
+    }
+
+    /// Events of one kind, of all secrets or of one. Answers the callback id.
+    pub fn register_secret(&self, drivers: &Drivers, id: SecretEventId, secret: Option<Uuid>) -> Result<i32> {
+        let relay = |callback_id| Relay::object(Arc::clone(&self.outbox), callback_id);
+        self.add(drivers, Subject::Secret, Filter::Secret { secret, id }, relay)
+    }
+
+    pub fn deregister_secret(&self, drivers: &Drivers, callback_id: i32) -> Result<()> {
+        let found = |it: &Registration| it.callback_id == callback_id && it.subject == Subject::Secret;
+        self.take(drivers, found, || format!("secret event callback {callback_id} not registered"))
     }
 
     /// How many registrations of an event are left.

@@ -10,6 +10,8 @@ use ferrovirt_protocol::remote::*;
 
 use crate::drivers::domain::event::{DomainEvent, DomainRef, EventId, GraphicsAddress};
 use crate::drivers::event_bus::{Event, Subscriber};
+use crate::drivers::secret::event::{SecretEvent, SecretRef};
+use crate::drivers::storage::event::{PoolEvent, PoolRef};
 use crate::rpc::convert;
 use crate::rpc::outbox::Outbox;
 
@@ -43,8 +45,18 @@ impl Pattern {
 
 #[derive(Debug)]
 enum Wanted {
-    Domain { id: EventId, form: Form },
-    Monitor { pattern: Pattern, callback_id: i32 },
+    Domain {
+        id: EventId,
+        form: Form,
+    },
+    Monitor {
+        pattern: Pattern,
+        callback_id: i32,
+    },
+    /// Of what is no domain; which kind is the filter's matter.
+    Object {
+        callback_id: i32,
+    },
 }
 
 /// Takes events from the bus to one client.
@@ -56,7 +68,11 @@ pub(super) struct Relay {
 
 impl Subscriber for Relay {
     fn deliver(&self, event: &Arc<Event>) {
-        let Event::Domain { domain, event } = &**event;
+        let (domain, event) = match &**event {
+            Event::Domain { domain, event } => (domain, event),
+            Event::Pool { pool, event } => return self.send_pool(pool, *event),
+            Event::Secret { secret, event } => return self.send_secret(secret, *event),
+        };
         match (&self.wanted, event) {
             (Wanted::Monitor { pattern, callback_id }, DomainEvent::Monitor { event, .. })
                 if !pattern.fits(event) =>
@@ -76,7 +92,7 @@ impl Subscriber for Relay {
                     details: details.clone(),
                 });
             }
-            (Wanted::Monitor { .. }, _) => {}
+            (Wanted::Monitor { .. } | Wanted::Object { .. }, _) => {}
             (&Wanted::Domain { id, form: Form::Legacy }, event) => self.send_legacy(id, domain, event),
             (&Wanted::Domain { id, form: Form::Callback(callback) }, event) => {
                 self.send_callback(id, callback, domain, event);
@@ -92,6 +108,43 @@ impl Relay {
 
     pub(super) fn monitor(outbox: Arc<Outbox>, pattern: Pattern, callback_id: i32) -> Self {
         Self { outbox, wanted: Wanted::Monitor { pattern, callback_id } }
+    }
+
+    /// Events of pools, secrets and the like.
+    pub(super) fn object(outbox: Arc<Outbox>, callback_id: i32) -> Self {
+        Self { outbox, wanted: Wanted::Object { callback_id } }
+    }
+
+    fn send_pool(&self, pool: &PoolRef, event: PoolEvent) {
+        let Wanted::Object { callback_id } = self.wanted else { return };
+        let pool = convert::pool(pool);
+        match event {
+            PoolEvent::Lifecycle(lifecycle) => {
+                let event = lifecycle as i32;
+                let message = StoragePoolEventLifecycleMsg { callback_id, pool, event, detail: 0 };
+                self.send::<wire::StoragePoolEventLifecycle>(&message);
+            }
+            PoolEvent::Refresh => {
+                let message = StoragePoolEventRefreshMsg { callback_id, pool };
+                self.send::<wire::StoragePoolEventRefresh>(&message);
+            }
+        }
+    }
+
+    fn send_secret(&self, secret: &SecretRef, event: SecretEvent) {
+        let Wanted::Object { callback_id } = self.wanted else { return };
+        let secret = convert::secret(secret);
+        match event {
+            SecretEvent::Lifecycle(lifecycle) => {
+                let event = lifecycle as i32;
+                let message = SecretEventLifecycleMsg { callback_id, secret, event, detail: 0 };
+                self.send::<wire::SecretEventLifecycle>(&message);
+            }
+            SecretEvent::ValueChanged => {
+                let message = SecretEventValueChangedMsg { callback_id, secret };
+                self.send::<wire::SecretEventValueChanged>(&message);
+            }
+        }
     }
 
     fn send<E: WireEvent>(&self, message: &E::Message) {

@@ -14,3 +14,6 @@ pub mod domain_usage;
 pub mod events;
 pub mod native;
 pub mod node;
+pub mod secret;
+pub mod storage_pool;
+pub mod storage_volume;

@@ -1,0 +1,282 @@
+//! How volumes come into being: made from nothing, or copied from others.
+//!
+//! A volume is on the list from the beginning, marked as not whole, so that its progress can be seen and
+//! nobody else takes its name. What fails is off the list again and its file is gone.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::flags::{CloneFlags, VolumeFlags};
+use super::pool::{PoolObject, Record, Use, whole};
+use super::volumes::{VolumeRef, signed};
+use super::{Storage, errors};
+use crate::conf::devices::StorageFormat;
+use crate::conf::storage::{Capacity, Volume, VolumeType};
+use crate::error::{Code, Error, Result};
+use crate::qemu::storage::{self as image, Build, Opening, Reflink};
+use crate::util::uuid::Uuid;
+
+/// A volume on the list that is not whole. Dropped, it was never there.
+struct Building {
+    object: Arc<PoolObject>,
+    name: Box<str>,
+    /// What to remove with it.
+    file: Option<Box<str>>,
+    is_done: bool,
+}
+
+impl Building {
+    fn begin(object: &Arc<PoolObject>, volume: &Volume, taken: impl FnOnce() -> Error) -> Result<Self> {
+        let record = Record { building: true, ..Record::new(volume.clone()) };
+        object.update(
+            |state| {
+                state.require_active()?;
+                state.change_volumes(|volumes| match volumes.contains_key(&*volume.name) {
+                    true => Err(taken()),
+                    false => {
+                        volumes.insert(Arc::from(&*volume.name), Arc::new(record));
+                        Ok(())
+                    }
+                })
+            },
+            |_, _| (),
+        )?;
+        Ok(Self { object: Arc::clone(object), name: volume.name.clone(), file: None, is_done: false })
+    }
+
+    /// Its file is ours to remove from now on.
+    fn owns(&mut self, path: &str) {
+        self.file = Some(path.into());
+    }
+
+    fn finish(mut self, volume: &Volume) {
+        self.is_done = true;
+        self.object.update(
+            |state| {
+                let record = Record::new(volume.clone());
+                state.change_volumes(|volumes| volumes.insert(Arc::from(&*volume.name), Arc::new(record)));
+                state.grow(signed(volume.allocation));
+            },
+            |_, ()| (),
+        );
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        if let Some(path) = &self.file {
+            let path = Path::new(&**path);
+            let removed = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+            if let Err(error) = removed {
+                tracing::warn!(path = %path.display(), %error, "cannot remove what was left of a volume");
+            }
+        }
+        self.object
+            .update(|state| drop(state.change_volumes(|volumes| volumes.remove(&*self.name))), |_, ()| ());
+    }
+}
+
+impl Storage {
+    pub async fn create_volume(&self, uuid: Uuid, pool: &str, xml: &str, flags: u32) -> Result<VolumeRef> {
+        let flags = VolumeFlags::accept(flags)?;
+        let object = self.referred(uuid, pool)?;
+        let state = object.state();
+        state.require_active()?;
+        let volume = Volume::parse(xml, state.current.kind, Capacity::Needed).map_err(errors::refused)?;
+        let name = volume.name.clone();
+        let taken = || errors::ours(Error::new(Code::STORAGE_VOL_EXIST, format!("'{name}'")));
+        if state.volume(&name).is_some() {
+            return Err(taken());
+        }
+        let volume = place(volume, &state.current.path)?;
+        let building = Building::begin(&object, &volume, taken)?;
+        let preallocate = flags.contains(VolumeFlags::PREALLOCATE_METADATA);
+        self.make(building, volume, None, Options { preallocate, reflink: Reflink::No }).await
+    }
+
+    /// Makes a volume with the content of `original`, in whatever format is asked for.
+    pub async fn clone_volume(
+        &self,
+        (uuid, pool): (Uuid, &str),
+        xml: &str,
+        original: &VolumeRef,
+        flags: u32,
+    ) -> Result<VolumeRef> {
+        let flags = CloneFlags::accept(flags)?;
+        let object = self.referred(uuid, pool)?;
+        let source = self.list.by_name(&original.pool)?;
+        let state = object.state();
+        state.require_active()?;
+        let (_use, _) = Use::begin(&source, &original.name, whole)?;
+        let mut volume =
+            Volume::parse(xml, state.current.kind, Capacity::Optional).map_err(errors::refused)?;
+        let name = volume.name.clone();
+        let taken =
+            || errors::ours(Error::internal_error(format!("storage volume name '{name}' already in use.")));
+        if state.volume(&name).is_some() {
+            return Err(taken());
+        }
+        let original = self.fresh_volume(original).await?;
+        volume.capacity = volume.capacity.max(original.capacity);
+        if !volume.has_allocation {
+            volume.allocation = volume.capacity;
+        }
+        let volume = place(volume, &state.current.path)?;
+        let building = Building::begin(&object, &volume, taken)?;
+        let options = Options {
+            preallocate: flags.contains(CloneFlags::PREALLOCATE_METADATA),
+            reflink: if flags.contains(CloneFlags::REFLINK) { Reflink::Yes } else { Reflink::No },
+        };
+        self.make(building, volume, Some(original), options).await
+    }
+
+    async fn make(
+        &self,
+        mut building: Building,
+        mut volume: Volume,
+        original: Option<Volume>,
+        options: Options,
+    ) -> Result<VolumeRef> {
+        let object = Arc::clone(&building.object);
+        let how = How::of(&volume, original.as_ref(), &options)?;
+        if how == How::Directory {
+            let target = volume.target.clone();
+            let made = object.blocking(move || Ok(image::make_directory(&target.path, &target.permissions)?));
+            made.await?;
+            building.owns(&volume.target.path);
+        } else {
+            let path = volume.target.path.clone();
+            let file = object.blocking(move || Ok(image::reserve(&path)?)).await?;
+            building.owns(&volume.target.path);
+            match how {
+                How::Raw => fill(&object, file, &volume, original.as_ref(), options.reflink).await?,
+                _ => {
+                    self.format_image(&object, file, &volume, original.as_ref(), options.preallocate).await?
+                }
+            }
+        }
+        volume = object
+            .blocking(move || {
+                image::update(&mut volume)?;
+                Ok(volume)
+            })
+            .await?;
+        let reference = VolumeRef::of(&object.state().current.name, &volume);
+        building.finish(&volume);
+        tracing::info!(pool = reference.pool, volume = reference.name, "made a volume");
+        Ok(reference)
+    }
+
+    async fn format_image(
+        &self,
+        object: &Arc<PoolObject>,
+        file: File,
+        volume: &Volume,
+        original: Option<&Volume>,
+        preallocate: bool,
+    ) -> Result<()> {
+        let passphrase = self.passphrase(volume)?;
+        let new = Opening { volume, passphrase: passphrase.as_deref() };
+        match original {
+            None => self.tools.create(new, preallocate).await?,
+            Some(original) => {
+                let passphrase = self.passphrase(original)?;
+                let opening = Opening { volume: original, passphrase: passphrase.as_deref() };
+                self.tools.convert(new, opening, preallocate).await?;
+            }
+        }
+        let target = volume.target.clone();
+        object.blocking(move || Ok(image::set_permissions(&file, &target.path, &target.permissions)?)).await
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    preallocate: bool,
+    reflink: Reflink,
+}
+
+/// Who makes a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Raw,
+    Directory,
+    QemuImg,
+}
+
+impl How {
+    fn of(volume: &Volume, original: Option<&Volume>, options: &Options) -> Result<Self> {
+        let is_plain =
+            |it: &Volume| it.target.format == Some(StorageFormat::Raw) && it.target.encryption.is_none();
+        let no_support = |sentence: &'static str| Err(errors::ours(Error::no_support(sentence)));
+        if volume.kind == VolumeType::Dir {
+            if original.is_some() {
+                let sentence = "cannot copy from volume to a directory volume";
+                return Err(errors::ours(Error::internal_error(sentence)));
+            }
+            return match volume.backing {
+                Some(_) => no_support("backing storage not supported for directories volumes"),
+                None => Ok(Self::Directory),
+            };
+        }
+        if !is_plain(volume) || original.is_some_and(|original| !is_plain(original)) {
+            return Ok(Self::QemuImg);
+        }
+        if options.preallocate {
+            let sentence = "metadata preallocation is not supported for raw volumes";
+            return Err(errors::ours(Error::config_unsupported(sentence)));
+        }
+        match volume.backing {
+            Some(_) => no_support("backing storage not supported for raw volumes"),
+            None => Ok(Self::Raw),
+        }
+    }
+}
+
+async fn fill(
+    object: &Arc<PoolObject>,
+    mut file: File,
+    volume: &Volume,
+    original: Option<&Volume>,
+    reflink: Reflink,
+) -> Result<()> {
+    let (volume, original) = (volume.clone(), original.cloned());
+    let work = move || {
+        image::build(&mut file, Build { volume: &volume, original: original.as_ref(), reflink })?;
+        Ok(image::set_permissions(&file, &volume.target.path, &volume.target.permissions)?)
+    };
+    object.blocking(work).await
+}
+
+/// Where the file of a new volume goes: into the pool's directory and nowhere else.
+fn place(mut volume: Volume, directory: &str) -> Result<Volume> {
+    let name = &volume.name;
+    if name.contains('/') {
+        return Err(errors::invalid(format!("volume name '{name}' cannot contain '/'")));
+    }
+    if let Some(control) = name.chars().find(char::is_ascii_control) {
+        // A refresh would not show it any more.
+        let error =
+            Error::new(Code::XML_DETAIL, format!("invalid char in name: {}", control.escape_default()));
+        return Err(errors::ours(error));
+    }
+    let path = format!("{directory}/{name}");
+    if std::fs::symlink_metadata(&path).is_ok() {
+        return Err(errors::invalid(format!("volume target path '{path}' already exists")));
+    }
+    volume.kind = match volume.target.format {
+        Some(StorageFormat::Dir) => VolumeType::Dir,
+        Some(StorageFormat::Ploop) => {
+            let sentence = "unable to find ploop, please install ploop tools";
+            return Err(errors::ours(Error::internal_error(sentence)));
+        }
+        _ => VolumeType::File,
+    };
+    volume.key = path.as_str().into();
+    volume.target.path = path.into();
+    Ok(volume)
+}

@@ -1,0 +1,205 @@
+//! Pools that are filesystems: mounted for as long as they are active, made and looked for on demand.
+
+use std::path::Path;
+
+use super::flags::{BuildFlags, no_flags};
+use super::{Storage, errors};
+use crate::conf::storage::{FileSystem, Host, Pool, PoolType, Source};
+use crate::error::{Code, Error, Result};
+
+/// What no filesystem of volumes needs.
+const SAFE: &str = "nodev,nosuid,noexec";
+
+/// What is mounted.
+fn source(pool: &Pool) -> Result<String> {
+    let unsupported = |sentence: &'static str| Err(errors::ours(Error::config_unsupported(sentence)));
+    match pool.kind {
+        PoolType::Netfs => {
+            let [host] = &*pool.source.hosts else {
+                return unsupported("expected exactly 1 host for the storage pool");
+            };
+            let directory = pool.source.directory.as_deref().unwrap_or_default();
+            Ok(match pool.source.format {
+                Some("cifs") => format!("//{}/{directory}", host.name),
+                _ => format!("{}:{directory}", host.name),
+            })
+        }
+        _ => match &*pool.source.devices {
+            [device] => Ok(device.path.to_string()),
+            _ => unsupported("expected exactly 1 device for the storage pool"),
+        },
+    }
+}
+
+/// Whether the table of mounts has it. Blanks stand there as octal numbers.
+fn is_in_table(table: &str, source: &str, target: &str) -> bool {
+    let escaped = |text: &str| text.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011");
+    let (source, target) = (escaped(source), escaped(target));
+    table.lines().any(|line| {
+        let mut words = line.split(' ');
+        words.next() == Some(&source) && words.next() == Some(&target)
+    })
+}
+
+fn is_mounted(pool: &Pool) -> Result<bool> {
+    let source = source(pool)?;
+    let table = std::fs::read_to_string("/proc/mounts")
+        .map_err(|error| Storage::io("cannot read mount list '/proc/mounts'", error))?;
+    // A device is often named by a link to it.
+    let real = std::fs::canonicalize(&source).map(|path| path.display().to_string());
+    let is = |source: &str| is_in_table(&table, source, &pool.path);
+    Ok(is(&source) || real.is_ok_and(|real| is(&real)))
+}
+
+impl Storage {
+    /// Whether what an active pool stands on is still there.
+    pub(super) async fn is_there(&self, pool: &Pool) -> Result<bool> {
+        match pool.kind.file_system() {
+            FileSystem::Directory => Ok(Path::new(&*pool.path).exists()),
+            FileSystem::Mounted => is_mounted(pool),
+            FileSystem::None => Ok(false),
+        }
+    }
+
+    pub(super) async fn mount(&self, pool: &Pool) -> Result<()> {
+        if pool.kind.file_system() != FileSystem::Mounted || is_mounted(pool)? {
+            return Ok(());
+        }
+        let format = pool.source.format.unwrap_or("auto");
+        let mut options = vec![SAFE.to_owned()];
+        match (pool.kind, format) {
+            (PoolType::Netfs, "glusterfs") => options.push("direct-io-mode=1".to_owned()),
+            (PoolType::Netfs, "cifs") => options.push("guest".to_owned()),
+            _ => {
+                let version = pool.source.protocol_version.as_ref().filter(|_| pool.kind == PoolType::Netfs);
+                options.extend(version.map(|version| format!("nfsvers={version}")));
+            }
+        }
+        options.extend(pool.mount_options.iter().map(|option| option.to_string()));
+        let options = options.join(",");
+        let source = source(pool)?;
+        // `mount` alone finds out which network filesystem it is, `-t auto` does not.
+        let kind: &[&str] = match (pool.kind, format) {
+            (PoolType::Netfs, "auto") => &[],
+            _ => &["-t", format],
+        };
+        let args = [&["-o", &options], kind, &["--", &source, &pool.path]].concat();
+        self.tools.tool("mount", &args).await?;
+        Ok(())
+    }
+
+    pub(super) async fn unmount(&self, pool: &Pool) -> Result<()> {
+        if pool.kind.file_system() != FileSystem::Mounted || !is_mounted(pool)? {
+            return Ok(());
+        }
+        self.tools.tool("umount", &["--", &pool.path]).await?;
+        Ok(())
+    }
+
+    /// Makes a filesystem on the pool's device.
+    pub(super) async fn format(&self, pool: &Pool, flags: BuildFlags) -> Result<()> {
+        let name = &pool.name;
+        let Some(device) = pool.source.devices.first().map(|device| &*device.path) else {
+            let sentence = format!("No source device specified when formatting pool '{name}'");
+            return Err(errors::invalid(sentence));
+        };
+        if !Path::new(device).exists() {
+            let sentence = format!("Source device does not exist when formatting pool '{name}'");
+            return Err(errors::invalid(sentence));
+        }
+        let format = pool.source.format.unwrap_or("auto");
+        if !flags.contains(BuildFlags::OVERWRITE) {
+            self.require_empty(device, format).await?;
+        }
+        let force: &[&str] = match format {
+            "xfs" => &["-f"],
+            "ext2" | "ext3" | "ext4" => &["-F"],
+            "vfat" => &["-I"],
+            _ => &[],
+        };
+        self.tools.tool("mkfs", &[&["-t", format], force, &[device]].concat()).await?;
+        Ok(())
+    }
+
+    async fn require_empty(&self, device: &str, format: &str) -> Result<()> {
+        // Answers 2 when it recognises nothing.
+        let probe =
+            self.tools.tool("blkid", &["-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE", device]).await;
+        let found = match probe {
+            Ok(found) => String::from_utf8_lossy(&found).trim().to_owned(),
+            Err(error) if error.to_string().contains("exit status 2") => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        match found == format {
+            true => {
+                let sentence = format!("Device '{device}' already formatted using '{format}'");
+                Err(errors::ours(Error::new(Code::STORAGE_POOL_BUILT, sentence)))
+            }
+            false => Err(errors::invalid(format!(
+                "Format of device '{device}' does not match the expected format '{format}', forced overwrite is necessary"
+            ))),
+        }
+    }
+
+    /// What pools of a type a host offers, as XML.
+    pub async fn find_sources(&self, kind: &str, spec: Option<&str>, flags: u32) -> Result<String> {
+        let unknown = || errors::ours(Error::internal_error(format!("unknown storage pool type {kind}")));
+        let kind = PoolType::from_word(kind).ok_or_else(unknown)?;
+        Self::require_backend(kind)?;
+        if kind != PoolType::Netfs {
+            let sentence = format!("pool type '{kind}' does not support source discovery");
+            return Err(errors::ours(Error::no_support(sentence)));
+        }
+        no_flags(flags, "virStorageBackendFileSystemNetFindPoolSources")?;
+        let Some(spec) = spec else {
+            return Err(errors::ours(Error::invalid_arg("hostname must be specified for netfs sources")));
+        };
+        let wanted = Source::parse(spec, kind).map_err(errors::refused)?;
+        let [host] = &*wanted.hosts else {
+            let sentence = "Expected exactly 1 host for the storage pool";
+            return Err(errors::ours(Error::config_unsupported(sentence)));
+        };
+        let exports = self.tools.tool("showmount", &["--no-headers", "--exports", "--", &host.name]).await;
+        let Ok(exports) = exports else {
+            let sentence = format!("no storage pools were found on host '{}'", host.name);
+            return Err(errors::ours(Error::operation_failed(sentence)));
+        };
+        let sources: Vec<_> = exported(&String::from_utf8_lossy(&exports))
+            .map(|path| Source {
+                hosts: vec![Host { name: host.name.clone(), port: 0 }],
+                directory: Some(path.into()),
+                format: Some("nfs"),
+                ..Source::default()
+            })
+            .collect();
+        Ok(Source::list_to_xml(&sources, kind))
+    }
+}
+
+/// The paths in what `showmount` prints: each stands before those who may have it, and may hold blanks.
+fn exported(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let (path, clients) = line.trim_end().rsplit_once(' ')?;
+        let path = path.trim_end();
+        (path.starts_with('/') && path.len() > 1 && !clients.is_empty()).then_some(path)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_found_with_blanks_in_their_names() {
+        let table = "/dev/sda1 / ext4 rw 0 0\nhost:/a\\040b /mnt/x\\040y nfs rw 0 0\n";
+        assert!(is_in_table(table, "host:/a b", "/mnt/x y"));
+        assert!(!is_in_table(table, "host:/a", "/mnt/x y"));
+        assert!(!is_in_table(table, "/dev/sda1", "/mnt"));
+    }
+
+    #[test]
+    fn exports_are_the_paths_before_their_clients() {
+        let text = "/tmp   *\n/A dir demo1.foo.bar,demo2.foo.bar\nnonsense\n";
+        assert_eq!(exported(text).collect::<Vec<_>>(), ["/tmp", "/A dir"]);
+    }
+}

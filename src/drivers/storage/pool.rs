@@ -1,0 +1,242 @@
+//! One pool: its state as an immutable snapshot, and whose turn it is to change it.
+//!
+//! Readers take the snapshot and wait for nobody. Changes of the pool as a whole (start, destroy, refresh)
+//! come one after the other. Volumes are made and copied beside them: each is marked while that lasts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{MutexGuard, Semaphore};
+
+use super::errors;
+use super::event::PoolRef;
+use crate::conf::storage::{Pool, Volume};
+use crate::error::{Error, Result};
+
+/// How long a call waits for those before it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Calls that wait for the disk of one pool at a time: a dead server takes no more threads than these.
+const WORKERS: usize = 4;
+
+/// A volume as the pool keeps it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub volume: Volume,
+    /// It is being made; its file is not whole.
+    pub building: bool,
+    /// Copies, streams and the like that work with it.
+    pub uses: u32,
+}
+
+impl Record {
+    pub(super) fn new(volume: Volume) -> Self {
+        Self { volume, building: false, uses: 0 }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.building || self.uses > 0
+    }
+}
+
+pub type Volumes = BTreeMap<Arc<str>, Arc<Record>>;
+
+/// What a pool is at one moment.
+#[derive(Debug, Clone)]
+pub struct PoolState {
+    /// What it is now, or will be if it is started.
+    pub current: Arc<Pool>,
+    /// What it will be when it has been destroyed.
+    pub next: Option<Arc<Pool>>,
+    pub is_active: bool,
+    pub is_persistent: bool,
+    pub autostart: bool,
+    /// Off the list: nothing can be done with it any more.
+    pub gone: bool,
+    pub volumes: Arc<Volumes>,
+}
+
+impl PoolState {
+    pub fn reference(&self) -> PoolRef {
+        PoolRef { uuid: self.current.uuid, name: Arc::from(&*self.current.name) }
+    }
+
+    pub fn volume(&self, name: &str) -> Option<&Arc<Record>> {
+        self.volumes.get(name)
+    }
+
+    /// Refuses what needs volumes.
+    pub fn require_active(&self) -> Result<()> {
+        match self.is_active {
+            true => Ok(()),
+            false => Err(errors::not_active(&self.current.name)),
+        }
+    }
+
+    pub(super) fn require_inactive(&self, still: &str) -> Result<()> {
+        match self.is_active {
+            false => Ok(()),
+            true => Err(errors::invalid(format!("storage pool '{}' is {still} active", self.current.name))),
+        }
+    }
+
+    pub(super) fn require_idle(&self) -> Result<()> {
+        match self.volumes.values().any(|record| record.is_busy()) {
+            false => Ok(()),
+            true => {
+                let sentence = format!("pool '{}' has asynchronous jobs running.", self.current.name);
+                Err(errors::ours(Error::internal_error(sentence)))
+            }
+        }
+    }
+
+    pub(super) fn change_volumes<R>(&mut self, change: impl FnOnce(&mut Volumes) -> R) -> R {
+        change(Arc::make_mut(&mut self.volumes))
+    }
+
+    /// Notes that files have taken so many bytes more, or fewer.
+    pub(super) fn grow(&mut self, more: i64) {
+        let sizes = &mut Arc::make_mut(&mut self.current).sizes;
+        sizes.allocation = sizes.allocation.saturating_add_signed(more);
+        sizes.available = sizes.available.saturating_add_signed(more.saturating_neg());
+    }
+}
+
+#[derive(Debug)]
+pub struct PoolObject {
+    state: ArcSwap<PoolState>,
+    writing: Mutex<()>,
+    turn: tokio::sync::Mutex<()>,
+    workers: Arc<Semaphore>,
+}
+
+impl PoolObject {
+    pub(super) fn new(pool: Pool) -> Self {
+        let state = PoolState {
+            current: Arc::new(pool),
+            next: None,
+            is_active: false,
+            is_persistent: false,
+            autostart: false,
+            gone: false,
+            volumes: Arc::default(),
+        };
+        Self {
+            state: ArcSwap::from_pointee(state),
+            writing: Mutex::new(()),
+            turn: tokio::sync::Mutex::new(()),
+            workers: Arc::new(Semaphore::new(WORKERS)),
+        }
+    }
+
+    pub fn state(&self) -> Arc<PoolState> {
+        self.state.load_full()
+    }
+
+    /// Changes the state; `then` runs before anybody else does, so that events have the states' order.
+    pub(super) fn update<R>(
+        &self,
+        change: impl FnOnce(&mut PoolState) -> R,
+        then: impl FnOnce(&PoolState, &R),
+    ) -> R {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = PoolState::clone(&self.state.load());
+        let result = change(&mut next);
+        let next = Arc::new(next);
+        self.state.store(Arc::clone(&next));
+        then(&next, &result);
+        result
+    }
+
+    /// Waits for the right to change the pool as a whole.
+    pub(super) async fn turn(&self) -> Result<MutexGuard<'_, ()>> {
+        let turn = tokio::time::timeout(PATIENCE, self.turn.lock()).await.map_err(|_| self.stuck())?;
+        let state = self.state();
+        match state.gone {
+            true => Err(errors::no_referred_pool(state.current.uuid, &state.current.name)),
+            false => Ok(turn),
+        }
+    }
+
+    /// Runs what waits for the pool's disk, beside the tasks and beside the other pools.
+    pub(super) async fn blocking<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let worker = tokio::time::timeout(PATIENCE, Arc::clone(&self.workers).acquire_owned()).await;
+        let Ok(Ok(worker)) = worker else { return Err(self.stuck()) };
+        let work = move || {
+            let result = work();
+            drop(worker);
+            result
+        };
+        let unfinished = |_| Err(errors::ours(Error::internal_error("a task ended early")));
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(unfinished)
+    }
+
+    fn stuck(&self) -> Error {
+        let name = &self.state().current.name;
+        errors::ours(Error::operation_timeout(format!("storage pool '{name}' does not answer")))
+    }
+}
+
+/// Marks a volume as being worked with, until it is dropped.
+#[derive(Debug)]
+pub struct Use {
+    object: Arc<PoolObject>,
+    name: Arc<str>,
+}
+
+impl Use {
+    /// Begins to work with a volume that `check` finds fit.
+    pub(super) fn begin(
+        object: &Arc<PoolObject>,
+        name: &str,
+        check: impl FnOnce(&Record) -> Result<()>,
+    ) -> Result<(Self, Volume)> {
+        let name: Arc<str> = name.into();
+        let volume = object.update(
+            |state| -> Result<Volume> {
+                state.require_active()?;
+                let missing = || errors::no_volume(format_args!("name '{name}'"));
+                state.change_volumes(|volumes| {
+                    let record = Arc::make_mut(volumes.get_mut(&name).ok_or_else(missing)?);
+                    check(record)?;
+                    record.uses += 1;
+                    Ok(record.volume.clone())
+                })
+            },
+            |_, _| (),
+        )?;
+        Ok((Self { object: Arc::clone(object), name }, volume))
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let end = |volumes: &mut Volumes| {
+            if let Some(record) = volumes.get_mut(&self.name) {
+                let record = Arc::make_mut(record);
+                record.uses = record.uses.saturating_sub(1);
+            }
+        };
+        self.object.update(|state| state.change_volumes(end), |_, ()| ());
+    }
+}
+
+/// Refuses volumes that are not whole.
+pub(super) fn whole(record: &Record) -> Result<()> {
+    match record.building {
+        false => Ok(()),
+        true => Err(errors::invalid(format!("volume '{}' is still being allocated.", record.volume.name))),
+    }
+}
+
+/// Refuses volumes that somebody works with.
+pub(super) fn free(record: &Record) -> Result<()> {
+    match record.uses {
+        0 => whole(record),
+        _ => Err(errors::invalid(format!("volume '{}' is still in use.", record.volume.name))),
+    }
+}

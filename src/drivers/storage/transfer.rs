@@ -1,0 +1,268 @@
+//! Volumes as streams: what a client uploads, what it downloads.
+//!
+//! Files are read and written in large pieces beside the tasks, and one piece ahead of the stream. Holes
+//! travel as holes where the client asked for that.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::flags::{DownloadFlags, UploadFlags};
+use super::pool::{PoolObject, Use, free, whole};
+use super::volumes::VolumeRef;
+use super::{Storage, errors};
+use crate::error::{Error, Result};
+use crate::qemu::storage as image;
+
+/// What is read or written at once.
+const PIECE: usize = 1 << 20;
+
+/// Part of a volume on its way to a client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Part {
+    Data(Vec<u8>),
+    Hole(u64),
+}
+
+impl Storage {
+    /// A volume from `offset` on, `length` bytes of it or all (0).
+    pub async fn download(
+        &self,
+        name: &VolumeRef,
+        (offset, length): (u64, u64),
+        flags: u32,
+    ) -> Result<Download> {
+        let flags = DownloadFlags::accept(flags)?;
+        let object = self.list.by_name(&name.pool)?;
+        let (reading, volume) = Use::begin(&object, &name.name, whole)?;
+        let path = volume.target.path.clone();
+        let opened = object.blocking(move || {
+            let file = image::open(&path)?;
+            let cannot = |error| Self::io(format_args!("Unable to open stream for '{path}'"), error);
+            let size = size(&file).map_err(cannot)?;
+            Ok((file, size))
+        });
+        let (file, size) = opened.await?;
+        let end = match length {
+            0 => size,
+            length => offset.saturating_add(length).min(size),
+        };
+        let sparse = flags.contains(DownloadFlags::SPARSE);
+        let plan = Plan { file: Arc::new(file), end, sparse };
+        Ok(Download { ahead: Some(plan.read(offset)), plan, at: offset, _use: reading })
+    }
+
+    /// Overwrites a volume from `offset` on with at most `length` bytes, or as many as come (0).
+    pub async fn upload(
+        self: &Arc<Self>,
+        name: &VolumeRef,
+        (offset, length): (u64, u64),
+        flags: u32,
+    ) -> Result<Upload> {
+        UploadFlags::accept(flags)?;
+        let object = self.list.by_name(&name.pool)?;
+        let (writing, volume) = Use::begin(&object, &name.name, free)?;
+        let path = volume.target.path.clone();
+        let file = object.blocking(move || {
+            let cannot = |error| Self::io(format_args!("Unable to open stream for '{path}'"), error);
+            image::open_to_change(&path).map_err(cannot)
+        });
+        Ok(Upload {
+            file: Arc::new(file.await?),
+            at: offset,
+            left: if length == 0 { u64::MAX } else { length },
+            gathered: Vec::new(),
+            under_way: None,
+            _refresh: RefreshAfter { storage: Arc::clone(self), object, used: Some(writing) },
+        })
+    }
+}
+
+fn size(file: &File) -> io::Result<u64> {
+    Ok(rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))?)
+}
+
+/// What is to be read of a file.
+#[derive(Debug, Clone)]
+struct Plan {
+    file: Arc<File>,
+    end: u64,
+    sparse: bool,
+}
+
+impl Plan {
+    /// Begins to read what stands at `at`.
+    fn read(&self, at: u64) -> JoinHandle<io::Result<Option<Part>>> {
+        let plan = self.clone();
+        tokio::task::spawn_blocking(move || plan.next(at))
+    }
+
+    fn next(&self, at: u64) -> io::Result<Option<Part>> {
+        if at >= self.end {
+            return Ok(None);
+        }
+        let mut end = self.end;
+        if self.sparse {
+            match image::next_data(&self.file, at, self.end)? {
+                None => return Ok(Some(Part::Hole(self.end - at))),
+                Some((start, _)) if start > at => return Ok(Some(Part::Hole(start - at))),
+                Some((_, data_end)) => end = data_end,
+            }
+        }
+        let len = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+        let mut data = vec![0; len];
+        let mut filled = 0;
+        while let Some(rest) = data.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, at + filled as u64) {
+                Ok(0) => break,
+                Ok(len) => filled += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        data.truncate(filled);
+        Ok(Some(Part::Data(data)).filter(|_| filled > 0))
+    }
+}
+
+/// A volume on its way to a client.
+#[derive(Debug)]
+pub struct Download {
+    plan: Plan,
+    ahead: Option<JoinHandle<io::Result<Option<Part>>>>,
+    at: u64,
+    _use: Use,
+}
+
+impl Download {
+    /// The next part; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Part>> {
+        let Some(ahead) = self.ahead.take() else { return Ok(None) };
+        let read = ahead.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let part = read.map_err(|error| Storage::io("cannot read from stream", error))?;
+        let len = match &part {
+            None => return Ok(None),
+            Some(Part::Data(data)) => data.len() as u64,
+            Some(Part::Hole(len)) => *len,
+        };
+        self.at += len;
+        self.ahead = Some(self.plan.read(self.at));
+        Ok(part)
+    }
+}
+
+/// A volume on its way from a client.
+#[derive(Debug)]
+pub struct Upload {
+    file: Arc<File>,
+    at: u64,
+    left: u64,
+    gathered: Vec<u8>,
+    under_way: Option<JoinHandle<io::Result<()>>>,
+    _refresh: RefreshAfter,
+}
+
+impl Upload {
+    /// Takes data; it is on its way to the disk when this returns, at the latest with [`Upload::finish`].
+    pub async fn write(&mut self, data: &[u8]) -> Result<()> {
+        self.take_room(data.len() as u64)?;
+        self.gathered.extend_from_slice(data);
+        if self.gathered.len() >= PIECE { self.flush().await } else { Ok(()) }
+    }
+
+    /// Takes zeroes that need not travel nor be stored.
+    pub async fn skip(&mut self, len: u64) -> Result<()> {
+        self.take_room(len)?;
+        self.flush().await?;
+        let (file, at) = (Arc::clone(&self.file), self.at);
+        self.at = at.saturating_add(len);
+        self.wait().await?;
+        self.under_way = Some(tokio::task::spawn_blocking(move || make_hole(&file, at, len)));
+        Ok(())
+    }
+
+    /// All has come and is on disk.
+    pub async fn finish(&mut self) -> Result<()> {
+        self.flush().await?;
+        self.wait().await?;
+        let file = Arc::clone(&self.file);
+        self.under_way = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        self.wait().await
+    }
+
+    fn take_room(&mut self, len: u64) -> Result<()> {
+        let full = || Storage::io("cannot write to stream", rustix::io::Errno::NOSPC.into());
+        self.left = self.left.checked_sub(len).ok_or_else(full)?;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        self.wait().await?;
+        let (data, file, at) = (std::mem::take(&mut self.gathered), Arc::clone(&self.file), self.at);
+        self.at += data.len() as u64;
+        self.under_way = Some(tokio::task::spawn_blocking(move || file.write_all_at(&data, at)));
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        let Some(under_way) = self.under_way.take() else { return Ok(()) };
+        let done = under_way.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        done.map_err(|error| Storage::io("cannot write to stream", error))
+    }
+}
+
+/// Whatever was there reads as zeroes after this.
+fn make_hole(file: &File, at: u64, len: u64) -> io::Result<()> {
+    use rustix::fs::FallocateFlags;
+    use rustix::io::Errno;
+    let (end, size) = (at.saturating_add(len), size(file)?);
+    let inside = end.min(size).saturating_sub(at);
+    if inside > 0 {
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(file, punch, at, inside) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeroes(file, at, inside)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if end > size && file.metadata()?.is_file() { file.set_len(end) } else { Ok(()) }
+}
+
+fn write_zeroes(file: &File, mut at: u64, mut len: u64) -> io::Result<()> {
+    let zeroes = vec![0; PIECE];
+    while len > 0 {
+        let now = usize::try_from(len).unwrap_or(PIECE).min(PIECE);
+        file.write_all_at(zeroes.get(..now).unwrap_or_default(), at)?;
+        at += now as u64;
+        len -= now as u64;
+    }
+    Ok(())
+}
+
+/// However an upload ends, the pool then says what the volume has become.
+#[derive(Debug)]
+struct RefreshAfter {
+    storage: Arc<Storage>,
+    object: Arc<PoolObject>,
+    used: Option<Use>,
+}
+
+impl Drop for RefreshAfter {
+    fn drop(&mut self) {
+        drop(self.used.take());
+        let (storage, object) = (Arc::clone(&self.storage), Arc::clone(&self.object));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if let Err(error) = storage.refresh_object(&object).await {
+                let error: Error = errors::ours(error);
+                tracing::warn!(%error, "no refresh after an upload");
+            }
+        });
+    }
+}

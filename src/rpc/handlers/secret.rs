@@ -1,0 +1,99 @@
+//! Secrets: definitions, values, events.
+
+use ferrovirt_protocol::remote::procedure::*;
+use ferrovirt_protocol::remote::*;
+
+use crate::drivers::secret::event::SecretEventId;
+use crate::drivers::secret::{Value, reference};
+use crate::error::{Error, Origin, Result};
+use crate::rpc::convert;
+use crate::rpc::router::{Call, Routes};
+use crate::util::uuid::Uuid;
+
+pub fn routes(r: &mut Routes) {
+    r.on::<ConnectNumOfSecrets>(num_of_secrets);
+    r.on::<ConnectListSecrets>(list_secrets);
+    r.on::<ConnectListAllSecrets>(list_all);
+    r.on::<SecretLookupByUuid>(lookup_by_uuid);
+    r.on::<SecretLookupByUsage>(lookup_by_usage);
+    r.on::<SecretDefineXml>(define);
+    r.on::<SecretUndefine>(undefine);
+    r.on::<SecretGetXmlDesc>(get_xml_desc);
+    r.on::<SecretSetValue>(set_value);
+    r.on::<SecretGetValue>(get_value);
+    r.on::<ConnectSecretEventRegisterAny>(register_events);
+    r.on::<ConnectSecretEventDeregisterAny>(deregister_events);
+}
+
+fn wire(secret: &crate::conf::secret::Secret) -> Secret {
+    convert::secret(&reference(secret))
+}
+
+async fn num_of_secrets(call: Call, (): ()) -> Result<ConnectNumOfSecretsRet> {
+    let num = i32::try_from(call.drivers.secrets.list_all(0)?.len()).unwrap_or(i32::MAX);
+    Ok(ConnectNumOfSecretsRet { num })
+}
+
+async fn list_secrets(call: Call, args: ConnectListSecretsArgs) -> Result<ConnectListSecretsRet> {
+    let secrets = call.drivers.secrets.list_all(0)?;
+    let uuids = secrets.iter().map(|secret| secret.uuid.to_string());
+    let uuids = uuids.take(usize::try_from(args.maxuuids).unwrap_or(0)).collect();
+    Ok(ConnectListSecretsRet { uuids })
+}
+
+async fn list_all(call: Call, args: ConnectListAllSecretsArgs) -> Result<ConnectListAllSecretsRet> {
+    let found = call.drivers.secrets.list_all(args.flags)?;
+    let ret = u32::try_from(found.len()).unwrap_or(u32::MAX);
+    let wanted = found.iter().filter(|_| args.need_results != 0);
+    Ok(ConnectListAllSecretsRet { secrets: wanted.map(|secret| wire(secret)).collect(), ret })
+}
+
+async fn lookup_by_uuid(call: Call, args: SecretLookupByUuidArgs) -> Result<SecretLookupByUuidRet> {
+    let secret = call.drivers.secrets.by_uuid(Uuid(args.uuid))?;
+    Ok(SecretLookupByUuidRet { secret: wire(&secret) })
+}
+
+async fn lookup_by_usage(call: Call, args: SecretLookupByUsageArgs) -> Result<SecretLookupByUsageRet> {
+    let secret = call.drivers.secrets.by_usage(args.usage_type, &args.usage_id)?;
+    Ok(SecretLookupByUsageRet { secret: wire(&secret) })
+}
+
+async fn define(call: Call, args: SecretDefineXmlArgs) -> Result<SecretDefineXmlRet> {
+    let secret = call.drivers.secrets.define(&args.xml, args.flags)?;
+    Ok(SecretDefineXmlRet { secret: wire(&secret) })
+}
+
+async fn undefine(call: Call, args: SecretUndefineArgs) -> Result<()> {
+    call.drivers.secrets.undefine(Uuid(args.secret.uuid))
+}
+
+async fn get_xml_desc(call: Call, args: SecretGetXmlDescArgs) -> Result<SecretGetXmlDescRet> {
+    let xml = call.drivers.secrets.xml(Uuid(args.secret.uuid), args.flags)?;
+    Ok(SecretGetXmlDescRet { xml })
+}
+
+async fn set_value(call: Call, args: SecretSetValueArgs) -> Result<()> {
+    call.drivers.secrets.set_value(Uuid(args.secret.uuid), Value::new(args.value), args.flags)
+}
+
+async fn get_value(call: Call, args: SecretGetValueArgs) -> Result<SecretGetValueRet> {
+    let value = call.drivers.secrets.value(Uuid(args.secret.uuid), args.flags)?;
+    Ok(SecretGetValueRet { value: value.to_vec() })
+}
+
+async fn register_events(
+    call: Call,
+    args: ConnectSecretEventRegisterAnyArgs,
+) -> Result<ConnectSecretEventRegisterAnyRet> {
+    let id = SecretEventId::from_number(args.event_id).ok_or_else(|| {
+        let sentence = format!("unsupported secret event ID {}", args.event_id);
+        Error::internal_error(sentence).from_origin(Origin::RPC)
+    })?;
+    let secret = args.secret.map(|secret| Uuid(secret.uuid));
+    let callback_id = call.client.subscriptions.register_secret(&call.drivers, id, secret)?;
+    Ok(ConnectSecretEventRegisterAnyRet { callback_id })
+}
+
+async fn deregister_events(call: Call, args: ConnectSecretEventDeregisterAnyArgs) -> Result<()> {
+    call.client.subscriptions.deregister_secret(&call.drivers, args.callback_id)
+}
