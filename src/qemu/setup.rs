@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::conf::devices::{BalloonModel, Disk, DiskBus, Graphics, IoTune, Vnc};
-use crate::conf::domain::Domain;
+use crate::conf::domain::{Domain, LifecycleAction};
 
 /// A command's name and arguments.
 pub type Setup = (&'static str, Value);
@@ -29,6 +29,9 @@ pub fn commands(domain: &Domain, now_s: i64) -> Vec<Setup> {
             let value = balloon.stats_period_s;
             list.push(("qom-set", json!({ "path": path, "property": property, "value": value })));
         }
+    }
+    if domain.on_reboot == LifecycleAction::Destroy {
+        list.push(("set-action", json!({ "reboot": "shutdown" })));
     }
     list
 }

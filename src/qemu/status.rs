@@ -38,6 +38,8 @@ xml! {
         list vcpus: Vec<VcpuThread> = "vcpus" / "vcpu";
         /// What the guest's QEMU could do when it was started: the binary may be another by now.
         list capabilities: Vec<Capability> = "qemuCaps" / "flag";
+        /// What was under way; the next daemon ends it.
+        child job: Option<JobRecord> = "job";
         /// The guest is being rebooted: its power-off is not the end.
         flag fake_reboot: bool = "fakereboot";
         /// Aliases of the devices that QEMU knows.
@@ -53,10 +55,23 @@ xml! {
         child_attr last_fdset: u32 = "fdset" / "index";
         child_attr block_jobs: Option<YesNo> = "blockjobs" / "active";
         text agent_timeout: i32 = "agentTimeout", or -2;
+        /// It ends with the connection that started it. Unknown to libvirt, as the next.
+        flag autodestroy: bool = "autodestroy";
         /// When the process started, so that another one with its number is not taken for it. Unknown to
         /// libvirt, which skips it.
         child_attr start_time: Option<u64> = "process" / "startTime";
         child domain: LiveDomain = "domain";
+    }
+}
+
+xml! {
+    /// `<job>`: the job that held the guest.
+    pub struct JobRecord {
+        attr kind: String = "type";
+        attr operation: String = "async";
+        attr phase: Option<String> = "phase";
+        attr flags: Option<String> = "flags";
+        attr since_ms: Option<u64> = "asyncStarted";
     }
 }
 

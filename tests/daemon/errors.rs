@@ -11,7 +11,7 @@ use crate::{daemon, on_upstream};
 /// A stopped guest has no process, no pid or status file, no directory of its own.
 #[track_caller]
 fn assert_nothing_left(daemon: &Daemon, name: &str) {
-    assert_eq!(daemon.qemu_pids(), []);
+    assert!(daemon.qemu_pids().is_empty());
     for below in ["run/libvirt/qemu", "var/lib/libvirt/qemu"] {
         for entry in fs::read_dir(daemon.path(below)).into_iter().flatten().flatten() {
             let file = entry.file_name().to_string_lossy().into_owned();

@@ -7,10 +7,15 @@
 
 use ferrovirt_compat::{Daemon, Kind};
 
+#[path = "../fake_qemu/mod.rs"]
+mod fake_qemu;
+
 mod agent;
 mod attach;
+mod autodestroy;
 mod console;
 mod define;
+mod endings;
 mod errors;
 mod events;
 mod host;
@@ -28,6 +33,7 @@ mod secret;
 mod session;
 mod stats;
 mod storage;
+mod stress;
 mod takeover;
 mod tunables;
 mod usage;

@@ -75,6 +75,8 @@ fn a_guest_that_died_meanwhile_is_shut_off() {
         daemon.ok(&["list", "--all", "--name"]).split_whitespace().collect::<Vec<_>>(),
         ["there", "gone"]
     );
+    assert_eq!(daemon.ok(&["domstate", "--reason", "gone"]).trim(), "shut off (crashed)");
+    assert!(on_upstream() || daemon.log().contains("the guest ended while no daemon watched it"));
     daemon.ok(&["start", "gone"]);
     assert_eq!((daemon.state("gone"), daemon.state("there")), ("running".into(), "running".into()));
 }
@@ -204,4 +206,38 @@ fn the_log_of_a_running_guest_stays_bounded() {
     // It and QEMU's last line are the first ones of the cut file.
     let text = || fs::read_to_string(&path).unwrap();
     eventually("the end is noted", || text().contains("shutting down, reason=destroyed").then_some(()));
+}
+
+#[test]
+fn a_guest_that_does_not_answer_the_next_daemon_is_kept() {
+    if on_upstream() {
+        return; // it waits, with everything that asks for the guest
+    }
+    let mut daemon = daemon();
+    for name in ["slow", "dead"] {
+        daemon.run(&halting(name));
+    }
+    let pids = ["slow", "dead"].map(|name| daemon.qemu_pid(name));
+    for pid in pids {
+        signal(pid, Signal::STOP);
+    }
+    daemon.kill();
+    daemon.restart();
+    for name in ["slow", "dead"] {
+        assert_eq!(daemon.state(name), "running");
+        assert!(daemon.ok(&["dumpxml", name]).contains("<domain type="));
+    }
+    let begin = std::time::Instant::now();
+    daemon.ok(&["destroy", "dead"]);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(gone_within(pids[1], Duration::ZERO));
+    assert_eq!(daemon.ok(&["domstate", "--reason", "dead"]).trim(), "shut off (destroyed)");
+    // What needs the monitor waits, and goes on when QEMU does.
+    let mut waiting =
+        daemon.python_beside("print('calling')\nconn.lookupByName('slow').suspend()\nprint('done')");
+    waiting.expect("calling\n");
+    assert_eq!(waiting.expect_within("done", Duration::from_millis(300)), None);
+    signal(pids[0], Signal::CONT);
+    waiting.expect("done\n");
+    assert_eq!(daemon.ok(&["domstate", "--reason", "slow"]).trim(), "paused (user)");
 }

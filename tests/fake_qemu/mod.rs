@@ -9,11 +9,14 @@
 #![allow(dead_code, reason = "each test crate uses the part it needs")]
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -38,12 +41,18 @@ pub(crate) struct Behaviour {
     pub(crate) hang_at: Option<String>,
     /// Answers this command with a line that is no JSON.
     pub(crate) garbage_at: Option<String>,
+    /// Takes up to so long for each command, at random.
+    pub(crate) stall_ms: u64,
+    /// Says "hangs" in its log and answers nothing any more after so many commands; 0 for never.
+    pub(crate) hang_after: u32,
     pub(crate) ignore_sigterm: bool,
+    /// Answers SIGTERM by reporting a shutdown, and stays.
+    pub(crate) report_sigterm: bool,
     /// Commands that fail, with the reason.
     pub(crate) refuse: BTreeMap<String, String>,
     /// Replies that differ from the usual ones.
     pub(crate) replies: BTreeMap<String, Value>,
-    /// Events sent after the reply to a command: name and data.
+    /// Events sent after the reply to a command: name and data, null for none.
     pub(crate) events: BTreeMap<String, Vec<(String, Value)>>,
 }
 
@@ -82,6 +91,7 @@ struct Fake {
     uuid: String,
     listener: UnixListener,
     status: &'static str,
+    commands: u32,
 }
 
 /// Why a conversation is over.
@@ -110,6 +120,7 @@ impl Fake {
             uuid: value_of("-uuid").to_owned(),
             listener: inherited(number.parse().unwrap()),
             status: "prelaunch",
+            commands: 0,
         }
     }
 
@@ -139,15 +150,19 @@ impl Fake {
                 _ = sigterm.recv(), if !self.behaviour.ignore_sigterm => {
                     let data = json!({ "guest": false, "reason": "host-signal" });
                     send(&mut write, &event("SHUTDOWN", &data)).await;
+                    if self.behaviour.report_sigterm {
+                        continue;
+                    }
                     return Over::Exit(ExitCode::SUCCESS);
                 }
             };
             let Ok(Some(line)) = line else { return Over::Hangup };
             let command: Value = serde_json::from_str(&line).unwrap();
             let name = command["execute"].as_str().unwrap_or_default().to_owned();
+            self.commands += 1;
             // A hang ignores the other side, not a signal.
             let over = tokio::select! {
-                over = self.misbehave(&name) => over,
+                over = async { self.stall().await; self.misbehave(&name).await } => over,
                 _ = sigterm.recv(), if !self.behaviour.ignore_sigterm => Some(Over::Exit(ExitCode::SUCCESS)),
             };
             if let Some(over) = over {
@@ -169,6 +184,18 @@ impl Fake {
                 return Over::Exit(ExitCode::SUCCESS);
             }
         }
+    }
+
+    async fn stall(&self) {
+        let Behaviour { stall_ms, hang_after, .. } = self.behaviour;
+        if (1..self.commands).contains(&hang_after) {
+            eprintln!("hangs");
+            std::future::pending::<()>().await;
+        }
+        // Each run of the standard library has a seed of its own.
+        let random = RandomState::new().hash_one(self.commands);
+        let stall = Duration::from_millis(random.checked_rem(stall_ms).unwrap_or(0));
+        let _ = tokio::time::timeout(stall, std::future::pending::<()>()).await;
     }
 
     async fn misbehave(&self, at: &str) -> Option<Over> {
@@ -203,9 +230,11 @@ impl Fake {
             | "query-block"
             | "query-blockstats"
             | "query-named-block-nodes"
+            | "qom-get"
             | "qom-list"
             | "query-rx-filter" => json!([]),
             "human-monitor-command" => json!(""),
+            "query-cpu-model-expansion" => json!({ "model": { "name": "base", "props": {} } }),
             "cont" => {
                 self.status = "running";
                 json!({})
@@ -221,7 +250,11 @@ impl Fake {
 }
 
 fn event(name: &str, data: &Value) -> String {
-    json!({ "timestamp": { "seconds": 1, "microseconds": 0 }, "event": name, "data": data }).to_string()
+    let mut event = json!({ "timestamp": { "seconds": 1, "microseconds": 0 }, "event": name });
+    if !data.is_null() {
+        event["data"] = data.clone();
+    }
+    event.to_string()
 }
 
 async fn send(stream: &mut (impl AsyncWriteExt + Unpin), line: &str) {

@@ -1,19 +1,19 @@
 //! What a new daemon does about guests: it takes hold of those that run and starts those that are to run.
 //!
 //! ```text
-//!  status file ─► domain shown as it was, held by a start job ─► process and monitor prove who they are
-//!                                │                                            │
-//!                                └─ gone, or another ─► shut off (crashed)    └─► followed as before
+//!  status file ─► domain shown as it was, ─► its process is there, ─► its QEMU says who it is ─► goes on as before
+//!                 held by a start job        followed
+//!                                │                    (for as long as it is stopped or too busy to answer)
+//!                                └─ gone ─► shut off (crashed); never let run, or its owner is gone ─► ended
 //! ```
 //!
-//! Reads answer from the first moment on; calls that need the monitor wait for the job.
+//! Reads answer from the first moment on, and so does destroy; calls that need the monitor wait for the job.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::Domains;
 use super::list::Existing;
@@ -21,15 +21,16 @@ use crate::drivers::ClientId;
 use crate::error::Error;
 use crate::qemu::agent::Patience;
 use crate::qemu::capabilities::CapSet;
-use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, State};
-use crate::qemu::monitor::{QueryChardev, QueryStatus, Status as QemuStatus};
+use crate::qemu::job::{
+    AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Operation, Start, State,
+};
+use crate::qemu::monitor::{
+    Cont, MigrateCancel, Monitor, MonitorError, QueryChardev, QueryStatus, Status as QemuStatus,
+};
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How};
-use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
+use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running};
 use crate::qemu::status::Status;
 use crate::util::file::{self, Durability};
-
-/// How long a running QEMU may take to answer a new daemon.
-const ADOPT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A boot's id has 36 characters.
 const MAX_STAMP: u64 = 64;
@@ -42,6 +43,8 @@ const HOST: ClientId = ClientId(0);
 pub(super) struct Inherited {
     object: Arc<DomainObject>,
     claim: Claim,
+    /// What was under way.
+    operation: Option<Operation>,
 }
 
 impl Domains {
@@ -95,51 +98,57 @@ impl Domains {
                 state.run = status.run;
                 state.reboots = status.fake_reboot;
                 state.agent_patience = Patience::from_number(status.agent_timeout).unwrap_or(Patience::BLOCK);
+                state.autodestroy = status.autodestroy;
                 state.vcpu_threads = status.vcpus.iter().map(|vcpu| vcpu.pid).collect();
                 state.launched = Some(Arc::new(launched));
             },
             |_, ()| (),
         );
-        Some(Inherited { object, claim })
+        let operation = status.job.and_then(|job| Operation::from_name(&job.operation));
+        Some(Inherited { object, claim, operation })
     }
 
     /// Takes hold of the guests; returns when every one of them is held by a job.
     pub(super) async fn adopt_all(self: &Arc<Self>, inherited: Vec<Inherited>) {
-        for Inherited { object, claim } in inherited {
+        for Inherited { object, claim, operation } in inherited {
             let Ok(job) = DomainHandle::new(object).begin_async::<Start>().await else { continue };
             let domains = Arc::clone(self);
-            tokio::spawn(async move { domains.adopt(job, claim).await });
+            tokio::spawn(async move { domains.adopt(job, claim, operation).await });
         }
     }
 
-    async fn adopt(self: Arc<Self>, job: AsyncJob<Start>, claim: Claim) {
-        let name = claim.name.clone();
-        let files = claim.files.clone();
-        if job.state().run == RunState::Paused(Paused::StartingUp) {
-            self.abandon(job, &claim).await;
-            return;
+    async fn adopt(self: Arc<Self>, job: AsyncJob<Start>, claim: Claim, operation: Option<Operation>) {
+        let state = job.state();
+        if state.run == RunState::Paused(Paused::StartingUp) {
+            // Nobody was told that it is there.
+            return self.end_inherited(job, &claim, Ending::Failed).await;
         }
-        match process::adopt(claim, ADOPT_LIMIT).await {
-            Ok(adopted) => self.go_on(job, adopted).await,
-            // It stays on the list as it was written down, so that nobody starts it a second time.
-            Err(error @ (AdoptError::Watch { .. } | AdoptError::Other { .. })) => {
-                tracing::error!(domain = name, %error, "the guest runs on unwatched");
-            }
-            Err(error) => {
-                tracing::warn!(domain = name, %error, "the guest is lost");
-                if let AdoptError::Silent { process, .. } = &error
-                    && let Err(error) = process::stop(process, How::Forced).await
-                {
-                    tracing::error!(domain = name, %error, "the guest runs on unwatched");
-                    return;
-                }
+        if state.autodestroy {
+            // Its connection ended with the last daemon.
+            return self.end_inherited(job, &claim, Ending::Destroyed).await;
+        }
+        let (name, files) = (claim.name.clone(), claim.files.clone());
+        match process::adopt(claim).await {
+            Ok(adopted) => self.go_on(job, adopted, operation).await,
+            Err(AdoptError::Gone { pid, .. }) => {
+                tracing::warn!(domain = name, pid, "the guest ended while no daemon watched it");
                 self.clear_away(job, &files).await;
             }
+            Err(AdoptError::Deaf { process, source, .. }) => {
+                // Nobody could ever steer it, and a second start would run it twice.
+                tracing::error!(domain = name, error = %source, "there is no way to the guest's monitor; ending it");
+                match process::stop(&process, How::Forced).await {
+                    Ok(_) => self.clear_away(job, &files).await,
+                    Err(error) => tracing::error!(domain = name, %error, "the guest runs on unwatched"),
+                }
+            }
+            // It stays on the list as it was written down, so that nobody starts it a second time.
+            Err(error) => tracing::error!(domain = name, %error, "the guest runs on unwatched"),
         }
     }
 
-    /// The last daemon died before the guest ran: nobody was told that it is there.
-    async fn abandon(&self, job: AsyncJob<Start>, claim: &Claim) {
+    /// Ends a guest that is not to outlive the daemon which started it.
+    async fn end_inherited(&self, job: AsyncJob<Start>, claim: &Claim, ending: Ending) {
         let ended = match claim.process() {
             Ok(process) => process::stop(&process, How::Forced).await.map(drop).map_err(Error::from),
             Err(AdoptError::Gone { .. }) => Ok(()),
@@ -147,12 +156,10 @@ impl Domains {
         };
         match ended {
             Ok(()) => {
-                job.update(|state| state.ending = Some(Ending::Failed));
+                job.update(|state| state.ending = Some(ending));
                 self.clear_away(job, &claim.files).await;
             }
-            Err(error) => {
-                tracing::error!(domain = claim.name, %error, "cannot end a half-started guest");
-            }
+            Err(error) => tracing::error!(domain = claim.name, %error, "cannot end the guest"),
         }
     }
 
@@ -166,17 +173,25 @@ impl Domains {
         self.take_down(&object).await;
     }
 
-    /// Follows a guest that proved to be ours.
-    async fn go_on(self: Arc<Self>, job: AsyncJob<Start>, adopted: Adopted) {
-        let Adopted { running, events } = adopted;
-        let status = running.monitor.execute(QueryStatus {}).await;
-        let ports = running.monitor.execute(QueryChardev {}).await.unwrap_or_default();
+    /// Follows a guest whose process is there, and asks its QEMU what it does now.
+    async fn go_on(self: Arc<Self>, job: AsyncJob<Start>, adopted: Adopted, operation: Option<Operation>) {
+        let Adopted { running, events, introduction } = adopted;
+        let (monitor, process) = (running.monitor.clone(), running.process.clone());
         let object = Arc::clone(job.object());
-        let process = running.process.clone();
+        job.update(|state| state.attach(Machine::new(running)));
+        self.follow(&object, process.clone(), events);
+        if let Err(error) = introduction.heard().await {
+            tracing::error!(domain = %object.state().name, %error, "the guest cannot be steered");
+            // Nothing is ever asked of another guest; this one's process can still be ended.
+            return monitor.fail_all(&MonitorError::Closed);
+        }
+        let status = monitor.execute(QueryStatus {}).await;
+        let ports = monitor.execute(QueryChardev {}).await.unwrap_or_default();
+        monitor.events_handled().await;
+        let noted = object.state().run;
         job.update_then(
             |state| {
-                state.attach(Machine::new(running));
-                if let Ok(status) = &status {
+                if let (Ok(status), true) = (&status, state.is_active()) {
                     state.run = actual(state.run, status);
                 }
             },
@@ -184,14 +199,52 @@ impl Domains {
         );
         tracing::info!(domain = %object.state().name, pid = process.pid(), "took hold of a running guest");
         self.note_ports(&object, &ports);
+        if let Some(operation) = operation {
+            self.give_up(&job, &monitor, operation).await;
+        }
         drop(job);
-        self.follow(&object, process, events);
-        if matches!(object.state().run, RunState::Shutdown(_)) {
+        if let Ok(status) = status {
+            self.make_up(&object, noted, &status.status);
+        }
+    }
+
+    /// Ends an operation whose daemon is gone. A guest that stood still for it goes on.
+    async fn give_up(&self, job: &AsyncJob<Start>, monitor: &Monitor, operation: Operation) {
+        let object = job.object();
+        let RunState::Paused(reason) = job.state().run else { return };
+        let for_it = match operation {
+            Operation::Save => reason == Paused::Save,
+            Operation::Dump => reason == Paused::Dump,
+            Operation::Snapshot => matches!(reason, Paused::Snapshot | Paused::Migration),
+            _ => return,
+        };
+        tracing::warn!(domain = %object.state().name, operation = operation.name(), "gives up what the last daemon began");
+        // There may be nothing to cancel any more.
+        let _ = monitor.execute(MigrateCancel {}).await;
+        if !for_it && reason != Paused::Unknown {
+            return;
+        }
+        job.update(|state| state.resuming = Running::SaveCanceled);
+        let resumed = monitor.execute(Cont {}).await;
+        monitor.events_handled().await;
+        match resumed {
+            Ok(_) => self.note_resume(object),
+            Err(error) => tracing::warn!(domain = %object.state().name, %error, "the guest stays paused"),
+        }
+    }
+
+    /// Does what a daemon would have done, had one seen it.
+    fn make_up(self: &Arc<Self>, object: &Arc<DomainObject>, noted: RunState, status: &str) {
+        match (noted, status) {
             // The last daemon had noted it, and died before QEMU did.
-            object.observe(|state| state.ending = Some(Ending::Shutdown), |_, ()| ());
-            self.end_or_restart(&object);
-        } else if status.is_ok_and(|status| status.status == "shutdown") {
-            self.note_shutdown(&object, None);
+            (RunState::Shutdown(_), _) => {
+                object.observe(|state| state.ending = Some(Ending::Shutdown), |_, ()| ());
+                self.end_or_restart(object);
+            }
+            (RunState::Crashed(_), "guest-panicked") => self.after_panic(object),
+            (RunState::Running(_), "guest-panicked") => self.note_panic(object),
+            (_, "shutdown") => self.note_shutdown(object, None),
+            _ => {}
         }
     }
 
@@ -239,8 +292,9 @@ fn actual(noted: RunState, status: &QemuStatus) -> RunState {
         (RunState::Running(_), "io-error") => RunState::Paused(Paused::IoError),
         (RunState::Running(_), "watchdog") => RunState::Paused(Paused::Watchdog),
         (RunState::Running(_), "guest-panicked") => RunState::Crashed(Crashed::Panicked),
+        (RunState::Running(_), "suspended") => RunState::PmSuspended(PmSuspended::Unknown),
         // What comes of a power off depends on more than this.
-        (RunState::Running(_), "suspended" | "shutdown") => noted,
+        (RunState::Running(_), "shutdown") => noted,
         (RunState::Running(_), _) => RunState::Paused(Paused::Unknown),
         _ => noted,
     }
@@ -263,6 +317,7 @@ mod tests {
             (running, status(false, "io-error"), RunState::Paused(Paused::IoError)),
             (running, status(false, "guest-panicked"), RunState::Crashed(Crashed::Panicked)),
             (running, status(false, "shutdown"), running),
+            (running, status(false, "suspended"), RunState::PmSuspended(PmSuspended::Unknown)),
         ] {
             assert_eq!(actual(noted, &status), expected, "{noted:?} {status:?}");
         }

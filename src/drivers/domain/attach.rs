@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::event::{DomainEvent, Lifecycle, Started, Suspended};
 use super::flags::no_flags;
 use super::list::Existing;
@@ -25,11 +27,11 @@ use crate::qemu::alias::assign_aliases;
 use crate::qemu::facts::facts;
 use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Launched, Machine, Start, State};
 use crate::qemu::monitor::{
-    Chardev, Connected, Monitor, MonitorError, QueryChardev, QueryCpusFast, QueryKvm, QueryName, QueryStatus,
-    QueryUuid,
+    Chardev, Connected, Monitor, MonitorError, MonitorEvent, QueryChardev, QueryCpusFast, QueryKvm,
+    QueryName, QueryStatus, QueryUuid,
 };
 use crate::qemu::native::{self, Invocation, MonitorMode, MonitorPlace, Native, NativeMonitor, Surroundings};
-use crate::qemu::process::{Adopted, Files, Running};
+use crate::qemu::process::{Files, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as Runs};
 use crate::util::file;
 use crate::util::process::{Origin, Process};
@@ -121,13 +123,13 @@ impl Domains {
         let running = Running { process: found.process, monitor, files };
         self.list.bind_id(id, job.object());
         self.ports.reserve(&live);
-        self.announce(job, Attached { id, live, launched, answers, adopted: Adopted { running, events } });
+        self.announce(job, Attached { id, live, launched, answers, running, events });
         Ok(())
     }
 
     /// From here on it is a guest like any other.
     fn announce(self: &Arc<Self>, job: &AsyncJob<Start>, attached: Attached) {
-        let Attached { id, live, launched, answers, adopted: Adopted { running, events } } = attached;
+        let Attached { id, live, launched, answers, running, events } = attached;
         let process = running.process.clone();
         let (run, suspended) = match answers.runs {
             true => (RunState::Running(Runs::Unpaused), None),
@@ -190,7 +192,8 @@ struct Attached {
     live: Domain,
     launched: Launched,
     answers: Answers,
-    adopted: Adopted,
+    running: Running,
+    events: mpsc::Receiver<MonitorEvent>,
 }
 
 fn no_process(pid: u32, error: &std::io::Error) -> Error {

@@ -74,6 +74,10 @@ flag_words!(
         GRACEFUL = 1,
         REMOVE_LOGS = 1 << 1,
     }
+    /// `virDomainAbortJobFlagsValues`
+    AbortFlags of "qemuDomainAbortJobFlags" {
+        POSTCOPY = 1,
+    }
     /// `virDomainShutdownFlagValues`, as far as QEMU has them.
     ShutdownFlags of "qemuDomainShutdownFlags" {
         ACPI_POWER_BTN = 1,

@@ -1,11 +1,13 @@
 //! What clients do with a running guest as a whole.
 
 use super::Domains;
-use super::flags::{CallFlags, DestroyFlags, RebootFlags, ShutdownFlags, no_flags};
+use super::flags::{AbortFlags, CallFlags, DestroyFlags, RebootFlags, ShutdownFlags, no_flags};
 use crate::conf::domain::LifecycleAction;
 use crate::error::{Error, Result};
-use crate::qemu::job::{DomainHandle, Ending, Job, Modify, Suspend};
-use crate::qemu::monitor::{Cont, Stop, SystemPowerdown, SystemReset};
+use crate::qemu::job::{Abort, DomainHandle, Ending, Job, Modify, Operation, Suspend};
+use crate::qemu::monitor::{
+    Cont, InjectNmi, MigrateCancel, Stop, SystemPowerdown, SystemReset, SystemWakeup,
+};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
 
@@ -74,7 +76,7 @@ impl Domains {
         let object = domain.object().clone();
         let job = domain.begin::<Modify>().await?;
         match object.state().run {
-            RunState::Running(_) => press_power_button(&job, AfterPowerOff::Ends).await,
+            RunState::Running(_) => press_power_button(self, &job, AfterPowerOff::Ends).await,
             _ => Err(invalid("domain is not running")),
         }
     }
@@ -89,7 +91,45 @@ impl Domains {
         let ends = [LifecycleAction::Destroy, LifecycleAction::Preserve];
         let restarts = job.live()?.state().live.as_ref().is_none_or(|live| !ends.contains(&live.on_reboot));
         let after = if restarts { AfterPowerOff::Restarts } else { AfterPowerOff::Ends };
-        press_power_button(&job, after).await
+        press_power_button(self, &job, after).await
+    }
+
+    /// Sends the guest's processors an interrupt that they cannot mask.
+    pub async fn inject_nmi(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
+        no_flags(flags, "qemuDomainInjectNMI")?;
+        let job = domain.begin::<Modify>().await?;
+        job.live()?.monitor().execute(InjectNmi {}).await?;
+        Ok(())
+    }
+
+    /// Wakes a guest that sleeps.
+    pub async fn wake_up(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
+        no_flags(flags, "qemuDomainPMWakeup")?;
+        let job = domain.begin::<Modify>().await?;
+        let live = job.live()?;
+        live.monitor().execute(SystemWakeup {}).await?;
+        live.monitor().events_handled().await;
+        Ok(())
+    }
+
+    /// Ends the async operation under way; the guest goes on as before it.
+    pub async fn abort_job(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
+        let flags = AbortFlags::accept(flags)?;
+        let object = domain.object().clone();
+        let job = domain.begin::<Abort>().await?;
+        let live = job.live()?;
+        if flags.contains(AbortFlags::POSTCOPY) {
+            return Err(invalid("current job is not outgoing migration in post-copy mode"));
+        }
+        match object.operation() {
+            None => Err(invalid("no job is active on the domain")),
+            Some(Operation::Start) => Err(invalid("cannot abort VM start; use virDomainDestroy instead")),
+            Some(Operation::MigrationIn) => {
+                Err(invalid("cannot abort incoming migration; use virDomainDestroy instead"))
+            }
+            Some(Operation::Dump) => Err(invalid("cannot abort memory-only dump")),
+            Some(_) => Ok(live.monitor().execute(MigrateCancel {}).await.map(drop)?),
+        }
     }
 
     /// Ends the guest's process now.
@@ -98,7 +138,7 @@ impl Domains {
         let how = if flags.contains(DestroyFlags::GRACEFUL) { How::Graceful } else { How::Forced };
         domain.stop(how, Ending::Destroyed).await?;
         if flags.contains(DestroyFlags::REMOVE_LOGS) {
-            self.remove_log(&domain.state().name);
+            self.remove_logs(&domain.state().name);
         }
         Ok(())
     }
@@ -110,10 +150,11 @@ enum AfterPowerOff {
     Restarts,
 }
 
-async fn press_power_button(job: &Job<'_, Modify>, after: AfterPowerOff) -> Result<()> {
+async fn press_power_button(domains: &Domains, job: &Job<'_, Modify>, after: AfterPowerOff) -> Result<()> {
     let live = job.live()?;
     // Before the button: the guest may be off before the reply is here.
-    job.update(|state| state.reboots = after == AfterPowerOff::Restarts);
+    let rebooting = after == AfterPowerOff::Restarts;
+    job.update_then(|state| state.reboots = rebooting, |state, ()| domains.save_status(state));
     live.monitor().execute(SystemPowerdown {}).await?;
     Ok(())
 }

@@ -23,7 +23,8 @@
 //! | `agent`, `agent_…` | what is asked of the agent inside a guest |
 //! | `adopt`, `status` | guests that outlive the daemon |
 //! | `attach`, `native` | guests that others started, and command lines of QEMU |
-//! | `start`, `lifecycle`, `teardown` | from nothing to a running guest, what is done with it, and back |
+//! | `core_dump` | what is kept of a guest that panicked |
+//! | `start`, `lifecycle`, `lifecycle_action`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
 //! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
 //! | `hotplug`, `refresh` | what changes in a guest while it runs, and what QEMU made of it |
@@ -40,6 +41,7 @@ pub mod agent_vcpus;
 mod attach;
 mod complete;
 pub mod console;
+mod core_dump;
 pub mod define;
 mod definitions;
 mod devices;
@@ -49,6 +51,7 @@ pub mod flags;
 pub mod graphics;
 pub mod hotplug;
 pub mod lifecycle;
+mod lifecycle_action;
 pub mod list;
 pub mod metadata;
 pub mod monitor_command;
@@ -253,10 +256,20 @@ impl Domains {
         self.paths.qemu_state().join("save").join(format!("{name}.save"))
     }
 
-    fn remove_log(&self, name: &str) {
-        let log = self.paths.qemu_log().join(format!("{name}.log"));
-        if let Err(error) = crate::util::file::remove_if_there(&log) {
-            tracing::warn!(domain = name, %error, "cannot remove the log");
+    /// Removes a guest's log and the older parts of it.
+    fn remove_logs(&self, name: &str) {
+        let directory = self.paths.qemu_log();
+        let prefix = format!("{name}.log");
+        let is_log = |file: &OsStr| {
+            let rest = file.to_str().and_then(|file| file.strip_prefix(&prefix));
+            let part = |rest: &str| rest.strip_prefix('.').is_some_and(|part| part.parse::<u32>().is_ok());
+            rest.is_some_and(|rest| rest.is_empty() || part(rest))
+        };
+        let files = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        for file in files.filter(|file| is_log(&file.file_name())) {
+            if let Err(error) = crate::util::file::remove_if_there(&file.path()) {
+                tracing::warn!(domain = name, %error, "cannot remove a log");
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::conf::domain::{ClockOffset, Domain, LifecycleAction};
 use crate::error::Error;
 use crate::qemu::job::{DomainHandle, DomainObject, Ending, Modify, State};
 use crate::qemu::monitor::{Cont, Event, EventKind, MonitorError, MonitorEvent, SystemReset, VncClient};
+use crate::qemu::process::How;
 use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running, Shutdown, Shutoff};
 use crate::util::process::{Process, Signal};
 
@@ -248,7 +249,9 @@ impl Domains {
 
     /// The guest has powered off; QEMU waits to be told what now.
     pub(super) fn note_shutdown(self: &Arc<Self>, object: &Arc<DomainObject>, guest: Option<bool>) {
-        if matches!(object.state().run, RunState::Shutdown(_)) {
+        // A QEMU that answers SIGTERM by reporting it again is not signaled for ever.
+        let known = |state: &State| matches!(state.run, RunState::Shutdown(_)) || state.restarting;
+        if known(&object.state()) {
             return;
         }
         self.tell(object, |state| {
@@ -303,9 +306,17 @@ impl Domains {
         );
         match result {
             Ok(()) => self.note_resume(&object),
+            // Its own end came before.
+            Err(_) if !object.state().is_active() => {}
             Err(error) => {
                 tracing::error!(domain = %object.state().name, %error, "cannot restart the guest; ending it");
-                end(&object.state());
+                self.tell(&object, |state| {
+                    state.run = RunState::Shutdown(Shutdown::Unknown);
+                    vec![DomainEvent::Lifecycle(Lifecycle::Shutdown(ShutdownDetail::Finished))]
+                });
+                if let Err(error) = domain.stop(How::Forced, Ending::Shutdown).await {
+                    tracing::error!(domain = %object.state().name, %error, "cannot end the guest");
+                }
             }
         }
     }
@@ -320,23 +331,45 @@ impl Domains {
         });
     }
 
-    fn note_panic(self: &Arc<Self>, object: &Arc<DomainObject>) {
+    pub(super) fn note_panic(self: &Arc<Self>, object: &Arc<DomainObject>) {
         self.tell(object, |state| {
             state.run = RunState::Crashed(Crashed::Panicked);
             vec![DomainEvent::Lifecycle(Lifecycle::Crashed(CrashedDetail::Panicked))]
         });
+        self.after_panic(object);
+    }
+
+    /// What the definition says is to become of a guest that panicked.
+    pub(super) fn after_panic(self: &Arc<Self>, object: &Arc<DomainObject>) {
         let state = object.state();
         match state.live.as_ref().map(|live| &live.on_crash) {
-            Some(LifecycleAction::Destroy | LifecycleAction::CoredumpDestroy) => {
-                object.observe(|state| state.ending = state.ending.or(Some(Ending::Crashed)), |_, ()| ());
-                end(&state);
-            }
-            Some(LifecycleAction::Restart | LifecycleAction::CoredumpRestart) => {
-                object.observe(|state| state.restarting = true, |_, ()| ());
-                self.end_or_restart(object);
+            Some(LifecycleAction::Destroy) => self.end_crashed(object),
+            Some(LifecycleAction::Restart) => self.restart_crashed(object),
+            Some(action @ (LifecycleAction::CoredumpDestroy | LifecycleAction::CoredumpRestart)) => {
+                let (domains, object, action) = (Arc::clone(self), Arc::clone(object), *action);
+                tokio::spawn(async move {
+                    match domains.dump_core(DomainHandle::new(Arc::clone(&object))).await {
+                        Ok(()) if action == LifecycleAction::CoredumpDestroy => domains.end_crashed(&object),
+                        Ok(()) => domains.restart_crashed(&object),
+                        // It stays as it is, for whoever wants to look at it.
+                        Err(error) => {
+                            tracing::error!(domain = %object.state().name, %error, "cannot dump the guest's memory");
+                        }
+                    }
+                });
             }
             _ => {}
         }
+    }
+
+    fn end_crashed(&self, object: &DomainObject) {
+        object.observe(|state| state.ending = state.ending.or(Some(Ending::Crashed)), |_, ()| ());
+        end(&object.state());
+    }
+
+    fn restart_crashed(self: &Arc<Self>, object: &Arc<DomainObject>) {
+        object.observe(|state| state.restarting = true, |_, ()| ());
+        self.end_or_restart(object);
     }
 
     fn note_sleep(&self, object: &DomainObject, told: DomainEvent, detail: PmSuspendedDetail) {

@@ -240,6 +240,7 @@ impl Domains {
             state.id = Some(attempt.id);
             state.live = Some(live);
             state.launched = attempt.launched.clone();
+            state.autodestroy = attempt.owner.is_some();
             state.run = RunState::Paused(Paused::StartingUp);
             state.attach(machine);
             Ok(())
@@ -341,6 +342,7 @@ impl Attempt {
         state.id = Some(self.id);
         state.live = Some(Arc::new(self.definition.clone()));
         state.launched = self.launched.clone();
+        state.autodestroy = self.owner.is_some();
         state.run = RunState::Paused(Paused::StartingUp);
         Ok(self.domains.write_status_of(&state, spawned.process(), spawned.files())?)
     }

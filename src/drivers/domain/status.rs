@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::Domains;
 use crate::conf::xml::YesNo;
-use crate::qemu::job::State;
+use crate::qemu::job::{Phase, State, Underway};
 use crate::qemu::process::Files;
-use crate::qemu::status::{Capability, LiveDomain, MonitorSocket, Status, StatusError, VcpuThread};
+use crate::qemu::status::{
+    Capability, JobRecord, LiveDomain, MonitorSocket, Status, StatusError, VcpuThread,
+};
 use crate::util::process::Process;
 
 impl Domains {
@@ -55,10 +57,22 @@ pub(super) fn recorded_alike(one: &State, other: &State) -> bool {
             _ => false,
         }
     }
-    (one.run, one.reboots) == (other.run, other.reboots)
+    let small = |state: &State| (state.run, state.reboots, state.operation, state.agent_patience);
+    small(one) == small(other)
         && same(&one.live, &other.live)
         && same(&one.launched, &other.launched)
         && Arc::ptr_eq(&one.vcpu_threads, &other.vcpu_threads)
+}
+
+fn job(underway: &Underway) -> JobRecord {
+    let Underway { operation, phase, since_ms } = underway;
+    JobRecord {
+        kind: "none".to_owned(),
+        operation: operation.name().to_owned(),
+        phase: phase.map(|Phase(name)| name.to_owned()),
+        flags: Some("0x0".to_owned()),
+        since_ms: Some(*since_ms),
+    }
 }
 
 /// None for a domain that does not run.
@@ -74,6 +88,7 @@ fn status(state: &State, process: &Process, files: &Files) -> Option<Status> {
         monitor: MonitorSocket::new(files),
         vcpus: threads.map(|(id, pid)| VcpuThread { id, pid: *pid }).collect(),
         capabilities: launched.capabilities.iter().map(|cap| capability(cap.as_str())).collect(),
+        job: state.operation.as_ref().map(job),
         fake_reboot: state.reboots,
         devices: Vec::new(),
         directory: files.directory.to_string_lossy().into_owned(),
@@ -85,6 +100,7 @@ fn status(state: &State, process: &Process, files: &Files) -> Option<Status> {
         last_fdset: 0,
         block_jobs: Some(YesNo::No),
         agent_timeout: state.agent_patience.number(),
+        autodestroy: state.autodestroy,
         start_time: Some(process.start_time()),
         domain: LiveDomain(live.clone()),
     })

@@ -144,6 +144,7 @@ impl<O: AsyncOp> AsyncJob<O> {
         handle.object().desk.enter(Want::Async(O::OPERATION, O::ALLOWED)).await?;
         let job = Self::own(handle);
         job.handle.object().still_there()?;
+        job.update(|state| state.begin(O::OPERATION));
         Ok(job)
     }
 
@@ -164,6 +165,11 @@ impl<O: AsyncOp> AsyncJob<O> {
     /// Leaves the operation standing at a phase, for [`DomainHandle::resume`].
     pub fn park(mut self, at: Phase) {
         self.ends = false;
+        self.update(|state| {
+            if let Some(underway) = &mut state.operation {
+                underway.phase = Some(at);
+            }
+        });
         self.handle.object().desk.park(at);
     }
 
@@ -192,6 +198,7 @@ impl<O: AsyncOp> AsyncJob<O> {
 impl<O: AsyncOp> Drop for AsyncJob<O> {
     fn drop(&mut self) {
         if self.ends {
+            self.update(|state| state.operation = None);
             self.handle.object().desk.leave(Want::Async(O::OPERATION, O::ALLOWED));
         }
     }

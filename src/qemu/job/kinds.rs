@@ -78,6 +78,20 @@ pub enum Operation {
 }
 
 impl Operation {
+    pub const ALL: [Self; 7] = [
+        Self::Start,
+        Self::Save,
+        Self::Dump,
+        Self::Snapshot,
+        Self::Backup,
+        Self::MigrationOut,
+        Self::MigrationIn,
+    ];
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.name() == name)
+    }
+
     /// As it stands in log lines and status files.
     pub fn name(self) -> &'static str {
         match self {

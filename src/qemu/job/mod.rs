@@ -81,7 +81,7 @@ pub use self::kinds::{
 };
 pub use self::object::{Configuration, DomainHandle, DomainObject};
 pub use self::slots::{Blocker, SlotName};
-pub use self::state::{Ending, Launched, Machine, Starting, State};
+pub use self::state::{Ending, Launched, Machine, Starting, State, Underway};
 
 /// Why a job did not begin.
 #[derive(Debug, Error)]

@@ -61,6 +61,11 @@ impl DomainObject {
         result
     }
 
+    /// The async operation under way.
+    pub fn operation(&self) -> Option<Operation> {
+        self.desk.operation().map(|(operation, _)| operation)
+    }
+
     pub(super) fn still_there(&self) -> Result<(), JobError> {
         let state = self.state.load();
         match state.gone {
@@ -151,7 +156,13 @@ impl DomainHandle {
         let state = self.state();
         let machine = state.machine().ok_or(JobError::NotRunning)?;
         self.intend(machine, Some(ending));
-        if how == How::Forced {
+        let how = match how {
+            How::Forced => How::ForcedWith {
+                host_devices: state.live.as_ref().map_or(0, |live| live.devices.hostdevs.len()),
+            },
+            how => how,
+        };
+        if how != How::Graceful {
             machine.running.monitor.fail_all(&MonitorError::Closed);
         }
         if let Err(error) = process::stop(&machine.running.process, how).await {

@@ -1,9 +1,11 @@
 //! What a domain is, as one immutable value.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use super::kinds::{Operation, Phase};
 use crate::conf::domain::{Cpu, Domain};
 use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
 use crate::qemu::capabilities::CapSet;
@@ -44,6 +46,10 @@ pub struct State {
     pub launched: Option<Arc<Launched>>,
     /// The threads of its vCPUs, by index.
     pub vcpu_threads: Arc<[u32]>,
+    /// The async operation under way that the next daemon would have to end. A start shows by itself.
+    pub operation: Option<Underway>,
+    /// It ends with the connection that started it.
+    pub autodestroy: bool,
     /// A start that has no process yet.
     pub starting: Option<Arc<Starting>>,
     /// No longer in the list: whoever still holds a handle begins no job on it.
@@ -62,6 +68,23 @@ enum Line {
     /// The agent is there and its socket cannot be opened.
     Broken,
     Up(Arc<Agent>),
+}
+
+/// An async operation, as it is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Underway {
+    pub operation: Operation,
+    /// How far it is, if it is parked.
+    pub phase: Option<Phase>,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+impl Underway {
+    fn new(operation: Operation) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self { operation, phase: None, since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
+    }
 }
 
 /// Why a guest's process ends.
@@ -111,6 +134,8 @@ impl State {
             clock_base_s: 0,
             launched: None,
             vcpu_threads: Arc::new([]),
+            operation: None,
+            autodestroy: false,
             starting: None,
             gone: false,
             agent_patience: Patience::BLOCK,
@@ -165,6 +190,8 @@ impl State {
         self.restarting = false;
         self.launched = None;
         self.vcpu_threads = Arc::new([]);
+        self.operation = None;
+        self.autodestroy = false;
         self.starting = None;
         self.disconnect_agent();
         if let Some(machine) = self.machine.take() {
@@ -207,6 +234,10 @@ impl State {
             _ if configured => Err(AgentError::NotConnected),
             _ => Err(AgentError::NotConfigured),
         }
+    }
+
+    pub(super) fn begin(&mut self, operation: Operation) {
+        self.operation = (operation != Operation::Start).then(|| Underway::new(operation));
     }
 
     pub(super) fn machine(&self) -> Option<&Arc<Machine>> {

@@ -59,6 +59,15 @@ commands! {
     /// Presses the ACPI power button.
     SystemPowerdown = "system_powerdown" {} -> Done;
     SystemReset = "system_reset" {} -> Done;
+    /// Ends what the guest's own sleep began.
+    SystemWakeup = "system_wakeup" {} -> Done;
+    /// Ends an outgoing migration, to wherever it goes.
+    MigrateCancel = "migrate_cancel" {} -> Done;
+    /// The guest's memory as a core file; returns when it is written.
+    DumpGuestMemory = "dump-guest-memory" { paging: bool, protocol: String } -> Done;
+    InjectNmi = "inject-nmi" {} -> Done;
+    /// What QEMU itself does when the guest reboots.
+    SetAction = "set-action" { reboot: &'static str } -> Done;
 
     QueryKvm = "query-kvm" {} -> Kvm;
     QueryName = "query-name" {} -> Name;

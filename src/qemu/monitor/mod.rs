@@ -86,16 +86,20 @@ pub struct Connected {
     pub events: mpsc::Receiver<MonitorEvent>,
 }
 
+/// What [`Monitor::reopen`] hands out.
+#[derive(Debug)]
+pub struct Reopened {
+    pub monitor: Monitor,
+    /// Done when QEMU takes commands.
+    pub negotiated: Pending<Capabilities>,
+    pub events: mpsc::Receiver<MonitorEvent>,
+}
+
 impl Monitor {
     /// Opens the conversation on a connected socket: ready once QEMU takes commands. `vm` names the guest
     /// in errors. QEMU may not even listen yet; fails when it is not ready within `limit`.
     pub async fn connect(stream: UnixStream, vm: &str, limit: Duration) -> Result<Connected, MonitorError> {
-        let Opened { shared, greeted, events, sender } = Shared::open(stream, vm);
-        let tasks = [
-            tokio::spawn(Arc::clone(&shared).read(sender)).abort_handle(),
-            tokio::spawn(Arc::clone(&shared).write()).abort_handle(),
-        ];
-        let monitor = Self { link: Arc::new(Link { shared, tasks }) };
+        let (monitor, greeted, events) = Self::over(stream, vm);
         let negotiated = async {
             monitor.execute(Capabilities {}).await?;
             greeted.await.map_err(|_| MonitorError::NoGreeting)
@@ -106,11 +110,29 @@ impl Monitor {
         }
     }
 
+    /// Opens the conversation with a QEMU that may not answer for long, because it is stopped or its host
+    /// overloaded. Commands may be submitted; QEMU gets to them when it gets to anything.
+    pub fn reopen(path: &Path, vm: &str) -> Result<Reopened, MonitorError> {
+        let (monitor, _greeted, events) = Self::over(connected(path)?, vm);
+        let negotiated = monitor.submit(Capabilities {});
+        Ok(Reopened { monitor, negotiated, events })
+    }
+
+    fn over(
+        stream: UnixStream,
+        vm: &str,
+    ) -> (Self, oneshot::Receiver<Greeting>, mpsc::Receiver<MonitorEvent>) {
+        let Opened { shared, greeted, events, sender } = Shared::open(stream, vm);
+        let tasks = [
+            tokio::spawn(Arc::clone(&shared).read(sender)).abort_handle(),
+            tokio::spawn(Arc::clone(&shared).write()).abort_handle(),
+        ];
+        (Self { link: Arc::new(Link { shared, tasks }) }, greeted, events)
+    }
+
     /// Opens the conversation with the QEMU that listens on `path`.
     pub async fn open(path: &Path, vm: &str, limit: Duration) -> Result<Connected, MonitorError> {
-        let stream =
-            unix::connect(path).map_err(|error| MonitorError::Connect { source: Arc::new(error) })?;
-        Self::connect(stream, vm, limit).await
+        Self::connect(connected(path)?, vm, limit).await
     }
 
     /// Runs a command.
@@ -190,6 +212,10 @@ impl Monitor {
     }
 }
 
+fn connected(path: &Path) -> Result<UnixStream, MonitorError> {
+    unix::connect(path).map_err(|error| MonitorError::Connect { source: Arc::new(error) })
+}
+
 /// A command under way. Dropping this does not take it back.
 #[derive(Debug)]
 pub struct Pending<C> {
@@ -200,6 +226,14 @@ pub struct Pending<C> {
 impl<C: Command> Pending<C> {
     pub async fn reply(self) -> Result<C::Reply, MonitorError> {
         command::parse_reply(C::NAME, &within(C::NAME, C::LIMIT, self.reply?).await?)
+    }
+
+    /// The reply, whenever it comes: before the end of the connection or never.
+    pub async fn late_reply(self) -> Result<C::Reply, MonitorError> {
+        match self.reply?.await {
+            Ok(line) => command::parse_reply(C::NAME, &line?),
+            Err(oneshot::error::RecvError { .. }) => Err(MonitorError::Closed),
+        }
     }
 }
 

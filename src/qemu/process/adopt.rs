@@ -11,7 +11,9 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::{Files, Running};
-use crate::qemu::monitor::{Connected, Monitor, MonitorError, MonitorEvent, QueryName, QueryUuid};
+use crate::qemu::monitor::{
+    Capabilities, Monitor, MonitorError, MonitorEvent, Pending, QueryName, QueryUuid, Reopened,
+};
 use crate::util::process::Process;
 use crate::util::uuid::Uuid;
 
@@ -34,6 +36,8 @@ pub struct Claim {
 pub struct Adopted {
     pub running: Running,
     pub events: mpsc::Receiver<MonitorEvent>,
+    /// To be heard before anything else is asked of it.
+    pub introduction: Introduction,
 }
 
 /// Why a guest could not be taken hold of.
@@ -45,10 +49,13 @@ pub enum AdoptError {
     /// It may run; it must be left alone.
     #[error("process {pid} of domain '{name}' cannot be watched: {source}")]
     Watch { name: String, pid: u32, source: io::Error },
-    /// The process is there and the guest's own, but its monitor is of no use. It has to be left alone, or
+    /// The process is there and the guest's own, but there is no way to its monitor. It has to be left alone, or
     /// stopped through the process that comes with this.
-    #[error("QEMU of domain '{name}' does not answer: {source}")]
-    Silent { name: String, process: Process, source: MonitorError },
+    #[error("QEMU of domain '{name}' cannot be talked to: {source}")]
+    Deaf { name: String, process: Process, source: MonitorError },
+    /// The connection ended before QEMU had said who it is.
+    #[error("QEMU of domain '{name}' did not answer: {source}")]
+    Ended { name: String, source: MonitorError },
     /// Another guest answers.
     #[error("the monitor of domain '{name}' belongs to '{found}'")]
     Other { name: String, found: String },
@@ -69,34 +76,58 @@ impl Claim {
     }
 }
 
-/// Takes hold of a guest, within `limit`.
-pub async fn adopt(claim: Claim, limit: Duration) -> Result<Adopted, AdoptError> {
+/// Takes hold of a guest. Its QEMU may take as long as it likes to answer.
+pub async fn adopt(claim: Claim) -> Result<Adopted, AdoptError> {
     let process = claim.process()?;
     let Claim { name, uuid, pid, start_time, files } = claim;
-    let asked = tokio::select! {
-        asked = ask(&name, &files, limit) => asked,
-        _ = process.exited() => return Err(AdoptError::Gone { name, pid }),
-    };
-    let (Connected { monitor, events, .. }, answered) = match asked {
-        Ok(asked) => asked,
-        Err(source) => {
-            // A QEMU on its way out closes its monitor first.
-            let going = matches!(source, MonitorError::Eof { .. } | MonitorError::Connect { .. });
-            if going && matches!(process.exited_within(GOING).await, Ok(Some(_))) {
-                return Err(AdoptError::Gone { name, pid });
-            }
-            return Err(AdoptError::Silent { name, process, source });
+    match Monitor::reopen(&files.monitor(), &name) {
+        Ok(Reopened { monitor, negotiated, events }) => {
+            let asked = (monitor.submit(QueryName {}), monitor.submit(QueryUuid {}));
+            let introduction =
+                Introduction { name, uuid, start_known: start_time.is_some(), negotiated, asked };
+            Ok(Adopted { running: Running { process, monitor, files }, events, introduction })
         }
-    };
-    // A guest that somebody else started without a uuid has none of its own; its process is the proof then.
-    let is_nameless = answered.uuid == Some(Uuid([0; 16])) && start_time.is_some();
-    if !(is_nameless || answered.uuid == Some(uuid))
-        || answered.name.as_deref().is_some_and(|found| found != name)
-    {
-        let found = answered.name.unwrap_or_else(|| "a guest without a name".to_owned());
-        return Err(AdoptError::Other { name, found });
+        // A QEMU on its way out closes its monitor first.
+        Err(_) if matches!(process.exited_within(GOING).await, Ok(Some(_))) => {
+            Err(AdoptError::Gone { name, pid })
+        }
+        Err(source) => Err(AdoptError::Deaf { name, process, source }),
     }
-    Ok(Adopted { running: Running { process, monitor, files }, events })
+}
+
+/// QEMU's own word for who it is, still to come.
+#[derive(Debug)]
+pub struct Introduction {
+    name: String,
+    uuid: Uuid,
+    start_known: bool,
+    negotiated: Pending<Capabilities>,
+    asked: (Pending<QueryName>, Pending<QueryUuid>),
+}
+
+impl Introduction {
+    /// Returns when QEMU has said that it runs this guest; fails at the end of the connection.
+    pub async fn heard(self) -> Result<(), AdoptError> {
+        let Self { name: expected, uuid, start_known, negotiated, asked: (asked_name, asked_uuid) } = self;
+        let answers = async {
+            negotiated.late_reply().await?;
+            Ok((asked_name.late_reply().await?.name, asked_uuid.late_reply().await?.uuid))
+        };
+        // A guest that somebody else started without a uuid has none of its own; its process is the proof then.
+        let is_its = |found| found == Some(uuid) || (start_known && found == Some(Uuid([0; 16])));
+        match answers.await {
+            Ok((name, found))
+                if is_its(found.parse().ok()) && name.as_ref().is_none_or(|it| *it == expected) =>
+            {
+                Ok(())
+            }
+            Ok((name, _)) => {
+                let found = name.unwrap_or_else(|| "a guest without a name".to_owned());
+                Err(AdoptError::Other { name: expected, found })
+            }
+            Err(source) => Err(AdoptError::Ended { name: expected, source }),
+        }
+    }
 }
 
 /// Another process may have the number by now.
@@ -107,22 +138,5 @@ fn find_by_uuid(pid: u32, uuid: Uuid) -> io::Result<Process> {
     match arguments.windows(2).any(|pair| pair[0] == b"-uuid" && pair[1] == uuid.as_bytes()) {
         true => Ok(process),
         false => Err(io::ErrorKind::NotFound.into()),
-    }
-}
-
-struct Identity {
-    name: Option<String>,
-    uuid: Option<Uuid>,
-}
-
-async fn ask(name: &str, files: &Files, limit: Duration) -> Result<(Connected, Identity), MonitorError> {
-    let connected = Monitor::open(&files.monitor(), name, limit).await?;
-    let (asked_name, asked_uuid) =
-        (connected.monitor.submit(QueryName {}), connected.monitor.submit(QueryUuid {}));
-    let answers = async { Ok((asked_name.reply().await?.name, asked_uuid.reply().await?.uuid)) };
-    match tokio::time::timeout(limit, answers).await {
-        Ok(Ok((name, uuid))) => Ok((connected, Identity { name, uuid: uuid.parse().ok() })),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(MonitorError::Timeout { command: "query-name".to_owned(), limit }),
     }
 }

@@ -19,7 +19,7 @@ mod stop;
 
 use std::path::Path;
 
-pub use adopt::{AdoptError, Adopted, Claim, adopt};
+pub use adopt::{AdoptError, Adopted, Claim, Introduction, adopt};
 pub use files::{Directories, Files, Prepared, listen_at, short_name};
 pub use start::{Launch, Spawned, StartError, Started};
 pub use stop::{How, StopError, gone, stop};

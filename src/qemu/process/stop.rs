@@ -11,9 +11,10 @@ use crate::util::reason::Reason;
 
 /// How long a QEMU that is only asked may take: it writes its caches out.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
-/// How long a QEMU that will be killed may take before, as with libvirt: what it has not written out by then
-/// is lost.
-const TERM_LIMIT: Duration = Duration::from_secs(10);
+/// How long a QEMU that will be killed may take before: what it has not written out by then is lost.
+const GRACE: Duration = Duration::from_millis(1600);
+/// How much longer for each device of the host that it has to give back.
+const GRACE_PER_HOST_DEVICE: Duration = Duration::from_secs(2);
 /// How long the kernel may take to end a killed process: it may sit in a disk that does not answer.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -24,6 +25,22 @@ pub enum How {
     Graceful,
     /// SIGTERM, then SIGKILL.
     Forced,
+    /// The same for a guest with that many devices of the host.
+    ForcedWith { host_devices: usize },
+}
+
+impl How {
+    /// How long the process may take after SIGTERM.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Graceful => ASK_LIMIT,
+            Self::Forced => GRACE,
+            Self::ForcedWith { host_devices } => {
+                let devices = u32::try_from(host_devices).unwrap_or(u32::MAX);
+                GRACE.saturating_add(GRACE_PER_HOST_DEVICE.saturating_mul(devices))
+            }
+        }
+    }
 }
 
 /// libvirt's code is `VIR_ERR_SYSTEM_ERROR`.
@@ -38,20 +55,18 @@ pub enum StopError {
 
 /// Ends a process; ready the moment it is gone.
 pub async fn stop(process: &Process, how: How) -> Result<Exit, StopError> {
-    let (limit, last) = match how {
-        How::Graceful => (ASK_LIMIT, "TERM"),
-        How::Forced => (TERM_LIMIT, "KILL"),
-    };
-    if let Some(exit) = end(process, Signal::TERM, "TERM", limit).await? {
+    let pid = process.pid();
+    if let Some(exit) = end(process, Signal::TERM, "TERM", how.patience()).await? {
         return Ok(exit);
     }
-    if how == How::Forced {
-        warn!(pid = process.pid(), "QEMU ignores SIGTERM, killing it");
-        if let Some(exit) = end(process, Signal::KILL, "KILL", KILL_LIMIT).await? {
-            return Ok(exit);
-        }
+    if how == How::Graceful {
+        return Err(StopError::Stays { pid, signal: "TERM" });
     }
-    Err(StopError::Stays { pid: process.pid(), signal: last })
+    warn!(pid, "QEMU ignores SIGTERM, killing it");
+    match end(process, Signal::KILL, "KILL", KILL_LIMIT).await? {
+        Some(exit) => Ok(exit),
+        None => Err(StopError::Stays { pid, signal: "KILL" }),
+    }
 }
 
 /// Returns when a process that was killed is gone.

@@ -25,6 +25,14 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainReset>(reset);
     r.on::<DomainSuspend>(suspend);
     r.on::<DomainResume>(resume);
+    r.on::<DomainAbortJobFlags>(abort_job);
+    r.older::<DomainAbortJob, DomainAbortJobFlags>(|args| DomainAbortJobFlagsArgs {
+        dom: args.dom,
+        flags: 0,
+    });
+    r.on::<DomainInjectNmi>(inject_nmi);
+    r.on::<DomainPmWakeup>(wake_up);
+    r.on::<DomainSetLifecycleAction>(set_lifecycle_action);
 }
 
 async fn create_with_flags(call: Call, args: DomainCreateWithFlagsArgs) -> Result<DomainCreateWithFlagsRet> {
@@ -75,4 +83,24 @@ async fn suspend(call: Call, args: DomainSuspendArgs) -> Result<()> {
 async fn resume(call: Call, args: DomainResumeArgs) -> Result<()> {
     let domain = referred(&call, &args.dom)?;
     call.drivers.domains.resume(domain).await
+}
+
+async fn inject_nmi(call: Call, args: DomainInjectNmiArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.inject_nmi(domain, args.flags).await
+}
+
+async fn wake_up(call: Call, args: DomainPmWakeupArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.wake_up(domain, args.flags).await
+}
+
+async fn set_lifecycle_action(call: Call, args: DomainSetLifecycleActionArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.set_lifecycle_action(domain, (args.r#type, args.action), args.flags).await
+}
+
+async fn abort_job(call: Call, args: DomainAbortJobFlagsArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.abort_job(domain, args.flags).await
 }

@@ -89,6 +89,12 @@ impl Domain {
         Ok(())
     }
 
+    /// Refuses what is to happen when the guest powers off, reboots or crashes.
+    pub fn check_actions(&self) -> Result<()> {
+        self.check_lifecycle_events()?;
+        self.check_lifecycle()
+    }
+
     fn check_lifecycle(&self) -> Result<()> {
         let (off, reboot, crash) = (self.on_poweroff, self.on_reboot, self.on_crash);
         if [off, reboot, crash].contains(&LifecycleAction::RenameRestart) {
