@@ -5,12 +5,14 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use ferrovirt::conf::capabilities::cpu::CpuMap;
+use ferrovirt::conf::devices::{DiskDevice, InterfaceKind};
 use ferrovirt::conf::domain::Domain;
-use ferrovirt::conf::domain::defaults::Generator;
+use ferrovirt::conf::domain::defaults::{Age, Facts, Generator};
 use ferrovirt::conf::xml::Form;
 use ferrovirt::error::Error;
 use ferrovirt::qemu::block;
-use ferrovirt::qemu::capabilities::QemuCaps;
+use ferrovirt::qemu::capabilities::{QemuCaps, resolve_guest_cpu};
 use ferrovirt::qemu::command::{self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox};
 use ferrovirt::qemu::facts::facts;
 use ferrovirt::qemu::prepare::{Chooser, Place, prepare};
@@ -97,6 +99,7 @@ impl Outcome {
 pub(crate) struct Runner {
     tests: PathBuf,
     caps: HashMap<String, QemuCaps>,
+    cpu_map: CpuMap,
 }
 
 /// Numbers that upstream's test program gives out.
@@ -115,12 +118,16 @@ const LOCAL_OFFSET_S: i64 = -1800;
 
 impl Runner {
     pub(crate) fn new(tests: &Path) -> Self {
-        Self { tests: tests.to_owned(), caps: HashMap::new() }
+        let models = tests.join("../src/cpu_map");
+        let cpu_map =
+            CpuMap::load(|name| fs::read_to_string(models.join(name))).expect("upstream names models");
+        Self { tests: tests.to_owned(), caps: HashMap::new(), cpu_map }
     }
 
     pub(crate) fn run(&mut self, case: &Case) -> Vec<Outcome> {
-        let settings =
-            case.settings.iter().filter(|(_, value)| !["", "0", "false"].contains(&value.as_str()));
+        let settings = case.settings.iter().filter(|(name, value)| {
+            name.as_str() != "TEST_TPM_ENV_VAR" && !["", "0", "false"].contains(&value.as_str())
+        });
         let settings: Vec<String> = settings.map(|(name, value)| format!("{name}={value}")).collect();
         let mut outcomes = self.compare(case);
         for outcome in &mut outcomes {
@@ -132,10 +139,11 @@ impl Runner {
     fn compare(&mut self, case: &Case) -> Vec<Outcome> {
         self.load(case);
         let caps = &self.caps[&caps_key(case)];
+        let age = if case.suffix.ends_with("abi-update") { Age::New } else { Age::Known };
         let data = self.tests.join("qemuxmlconfdata");
         let file = |ending: &str| fs::read_to_string(data.join(format!("{}{ending}", case.id())));
         let input = fs::read_to_string(data.join(format!("{}.xml", case.name))).expect("it was there before");
-        let defined = guarded(|| define(&input, caps));
+        let defined = guarded(|| define(&input, caps, age));
         let mut outcomes = Vec::new();
         if case.expect == Expect::DefineFails {
             let theirs = file(".err").unwrap_or_default();
@@ -145,7 +153,7 @@ impl Runner {
         let printed = defined.as_ref().map(|domain| domain.to_xml(Form::SECURE)).map_err(Clone::clone);
         let expected = file(".xml").unwrap_or_default();
         outcomes.push(compared(Comparison::Xml, printed.map(|text| (lines(&expected), lines(&text)))));
-        let started = defined.and_then(|domain| guarded(|| start(domain, caps, case)));
+        let started = defined.and_then(|domain| guarded(|| start(domain, caps, &self.cpu_map, case)));
         if case.expect == Expect::StartFails {
             outcomes.push(refusal(&file(".err").unwrap_or_default(), started.map(|_| ())));
         } else {
@@ -194,9 +202,9 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, String> {
     }
 }
 
-fn define(input: &str, caps: &QemuCaps) -> Result<Domain, Error> {
+fn define(input: &str, caps: &QemuCaps, age: Age) -> Result<Domain, Error> {
     let mut domain = Domain::parse(input, Form::INACTIVE)?;
-    let facts = facts(caps, &domain);
+    let facts = Facts { age, ..facts(caps, &domain) };
     domain.defaults(&facts, &mut Fixed)?;
     domain.validate(&facts)?;
     Ok(domain)
@@ -207,7 +215,11 @@ struct Fixed;
 
 impl Generator for Fixed {
     fn uuid(&mut self) -> Uuid {
-        Uuid(std::array::from_fn(|at| at as u8))
+        let mut bytes = std::array::from_fn(|at| at as u8);
+        // What makes it a random one.
+        bytes[6] = 0x46;
+        bytes[8] = 0x88;
+        Uuid(bytes)
     }
 
     fn mac(&mut self) -> Mac {
@@ -228,7 +240,7 @@ impl Chooser for First {
     }
 }
 
-fn start(mut domain: Domain, caps: &QemuCaps, case: &Case) -> Result<Command, Error> {
+fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> Result<Command, Error> {
     let name = short_name(-1, &domain.name);
     let state_dir = PathBuf::from(format!("/var/lib/libvirt/qemu/domain-{name}"));
     let channel_dir = PathBuf::from(format!("/var/run/libvirt/qemu/channel/{name}"));
@@ -239,7 +251,14 @@ fn start(mut domain: Domain, caps: &QemuCaps, case: &Case) -> Result<Command, Er
         vnc_listen: "127.0.0.1",
         credentials: None,
     };
+    let accel = command::accel_of(&domain);
+    if let Some(cpu) = &mut domain.cpu {
+        resolve_guest_cpu(cpu, caps, accel, Some(cpu_map))?;
+    }
     prepare(&mut domain, &place, &mut First)?;
+    for disk in domain.devices.disks.iter_mut().filter(|disk| disk.device == DiskDevice::Cdrom) {
+        disk.storage.is_host_cdrom = disk.storage.path() == Some("/dev/cdrom");
+    }
     block::number_images(&mut domain, &mut 0);
     let descriptors = descriptors(&mut domain);
     let inherited = [("PATH", "/bin"), ("USER", "test"), ("LOGNAME", "test")];
@@ -262,7 +281,6 @@ fn start(mut domain: Domain, caps: &QemuCaps, case: &Case) -> Result<Command, Er
 }
 
 fn descriptors(domain: &mut Domain) -> Descriptors {
-    use ferrovirt::conf::devices::InterfaceKind;
     let mut descriptors = Descriptors::default();
     for need in command::needs(domain) {
         match need {

@@ -1,6 +1,6 @@
 //! What a definition's defaults need to know of QEMU.
 
-use crate::conf::domain::defaults::{Facts, Has};
+use crate::conf::domain::defaults::{Age, Facts, Has};
 use crate::conf::domain::{Domain, VirtType};
 use crate::qemu::capabilities::{Accel, Cap, QemuCaps};
 
@@ -44,6 +44,7 @@ pub fn facts<'a>(caps: &'a QemuCaps, domain: &Domain) -> Facts<'a> {
         machine,
         default_cpu: machine.and_then(|machine| caps.default_cpu(accel, machine)),
         has: shown.map(|(has, _)| *has).collect(),
+        age: Age::New,
         virt_type_works: matches!(domain.virt_type, VirtType::Kvm | VirtType::Qemu)
             && caps.accel(accel).is_some(),
         max_vcpus: known.map(|machine| machine.max_cpus),

@@ -14,6 +14,7 @@ use crate::conf::devices::{
 };
 use crate::conf::domain::{Domain, Seclabel, SeclabelType};
 use crate::conf::xml::YesNo;
+use crate::conf::{ConfError, ErrorKind};
 use crate::qemu::alias::assign_aliases;
 use crate::qemu::command::CommandError;
 
@@ -46,6 +47,7 @@ pub fn prepare(
     chooser: &mut dyn Chooser,
 ) -> Result<(), CommandError> {
     domain.id = Some(place.id);
+    domain.assign_usb_ports().map_err(refused)?;
     align_memory(domain);
     order_vcpus(domain);
     assign_aliases(domain)?;
@@ -66,6 +68,13 @@ pub fn prepare(
 pub fn prepare_devices(domain: &mut Domain, place: &Place<'_>) -> Result<(), CommandError> {
     prepare_disks(domain);
     prepare_streams(domain, place)
+}
+
+fn refused(error: ConfError) -> CommandError {
+    match error.kind {
+        ErrorKind::Unsupported => CommandError::Unsupported(error.message),
+        _ => CommandError::Internal(error.message),
+    }
 }
 
 /// QEMU takes memory in whole MiB.

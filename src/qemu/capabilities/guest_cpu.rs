@@ -45,7 +45,7 @@ const IGNORED: [&str; 8] = [
 ];
 
 /// Completes `cpu` for a start on this binary.
-pub(super) fn resolve(
+pub fn resolve(
     cpu: &mut Cpu,
     caps: &QemuCaps,
     accel: Accel,

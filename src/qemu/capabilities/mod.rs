@@ -31,7 +31,7 @@ pub use converse::ConverseError;
 pub use emulators::{Emulators, LookupError};
 pub use flags::{Cap, CapSet};
 pub use given_cpu::CpuArguments;
-pub use guest_cpu::{Against, GuestCpuError};
+pub use guest_cpu::{Against, GuestCpuError, resolve as resolve_guest_cpu};
 pub use host_model::{Features, feature_from_qemu, feature_to_qemu};
 pub use probe::ProbeError;
 

@@ -17,12 +17,23 @@ pub use pci_set::{Chooser, Connect, Growth, PciSet, PcieToPci};
 pub use usb_set::UsbSet;
 
 use super::Domain;
-use super::defaults::Facts;
+use super::defaults::{Age, Facts};
 use crate::conf::Result;
 
 /// Gives every device of the definition its place, adding the controllers that takes.
 pub(super) fn assign(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {
     virtio_serial::assign(&mut domain.devices)?;
     pci::assign(domain, facts)?;
-    usb::assign(&mut domain.devices)
+    // A hub that is added may come between devices and the ports they had.
+    if facts.age == Age::New || usb::all_have_places(&mut domain.devices) {
+        usb::assign(&mut domain.devices)?;
+    }
+    Ok(())
+}
+
+impl Domain {
+    /// Chooses the USB ports that a definition from before they were part of it leaves out; needed for a start.
+    pub fn assign_usb_ports(&mut self) -> Result<()> {
+        usb::assign(&mut self.devices)
+    }
 }

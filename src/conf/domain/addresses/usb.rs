@@ -62,6 +62,16 @@ fn ports(controller: &Controller) -> usize {
     }
 }
 
+/// Whether every device on USB has its port.
+pub(super) fn all_have_places(devices: &mut Devices) -> bool {
+    let mut all = true;
+    let visited = visit(devices, Hubs::Included, |info| {
+        all &= place(info).is_some();
+        Ok(())
+    });
+    visited.is_ok() && all
+}
+
 /// The port a device was given.
 fn place(info: &DeviceInfo) -> Option<&UsbAddress> {
     match &info.address {

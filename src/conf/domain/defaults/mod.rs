@@ -56,6 +56,15 @@ bitflags::bitflags! {
     }
 }
 
+/// Whether the guest may still change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// The definition is new: what it leaves open is chosen as well as today allows.
+    New,
+    /// The guest was defined before: what it sees stays as it was chosen then.
+    Known,
+}
+
 /// What the host has for the domain at hand.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -69,6 +78,7 @@ pub struct Facts<'a> {
     /// The model QEMU gives to a guest of this machine that names none, as `qemu64`.
     pub default_cpu: Option<&'a str>,
     pub has: Has,
+    pub age: Age,
     /// Whether the emulator runs guests of the definition's virtualization type on this host.
     pub virt_type_works: bool,
     /// The most CPUs the machine takes.

@@ -30,6 +30,7 @@ pub(in crate::conf::domain) fn facts(domain: &Domain) -> Facts<'static> {
         machine,
         default_cpu,
         has,
+        age: Age::New,
         virt_type_works: true,
         max_vcpus,
         acpi: None,
