@@ -6,14 +6,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use ferrovirt::conf::capabilities::cpu::CpuMap;
-use ferrovirt::conf::devices::{DiskDevice, InterfaceKind};
+use ferrovirt::conf::devices::{DiskDevice, InterfaceKind, TpmBackend};
 use ferrovirt::conf::domain::Domain;
 use ferrovirt::conf::domain::defaults::{Age, Facts, Generator};
 use ferrovirt::conf::xml::Form;
 use ferrovirt::error::Error;
 use ferrovirt::qemu::block;
 use ferrovirt::qemu::capabilities::{QemuCaps, resolve_guest_cpu};
-use ferrovirt::qemu::command::{self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox};
+use ferrovirt::qemu::command::{
+    self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, VsockDescriptor,
+};
 use ferrovirt::qemu::facts::facts;
 use ferrovirt::qemu::prepare::{Chooser, Place, prepare};
 use ferrovirt::qemu::process::short_name;
@@ -110,6 +112,7 @@ mod fds {
     pub(super) const TAP: i32 = 3;
     pub(super) const BRIDGE: i32 = 102;
     pub(super) const VHOST: i32 = 44;
+    pub(super) const VSOCK: i32 = 6789;
 }
 
 /// The moment of every case, and how far its time zone is from UTC.
@@ -228,11 +231,21 @@ impl Generator for Fixed {
 }
 
 /// The first port of each kind is always free.
-struct First;
+struct First {
+    spice_tls: bool,
+}
 
 impl Chooser for First {
     fn vnc_port(&mut self) -> Option<u16> {
         Some(5900)
+    }
+
+    fn spice_port(&mut self) -> Option<u16> {
+        Some(5901)
+    }
+
+    fn spice_tls_port(&mut self) -> Option<u16> {
+        self.spice_tls.then_some(5902)
     }
 
     fn websocket_port(&mut self) -> Option<u16> {
@@ -249,13 +262,28 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
         state_dir: &state_dir,
         channel_dir: &channel_dir,
         vnc_listen: "127.0.0.1",
+        render_node: Some("/dev/dri/foo"),
         credentials: None,
     };
     let accel = command::accel_of(&domain);
     if let Some(cpu) = &mut domain.cpu {
         resolve_guest_cpu(cpu, caps, accel, Some(cpu_map))?;
     }
-    prepare(&mut domain, &place, &mut First)?;
+    let on = |name: &str| case.settings.get(name).is_some_and(|value| value == "1" || value == "true");
+    let directory = |name: &str, path: &str| on(name).then(|| path.to_owned());
+    let settings = Settings {
+        spice_password: Some("123456".to_owned()),
+        spice_tls_dir: directory("spiceTLS", "/etc/pki/libvirt-spice"),
+        spice_sasl_dir: directory("spiceSASL", "/etc/sasl2"),
+        vnc_sasl_dir: directory("vncSASL", "/etc/sasl2"),
+        dump_guest_core: on("dumpGuestCore"),
+    };
+    prepare(&mut domain, &place, &mut First { spice_tls: on("spiceTLS") })?;
+    for tpm in &mut domain.devices.tpms {
+        if let TpmBackend::Emulator(emulator) = &mut tpm.backend {
+            emulator.socket = Some("/dev/test".into());
+        }
+    }
     for disk in domain.devices.disks.iter_mut().filter(|disk| disk.device == DiskDevice::Cdrom) {
         disk.storage.is_host_cdrom = disk.storage.path() == Some("/dev/cdrom");
     }
@@ -271,6 +299,7 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
         now_s: NOW_S,
         local_offset_s: LOCAL_OFFSET_S,
         incoming: case.incoming.as_deref(),
+        settings: &settings,
         inherited_env: &inherited.map(|(name, value)| (name.to_owned(), value.to_owned())),
     };
     let line = command::build(&domain, caps, &context)?;
@@ -290,6 +319,10 @@ fn descriptors(domain: &mut Domain) -> Descriptors {
             Need::File { name, .. } => {
                 let number = if name.ends_with("-log") { fds::LOG } else { fds::FILE };
                 descriptors.chardevs.insert(name, Opened(number));
+            }
+            Need::Vsock { alias, cid } => {
+                let opened = VsockDescriptor { descriptor: fds::VSOCK, cid: cid.unwrap_or(42) };
+                descriptors.vsocks.insert(alias, opened);
             }
             Need::Tap { alias, queues } => {
                 let mut interfaces = domain.devices.interfaces.iter();

@@ -15,6 +15,7 @@ pub fn assign_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     assign_disks(devices)?;
     next_free(devices.interfaces.iter_mut().map(|device| &mut device.info), "net");
     by_position(devices.sounds.iter_mut().map(|device| &mut device.info), "sound");
+    next_free(devices.redirdevs.iter_mut().map(|device| &mut device.info), "redir");
     by_position(devices.videos.iter_mut().map(|device| &mut device.info), "video");
     for controller in &mut devices.controllers {
         if controller.info.alias.is_none() {
@@ -27,10 +28,14 @@ pub fn assign_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     by_position(devices.channels.iter_mut().map(|device| &mut device.info), "channel");
     assign_consoles(devices);
     by_position(devices.hubs.iter_mut().map(|device| &mut device.info), "hub");
+    by_position(devices.smartcards.iter_mut().map(|device| &mut device.info), "smartcard");
     by_position(devices.watchdogs.iter_mut().map(|device| &mut device.info), "watchdog");
     let balloons = devices.memballoons.iter_mut().filter(|balloon| balloon.model != BalloonModel::None);
     by_position(balloons.map(|device| &mut device.info), "balloon");
     next_free(devices.rngs.iter_mut().map(|device| &mut device.info), "rng");
+    by_position(devices.tpms.iter_mut().map(|device| &mut device.info), "tpm");
+    by_position(devices.vsocks.iter_mut().map(|device| &mut device.info), "vsock");
+    by_position(devices.iommus.iter_mut().map(|device| &mut device.info), "iommu");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::conf::devices::{
     Address, BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, Listen,
-    ListenPlace, SourceMode, Tray, VirtioSerialAddress, Vnc,
+    ListenPlace, SourceMode, Spice, SpiceMode, Tray, VirtioSerialAddress, Vnc,
 };
 use crate::conf::domain::{Domain, Seclabel, SeclabelType};
 use crate::conf::xml::YesNo;
@@ -28,6 +28,8 @@ pub struct Place<'a> {
     pub channel_dir: &'a Path,
     /// Where screens are offered that say nothing else, such as `127.0.0.1`.
     pub vnc_listen: &'a str,
+    /// The host's graphics card, for screens that draw with one and name none.
+    pub render_node: Option<&'a str>,
     /// User and group that QEMU runs as, in the form `+0:+0`.
     pub credentials: Option<&'a str>,
 }
@@ -36,6 +38,14 @@ pub struct Place<'a> {
 pub trait Chooser {
     /// A free port for a screen, from 5900.
     fn vnc_port(&mut self) -> Option<u16>;
+    /// A free port for a SPICE screen.
+    fn spice_port(&mut self) -> Option<u16> {
+        self.vnc_port()
+    }
+    /// A free port for an encrypted SPICE screen; none where the host has no certificates for it.
+    fn spice_tls_port(&mut self) -> Option<u16> {
+        None
+    }
     /// A free port for a screen over WebSocket, from 5700.
     fn websocket_port(&mut self) -> Option<u16>;
 }
@@ -57,9 +67,7 @@ pub fn prepare(
     prepare_disks(domain);
     prepare_streams(domain, place)?;
     for graphics in &mut domain.devices.graphics {
-        if let Graphics::Vnc(vnc) = graphics {
-            prepare_vnc(vnc, place, chooser)?;
-        }
+        prepare_graphics(graphics, place, chooser)?;
     }
     Ok(())
 }
@@ -184,15 +192,69 @@ fn socket_name(channel: Option<&str>, address: Option<&Address>) -> Result<Strin
     }
 }
 
-fn prepare_vnc(vnc: &mut Vnc, place: &Place<'_>, chooser: &mut dyn Chooser) -> Result<(), CommandError> {
+fn prepare_graphics(
+    graphics: &mut Graphics,
+    place: &Place<'_>,
+    chooser: &mut dyn Chooser,
+) -> Result<(), CommandError> {
+    let drawn = match graphics {
+        Graphics::Vnc(vnc) => return prepare_vnc(vnc, place, chooser),
+        Graphics::Spice(spice) => {
+            prepare_spice(spice, place, chooser)?;
+            spice.options.gl.as_mut().filter(|gl| gl.enable == Some(YesNo::Yes))
+        }
+        Graphics::EglHeadless(headless) => Some(headless.gl.get_or_insert_default()),
+        Graphics::Dbus(dbus) => dbus.gl.as_mut().filter(|gl| gl.enable == Some(YesNo::Yes)),
+        Graphics::Sdl(_) | Graphics::Other(..) => None,
+    };
+    if let Some(gl) = drawn
+        && gl.rendernode.is_none()
+    {
+        gl.rendernode = place.render_node.map(Into::into);
+    }
+    Ok(())
+}
+
+fn prepare_spice(
+    spice: &mut Spice,
+    place: &Place<'_>,
+    chooser: &mut dyn Chooser,
+) -> Result<(), CommandError> {
+    if !choose_listeners(&mut spice.listens, place, "spice") {
+        return Ok(());
+    }
+    let modes = || spice.options.channels.iter().map(|channel| channel.mode).chain(spice.default_mode);
+    let (plain, encrypted) =
+        (modes().any(|it| it == SpiceMode::Insecure), modes().any(|it| it == SpiceMode::Secure));
+    let either = spice.default_mode.is_none();
+    if spice.port == -1 || (spice.autoport && (plain || either)) {
+        let full = "Unable to find an unused port in range 'remote' (5900-65535)";
+        spice.port = chooser.spice_port().ok_or_else(|| CommandError::Internal(full.to_owned()))?.into();
+    }
+    if spice.tls_port == -1 || (spice.autoport && (encrypted || either)) {
+        match chooser.spice_tls_port() {
+            Some(port) => spice.tls_port = port.into(),
+            None if spice.tls_port != -1 && !encrypted => {}
+            None => {
+                let message =
+                    "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf";
+                return Err(CommandError::Unsupported(message.to_owned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills in what listeners leave open; the answer is whether any needs a port.
+fn choose_listeners(listens: &mut [Listen], place: &Place<'_>, screen: &str) -> bool {
     let mut needs_port = false;
-    for listen in &mut vnc.listens {
+    for listen in listens {
         let Listen { place: here, from_config, auto_generated } = listen;
         match here {
             ListenPlace::None => {}
             ListenPlace::Socket { socket: Some(_) } => {}
             ListenPlace::Socket { socket } => {
-                *socket = Some(place.state_dir.join("vnc.sock").display().to_string().into());
+                *socket = Some(place.state_dir.join(format!("{screen}.sock")).display().to_string().into());
                 *auto_generated = true;
             }
             ListenPlace::Address { address } => {
@@ -205,6 +267,11 @@ fn prepare_vnc(vnc: &mut Vnc, place: &Place<'_>, chooser: &mut dyn Chooser) -> R
             ListenPlace::Network { .. } => needs_port = true,
         }
     }
+    needs_port
+}
+
+fn prepare_vnc(vnc: &mut Vnc, place: &Place<'_>, chooser: &mut dyn Chooser) -> Result<(), CommandError> {
+    let needs_port = choose_listeners(&mut vnc.listens, place, "vnc");
     let full = |name: &str, first: u16| {
         let message = format!("Unable to find an unused port in range '{name}' ({first}-65535)");
         CommandError::Internal(message)

@@ -1,12 +1,17 @@
 //! `<graphics>`: how a user sees the guest's screen.
 
 use super::raw::Raw;
+use super::screens::{Dbus, EglHeadless, Sdl, Spice};
 use crate::conf::xml::{Element, Form, Part, Value, Writer, YesNo, xml_enum};
 use crate::conf::{ConfError, Result};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Graphics {
     Vnc(Box<Vnc>),
+    Spice(Box<Spice>),
+    Sdl(Box<Sdl>),
+    EglHeadless(Box<EglHeadless>),
+    Dbus(Box<Dbus>),
     /// Kinds that are kept but not understood; `type` is among the attributes.
     Other(GraphicsKind, Box<Raw>),
 }
@@ -156,20 +161,36 @@ impl Part for Graphics {
     fn read(element: Element<'_>) -> Result<Self> {
         match element.required("type")? {
             GraphicsKind::Vnc => Ok(Self::Vnc(Box::new(Vnc::read(element)?))),
+            GraphicsKind::Spice => Ok(Self::Spice(Box::new(Spice::read(element)?))),
+            GraphicsKind::Sdl => Ok(Self::Sdl(Part::read(element)?)),
+            GraphicsKind::EglHeadless => Ok(Self::EglHeadless(Part::read(element)?)),
+            GraphicsKind::Dbus => Ok(Self::Dbus(Part::read(element)?)),
             kind => Ok(Self::Other(kind, Box::new(Raw::read(element)?))),
         }
     }
 
     fn write_attributes(&self, out: &mut Writer) {
         match self {
-            Self::Vnc(vnc) => vnc.write_attributes(out),
-            Self::Other(_, raw) => raw.write_attributes(out),
+            Self::Vnc(vnc) => return vnc.write_attributes(out),
+            Self::Spice(spice) => return spice.write_attributes(out),
+            Self::Other(_, raw) => return raw.write_attributes(out),
+            Self::Sdl(_) | Self::EglHeadless(_) | Self::Dbus(_) => {}
+        }
+        out.attribute("type", &self.kind());
+        match self {
+            Self::Sdl(sdl) => sdl.write_attributes(out),
+            Self::Dbus(dbus) => dbus.write_attributes(out),
+            _ => {}
         }
     }
 
     fn write_children(&self, out: &mut Writer) {
         match self {
             Self::Vnc(vnc) => vnc.write_children(out),
+            Self::Spice(spice) => spice.write_children(out),
+            Self::Sdl(sdl) => sdl.write_children(out),
+            Self::EglHeadless(headless) => headless.write_children(out),
+            Self::Dbus(dbus) => dbus.write_children(out),
             Self::Other(_, raw) => raw.write_children(out),
         }
     }
@@ -179,6 +200,10 @@ impl Graphics {
     pub fn kind(&self) -> GraphicsKind {
         match self {
             Self::Vnc(_) => GraphicsKind::Vnc,
+            Self::Spice(_) => GraphicsKind::Spice,
+            Self::Sdl(_) => GraphicsKind::Sdl,
+            Self::EglHeadless(_) => GraphicsKind::EglHeadless,
+            Self::Dbus(_) => GraphicsKind::Dbus,
             Self::Other(kind, _) => *kind,
         }
     }
@@ -220,7 +245,6 @@ impl Vnc {
     }
 
     fn write_attributes(&self, out: &mut Writer) {
-        let live = out.form().contains(Form::LIVE);
         out.attribute_str("type", "vnc");
         match self.listen().map(|listen| (listen, &listen.place)) {
             Some((listen, ListenPlace::Socket { socket: Some(socket) })) => {
@@ -229,32 +253,16 @@ impl Vnc {
                     out.attribute("socket", socket);
                 }
             }
-            Some((listen, ListenPlace::Address { address })) => {
+            Some((listen, ListenPlace::Address { .. } | ListenPlace::Network { .. })) => {
                 self.write_ports(out);
-                if let (Some(address), true) = (address, listen.is_written(out)) {
-                    out.attribute("listen", address);
-                }
-            }
-            Some((listen, ListenPlace::Network { address, .. })) => {
-                self.write_ports(out);
-                let shown = live && !out.form().contains(Form::MIGRATABLE) && listen.is_written(out);
-                if let (Some(address), true) = (address, shown) {
-                    out.attribute("listen", address);
-                }
+                listen.write_address(out);
             }
             _ => {}
         }
         write_optional(out, "keymap", &self.keymap);
         write_optional(out, "sharePolicy", &self.share_policy);
         write_optional(out, "powerControl", &self.power_control);
-        if let Some(auth) = &self.auth {
-            write_optional(out, "username", &auth.username);
-            if out.form().contains(Form::SECURE) {
-                out.attribute("passwd", &auth.passwd);
-            }
-            write_optional(out, "passwdValidTo", &auth.valid_to);
-            write_optional(out, "connected", &auth.connected);
-        }
+        AuthAttributes(self.auth.as_deref()).write(out);
     }
 
     fn write_ports(&self, out: &mut Writer) {
@@ -285,9 +293,39 @@ impl Vnc {
     }
 }
 
+/// The attributes that say who may look.
+pub(super) struct AuthAttributes<'a>(pub(super) Option<&'a GraphicsAuth>);
+
+impl AuthAttributes<'_> {
+    pub(super) fn write(&self, out: &mut Writer) {
+        let Some(auth) = self.0 else { return };
+        write_optional(out, "username", &auth.username);
+        if out.form().contains(Form::SECURE) {
+            out.attribute("passwd", &auth.passwd);
+        }
+        write_optional(out, "passwdValidTo", &auth.valid_to);
+        write_optional(out, "connected", &auth.connected);
+    }
+}
+
 impl Listen {
     pub fn new(place: ListenPlace) -> Self {
         Self { place, from_config: false, auto_generated: false }
+    }
+
+    /// The attribute of `<graphics>` that says it once more, for old clients.
+    pub(super) fn write_address(&self, out: &mut Writer) {
+        let form = out.form();
+        let (address, shown) = match &self.place {
+            ListenPlace::Address { address } => (address, true),
+            ListenPlace::Network { address, .. } => {
+                (address, form.contains(Form::LIVE) && !form.contains(Form::MIGRATABLE))
+            }
+            ListenPlace::None | ListenPlace::Socket { .. } => return,
+        };
+        if let (Some(address), true) = (address, shown && self.is_written(out)) {
+            out.attribute("listen", address);
+        }
     }
 
     /// What the daemon chose itself means nothing on another host.
@@ -295,7 +333,7 @@ impl Listen {
         !(self.from_config && out.form().contains(Form::MIGRATABLE))
     }
 
-    fn write(&self, out: &mut Writer) {
+    pub(super) fn write(&self, out: &mut Writer) {
         let form = out.form();
         if !self.is_written(out) {
             return;
@@ -337,13 +375,14 @@ impl Listen {
 }
 
 /// The `<listen>` elements; attributes of `<graphics>` stand for the first one.
-fn read_listens(graphics: Element<'_>) -> Result<Vec<Listen>> {
+pub(super) fn read_listens(graphics: Element<'_>) -> Result<Vec<Listen>> {
     let mut listens = Vec::new();
     for element in graphics.children_named("listen") {
         let parent = listens.is_empty().then_some(graphics);
         listens.push(read_listen(element, parent)?);
     }
-    let socket = graphics.attribute("socket");
+    // Only VNC has it.
+    let socket = graphics.attribute("socket").filter(|_| graphics.attribute("type") == Some("vnc"));
     match (listens.first_mut(), socket) {
         (None, Some(socket)) => {
             listens.push(Listen::new(ListenPlace::Socket { socket: Some(socket.into()) }))
@@ -409,11 +448,13 @@ fn read_listen(element: Element<'_>, parent: Option<Element<'_>>) -> Result<List
     Ok(listen)
 }
 
-fn read_auth(element: Element<'_>) -> Result<Option<GraphicsAuth>> {
+pub(super) fn read_auth(element: Element<'_>) -> Result<Option<GraphicsAuth>> {
     let Some(passwd) = element.attribute("passwd") else { return Ok(None) };
     let connected = match element.attribute("connected") {
         None => None,
         Some("keep") => Some(AuthConnected::Keep),
+        Some("fail") if element.attribute("type") == Some("spice") => Some(AuthConnected::Fail),
+        Some("disconnect") if element.attribute("type") == Some("spice") => Some(AuthConnected::Disconnect),
         Some("fail" | "disconnect") => {
             return Err(ConfError::unsupported("VNC supports connected='keep' only"));
         }

@@ -20,17 +20,23 @@ mod hub;
 mod info;
 mod input;
 mod interface;
+mod iommu;
 mod memballoon;
 mod panic;
 mod plugged;
 mod raw;
+mod redirection;
 mod rng;
+mod screens;
 mod serial;
+mod smartcard;
 mod sound;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod tpm;
 mod video;
+mod vsock;
 mod watchdog;
 
 pub use chardev::{
@@ -60,15 +66,22 @@ pub use interface::{
     InterfaceSource, InterfaceTarget, InterfaceTune, IpAddress, LinkState, MacAddress, MacKind, ModelName,
     NetDriver, NetworkSource, TxMode, VirtioNetDriver,
 };
+pub use iommu::{Iommu, IommuDriver, IommuModel};
 pub use memballoon::{BalloonModel, MemBalloon};
 pub use panic::{Panic, PanicModel};
 pub use plugged::refuse_plugging;
 pub use raw::Raw;
+pub use redirection::{FilterRule, RedirBus, RedirFilter, Redirdev, UsbVersion};
 pub use rng::{RandomSource, Rng, RngBackend, RngModel, RngRate};
+pub use screens::{
+    Dbus, EglHeadless, Gl, ImageCompression, MouseMode, Sdl, Spice, SpiceChannel, SpiceChannelName,
+    SpiceMode, SpiceOptions, StreamingMode, WanCompression,
+};
 pub use serial::{
     Channel, ChannelState, ChannelTarget, Console, ConsoleTarget, ConsoleType, Parallel, PortTarget, Serial,
     SerialModel, SerialTarget, SerialType,
 };
+pub use smartcard::{Card, Certificates, Smartcard};
 pub use sound::{
     Audio, AudioFormat, AudioKind, AudioSettings, AudioStream, Codec, CodecKind, Sound, SoundModel,
 };
@@ -76,7 +89,12 @@ pub use storage::{
     Backing, CacheSize, Layer, LayerFormat, MetadataCache, Place, StartupPolicy, Storage, StorageFormat,
     StorageKind,
 };
+pub use tpm::{
+    PcrBank, PcrBanks, RemoveDisabled, Tpm, TpmBackend, TpmEmulator, TpmExternal, TpmModel, TpmPassthrough,
+    TpmProfile, TpmSocket, TpmSource, TpmSourceKind, TpmVersion,
+};
 pub use video::{Acceleration, Resolution, VgaConf, Video, VideoBackend, VideoDriver, VideoKind, VideoModel};
+pub use vsock::{Cid, Vsock, VsockModel};
 pub use watchdog::{Watchdog, WatchdogAction, WatchdogModel};
 
 use super::xml::xml;
@@ -92,20 +110,20 @@ xml! {
         child leases: Vec<Raw> = "lease";
         child filesystems: Vec<Raw> = "filesystem";
         child interfaces: Vec<Interface> = "interface";
-        child smartcards: Vec<Raw> = "smartcard";
+        child smartcards: Vec<Smartcard> = "smartcard";
         child serials: Vec<Serial> = "serial";
         child parallels: Vec<Parallel> = "parallel";
         child consoles: Vec<Console> = "console";
         child channels: Vec<Channel> = "channel";
         child inputs: Vec<Input> = "input";
-        child tpms: Vec<Raw> = "tpm";
+        child tpms: Vec<Tpm> = "tpm";
         child graphics: Vec<Graphics> = "graphics";
         child sounds: Vec<Sound> = "sound";
         child audios: Vec<Audio> = "audio";
         child videos: Vec<Video> = "video";
         child hostdevs: Vec<Raw> = "hostdev";
-        child redirdevs: Vec<Raw> = "redirdev";
-        child redirfilters: Vec<Raw> = "redirfilter";
+        child redirdevs: Vec<Redirdev> = "redirdev";
+        child redirfilters: Vec<RedirFilter> = "redirfilter";
         child hubs: Vec<Hub> = "hub";
         child watchdogs: Vec<Watchdog> = "watchdog";
         child memballoons: Vec<MemBalloon> = "memballoon";
@@ -115,8 +133,8 @@ xml! {
         child shmems: Vec<Raw> = "shmem";
         child memories: Vec<Raw> = "memory";
         child cryptos: Vec<Raw> = "crypto";
-        child iommus: Vec<Raw> = "iommu";
-        child vsocks: Vec<Raw> = "vsock";
+        child iommus: Vec<Iommu> = "iommu";
+        child vsocks: Vec<Vsock> = "vsock";
         child pstores: Vec<Raw> = "pstore";
     }
 }
@@ -127,16 +145,11 @@ impl Devices {
         [
             ("lease", &self.leases),
             ("filesystem", &self.filesystems),
-            ("smartcard", &self.smartcards),
-            ("tpm", &self.tpms),
             ("hostdev", &self.hostdevs),
-            ("redirdev", &self.redirdevs),
             ("nvram", &self.nvrams),
             ("shmem", &self.shmems),
             ("memory", &self.memories),
             ("crypto", &self.cryptos),
-            ("iommu", &self.iommus),
-            ("vsock", &self.vsocks),
             ("pstore", &self.pstores),
         ]
         .into_iter()

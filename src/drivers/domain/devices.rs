@@ -28,11 +28,13 @@ const VNC_LISTEN: &str = "127.0.0.1";
 /// the disks. Reads images, so it runs where that may block. Answers the highest number of a block node.
 pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &Ports) -> Result<u32> {
     let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let render_node = render_node();
     let place = Place {
         id,
         state_dir: &files.directory,
         channel_dir: &files.channels,
         vnc_listen: VNC_LISTEN,
+        render_node: render_node.as_deref(),
         credentials: Some(&format!("+{user}:+{group}")),
     };
     ports.take_named(definition)?;
@@ -45,6 +47,14 @@ pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &P
     }
     block::number_images(definition, &mut last_node);
     Ok(last_node)
+}
+
+/// The host's first graphics card, for screens that draw with one and name none.
+fn render_node() -> Option<String> {
+    let nodes =
+        std::fs::read_dir("/dev/dri").ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let first = nodes.filter(|name| name.starts_with("renderD")).min()?;
+    Some(format!("/dev/dri/{first}"))
 }
 
 /// The key under which secrets travel to this QEMU.
@@ -100,6 +110,9 @@ pub(super) fn open(
                     .map_err(|error| Error::io(format_args!("Unable to open file: {path}"), error))
                     .map_err(|error| error.from_origin(Origin::NONE))?;
                 descriptors.chardevs.insert(name, Opened(prepared.pass(file.into())));
+            }
+            Need::Vsock { .. } => {
+                return Err(Error::config_unsupported("sockets between host and guest are not supported"));
             }
             Need::Tap { alias, .. } => {
                 let wired = wire(definition, &alias, accel)?;

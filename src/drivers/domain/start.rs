@@ -21,7 +21,7 @@ use crate::conf::domain::{ClockOffset, Domain};
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{CpuArguments, QemuCaps};
-use crate::qemu::command::{self, CommandLine, Context, Sandbox};
+use crate::qemu::command::{self, CommandLine, Context, Sandbox, Settings};
 use crate::qemu::job::{
     AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
 };
@@ -320,6 +320,7 @@ impl Attempt {
             now_s,
             local_offset_s: local_time::offset_s(now_s),
             incoming: None,
+            settings: &Settings::default(),
             inherited_env: &self.domains.inherited_env,
         };
         let CommandLine { program, args, env } = command::build(definition, caps, &context)?;

@@ -22,7 +22,7 @@ impl Guest<'_> {
         controllers.find(|controller| controller.kind.bus() == bus && controller.index() == index)
     }
 
-    fn controller_alias(&self, bus: ControllerType, index: u32) -> Result<&str> {
+    pub(super) fn controller_alias(&self, bus: ControllerType, index: u32) -> Result<&str> {
         let alias = self.controller(bus, index).and_then(|controller| controller.info.alias.as_deref());
         alias.map_or_else(
             || {

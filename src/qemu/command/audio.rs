@@ -1,7 +1,7 @@
 //! Where the host plays what the guest's sound cards say.
 
 use super::line::{Line, Props};
-use super::{Guest, Result, internal, unsupported};
+use super::{Guest, Result, internal};
 use crate::conf::devices::{Audio, AudioFormat, AudioKind, AudioStream};
 use crate::conf::xml::YesNo;
 
@@ -16,9 +16,9 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
             AudioKind::Sdl => "sdl",
             AudioKind::Jack => "jack",
             AudioKind::Pipewire => "pipewire",
-            AudioKind::Coreaudio | AudioKind::Spice | AudioKind::Dbus => {
-                return unsupported(format!("audio backend '{}' is not supported", audio.kind));
-            }
+            AudioKind::Coreaudio => "coreaudio",
+            AudioKind::Spice => "spice",
+            AudioKind::Dbus => "dbus",
         };
         let props = Props::new()
             .set("id", name(audio))

@@ -4,8 +4,8 @@ use super::descriptors::{log_name, source_name};
 use super::line::{Line, escape_comma};
 use super::{Guest, Result, internal, unsupported};
 use crate::conf::devices::{
-    CharBackend, CharSource, Reconnect, SocketPlace, SourceMode, TcpProtocol, TcpSource, UdpSource,
-    UnixSource,
+    CharBackend, CharKind, CharSource, Raw, Reconnect, SocketPlace, SourceMode, TcpProtocol, TcpSource,
+    UdpSource, UnixSource,
 };
 use crate::conf::xml::YesNo;
 use crate::qemu::capabilities::Cap;
@@ -32,7 +32,7 @@ impl Guest<'_> {
             CharBackend::Udp(udp) => format!("udp,id={id}{}", udp_options(udp)),
             CharBackend::Tcp(tcp, protocol) => format!("socket,id={id}{}", self.tcp_options(tcp, *protocol)?),
             CharBackend::Unix(unix) => format!("socket,id={id}{}", self.unix_options(unix, alias)?),
-            CharBackend::Other(kind, _) => return unsupported(format!("unsupported chardev '{kind}'")),
+            CharBackend::Other(kind, raw) => self.special(*kind, raw.as_deref(), alias, &id)?,
         };
         if source.log.is_some() {
             let set = self.pass_file(line, &log_name(alias))?;
@@ -40,6 +40,32 @@ impl Guest<'_> {
         }
         line.option("-chardev", text);
         Ok(id)
+    }
+
+    /// Streams that QEMU or the screen's client has its own meaning for.
+    fn special(&self, kind: CharKind, source: Option<&Raw>, alias: &str, id: &str) -> Result<String> {
+        let child = |element: &str, name: &str| source?.child(element)?.attribute(name);
+        let channel = source.and_then(|source| source.attribute("channel")).unwrap_or_default();
+        Ok(match kind {
+            CharKind::Spicevmc => {
+                let name = match alias.trim_end_matches(|c: char| c.is_ascii_digit()) {
+                    "smartcard" => "smartcard",
+                    "redir" => "usbredir",
+                    _ => "vdagent",
+                };
+                format!("spicevmc,id={id},name={name}")
+            }
+            CharKind::Spiceport => format!("spiceport,id={id},name={channel}"),
+            CharKind::Dbus => format!("dbus,id={id},name={channel}"),
+            CharKind::QemuVdagent => {
+                let clipboard = child("clipboard", "copypaste") == Some("yes");
+                let mouse = child("mouse", "mode") == Some("client");
+                let state = |on| if on { "on" } else { "off" };
+                let (clipboard, mouse) = (state(clipboard), state(mouse));
+                format!("qemu-vdagent,id={id},name=vdagent,clipboard={clipboard},mouse={mouse}")
+            }
+            kind => return unsupported(format!("unsupported chardev '{kind}'")),
+        })
     }
 
     /// Hands an open file to QEMU; the answer is the path it has there.

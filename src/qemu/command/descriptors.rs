@@ -8,10 +8,10 @@ use std::os::fd::RawFd;
 
 use super::Result;
 use crate::conf::devices::{
-    CharBackend, CharSource, ConsoleType, DeviceInfo, InterfaceKind, RngBackend, SourceMode,
+    Card, CharBackend, CharSource, ConsoleType, DeviceInfo, InterfaceKind, RngBackend, SourceMode,
 };
 use crate::conf::domain::Domain;
-use crate::conf::xml::OnOff;
+use crate::conf::xml::{OnOff, YesNo};
 
 /// Something to open for a device. Names are what [`Descriptors`] knows it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Need {
     File { name: String, path: String, append: bool },
     /// A network device with so many queues; `bridge` takes it, where there is one.
     Tap { alias: String, queues: u32 },
+    /// The kernel's end of a vsock; an address is to be found where `cid` is none.
+    Vsock { alias: String, cid: Option<u32> },
 }
 
 /// What stands behind a name of [`Need`].
@@ -33,6 +35,14 @@ pub struct Opened(pub RawFd);
 pub struct Descriptors {
     pub chardevs: BTreeMap<String, Opened>,
     pub interfaces: BTreeMap<String, InterfaceDescriptors>,
+    pub vsocks: BTreeMap<String, VsockDescriptor>,
+}
+
+/// A way into a guest, and the address that is reserved for the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VsockDescriptor {
+    pub descriptor: RawFd,
+    pub cid: u32,
 }
 
 /// One network device's: a pair of queues each.
@@ -105,6 +115,18 @@ pub fn needs(domain: &Domain) -> Vec<Need> {
     });
     for (source, info) in serials.chain(parallels).chain(channels).chain(consoles).chain(rngs) {
         chardev_needs(&mut list, source, &alias(info));
+    }
+    let redirdevs = devices.redirdevs.iter().map(|device| (&device.source, &device.info));
+    let smartcards = devices.smartcards.iter().filter_map(|device| match &device.card {
+        Card::Passthrough(source) => Some((source, &device.info)),
+        _ => None,
+    });
+    for (source, info) in redirdevs.chain(smartcards) {
+        chardev_needs(&mut list, source, &alias(info));
+    }
+    for vsock in &devices.vsocks {
+        let cid = vsock.cid.address.filter(|_| vsock.cid.auto != Some(YesNo::Yes));
+        list.push(Need::Vsock { alias: alias(&vsock.info), cid });
     }
     list
 }

@@ -66,7 +66,8 @@ pub(super) fn machine(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
         text.push_str(&format!(",{name}={value}"));
     };
     features(guest, &mut add)?;
-    add("dump-guest-core", domain.memory.dump_core.unwrap_or(OnOff::Off).as_str());
+    let usual = if guest.context.settings.dump_guest_core { OnOff::On } else { OnOff::Off };
+    add("dump-guest-core", domain.memory.dump_core.unwrap_or(usual).as_str());
     if domain.memory_backing.as_ref().is_some_and(|backing| backing.nosharepages) {
         add("mem-merge", "off");
     }

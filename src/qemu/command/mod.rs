@@ -30,24 +30,30 @@ mod disk;
 mod graphics;
 mod input;
 mod interface;
+mod iommu;
 mod line;
 mod machine;
 mod memory;
 mod numa;
 mod panic;
+mod redirection;
 mod rng;
 mod serial;
+mod smartcard;
 mod smbios;
 mod sound;
+mod spice;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tpm;
 mod video;
+mod vsock;
 mod watchdog;
 
 pub(crate) use address::{has_builtin_ide, is_q35};
 pub use blockdev::{backend as blockdev_backend, chain as blockdev_chain, top_node};
 pub(crate) use cpu::libvirt_feature;
-pub use descriptors::{Descriptors, InterfaceDescriptors, Need, Opened, needs};
+pub use descriptors::{Descriptors, InterfaceDescriptors, Need, Opened, VsockDescriptor, needs};
 pub use line::Props;
 
 use std::os::fd::RawFd;
@@ -94,7 +100,22 @@ pub struct Context<'a> {
     /// Where an incoming migration comes from, such as `defer`.
     pub incoming: Option<&'a str>,
     /// Variables of the daemon's own environment that every guest gets, such as `PATH`.
+    pub settings: &'a Settings,
     pub inherited_env: &'a [(String, String)],
+}
+
+/// What the daemon's configuration says of all guests.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// SPICE screens without a password of their own have this one.
+    pub spice_password: Option<String>,
+    /// Where the certificates of encrypted SPICE screens are; screens are encrypted where there are any.
+    pub spice_tls_dir: Option<String>,
+    /// Users of SPICE and VNC screens prove who they are, by the configuration in this directory.
+    pub spice_sasl_dir: Option<String>,
+    pub vnc_sasl_dir: Option<String>,
+    /// Guests' memory is in core dumps unless a definition says otherwise.
+    pub dump_guest_core: bool,
 }
 
 /// Whether QEMU gives up system calls that it does not need.
@@ -175,22 +196,26 @@ const STEPS: &[Step] = &[
     clock::build,
     machine::power_management,
     boot::build,
+    iommu::build,
     controller::global,
     controller::build,
     controller::hubs,
     controller::ccid,
     disk::build,
     interface::build,
+    smartcard::build,
     serial::serials,
     serial::parallels,
     serial::channels,
     serial::consoles,
+    tpm::build,
     input::build,
     audio::build,
     graphics::build,
     video::build,
     sound::build,
     watchdog::build,
+    redirection::build,
     machine::incoming,
     balloon::build,
     rng::build,
@@ -198,6 +223,7 @@ const STEPS: &[Step] = &[
     machine::extra_arguments,
     machine::sandbox,
     panic::build,
+    vsock::build,
     machine::teardown,
     machine::message_format,
 ];

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, build, needs};
+use super::{Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, build, needs};
 use crate::conf::devices::{
     Backing, Disk, InterfaceKind, Layer, LayerFormat, Place as Image, Storage, StorageFormat,
 };
@@ -87,6 +87,7 @@ pub(crate) fn open_all(needs: &[Need]) -> Descriptors {
             Need::ListenUnix { name, .. } | Need::File { name, .. } => {
                 descriptors.chardevs.insert(name.clone(), Opened(take()));
             }
+            Need::Vsock { .. } => {}
             Need::Tap { alias, queues } => {
                 let tap = (0..*queues).map(|_| take()).collect();
                 let opened = InterfaceDescriptors { tap, vhost: Vec::new() };
@@ -106,6 +107,7 @@ pub(crate) fn running(definition: &str, name: &str) -> Domain {
         state_dir: Path::new(&state_dir),
         channel_dir: Path::new(&channel_dir),
         vnc_listen: "127.0.0.1",
+        render_node: None,
         credentials: Some("+0:+0"),
     };
     prepare(&mut domain, &place, &mut First).unwrap();
@@ -175,6 +177,7 @@ fn arguments_are_libvirts() {
             now_s: 0,
             local_offset_s: 0,
             incoming: None,
+            settings: &Settings::default(),
             inherited_env: &[],
         };
         let line = build(&domain, &caps, &context).map_err(|error| error.to_string())?;

@@ -4,8 +4,8 @@ use super::Connect;
 use crate::conf::Result;
 use crate::conf::devices::{
     BalloonModel, ControllerKind, DeviceInfo, Devices, DiskBus, DiskModel, InputBus, InputModel,
-    InterfaceKind, ModelName, PanicModel, RngModel, ScsiModel, SerialType, SoundModel, UsbModel, VideoKind,
-    VirtioModel, WatchdogModel,
+    InterfaceKind, IommuModel, ModelName, PanicModel, RngModel, ScsiModel, SerialType, SoundModel, UsbModel,
+    VideoKind, VirtioModel, VsockModel, WatchdogModel,
 };
 
 /// What Express devices need in this guest: that, or conventional PCI where there is nothing else.
@@ -106,6 +106,20 @@ impl Needs {
         }
     }
 
+    pub(super) fn iommu(self, model: IommuModel) -> Connect {
+        match model {
+            IommuModel::Virtio => self.express | Connect::INTEGRATED,
+            IommuModel::Intel | IommuModel::Smmuv3 => Connect::empty(),
+        }
+    }
+
+    pub(super) fn vsock(self, model: VsockModel) -> Connect {
+        match model {
+            VsockModel::VirtioTransitional => Connect::CHOSEN_PCI,
+            VsockModel::Virtio | VsockModel::VirtioNonTransitional => self.express,
+        }
+    }
+
     pub(super) fn serial(kind: Option<SerialType>) -> Connect {
         if kind == Some(SerialType::Pci) { Connect::CHOSEN_PCI } else { Connect::empty() }
     }
@@ -170,6 +184,12 @@ pub(super) fn visit(
     }
     for rng in &mut devices.rngs {
         plain(needs.rng(rng.model), &mut rng.info)?;
+    }
+    for vsock in &mut devices.vsocks {
+        plain(needs.vsock(vsock.model), &mut vsock.info)?;
+    }
+    for iommu in &mut devices.iommus {
+        plain(needs.iommu(iommu.model), &mut iommu.info)?;
     }
     for panic in &mut devices.panics {
         plain(Needs::panic(panic.model), &mut panic.info)?;

@@ -135,8 +135,6 @@ fn reserve_kept(devices: &Devices, set: &mut PciSet) -> Result<()> {
         &devices.shmems,
         &devices.memories,
         &devices.cryptos,
-        &devices.iommus,
-        &devices.vsocks,
         &devices.pstores,
     ];
     for address in lists.into_iter().flatten().filter_map(|raw| raw.child("address")) {
@@ -278,6 +276,12 @@ fn place_rest(devices: &mut Devices, set: &mut PciSet, needs: Needs, pass: Pass)
     }
     for serial in &mut devices.serials {
         plug(Needs::serial(serial.target.kind), &mut serial.info)?;
+    }
+    for iommu in &mut devices.iommus {
+        plug(needs.iommu(iommu.model), &mut iommu.info)?;
+    }
+    for vsock in &mut devices.vsocks {
+        plug(needs.vsock(vsock.model), &mut vsock.info)?;
     }
     for panic in &mut devices.panics {
         plug(Needs::panic(panic.model), &mut panic.info)?;

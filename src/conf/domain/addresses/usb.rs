@@ -38,6 +38,9 @@ fn visit(
     for input in devices.inputs.iter_mut().filter(|input| input.bus == Some(InputBus::Usb)) {
         visit(&mut input.info)?;
     }
+    for redirdev in &mut devices.redirdevs {
+        visit(&mut redirdev.info)?;
+    }
     if hubs == Hubs::Included {
         for hub in &mut devices.hubs {
             visit(&mut hub.info)?;

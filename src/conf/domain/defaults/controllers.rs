@@ -2,8 +2,8 @@
 
 use super::lists::add_controller;
 use crate::conf::devices::{
-    Address, ChannelTarget, ConsoleType, ControllerKind, ControllerType, DeviceInfo, Devices, DiskBus,
-    VirtioSerialOptions,
+    Address, CcidAddress, ChannelTarget, ConsoleType, ControllerKind, ControllerType, DeviceInfo, Devices,
+    DiskBus, VirtioSerialOptions,
 };
 use crate::conf::{ConfError, Result};
 
@@ -46,6 +46,29 @@ pub(super) fn add_implied(devices: &mut Devices) {
     let wanted: Vec<u32> = infos.map(serial_controller).collect();
     for index in wanted {
         add_controller(devices, ControllerKind::VirtioSerial(VirtioSerialOptions::default()), index);
+    }
+    place_smartcards(devices);
+}
+
+/// Cards go into readers: a card without a place into the first slot that no other card has.
+fn place_smartcards(devices: &mut Devices) {
+    for at in 0..devices.smartcards.len() {
+        let used = |controller: u32| {
+            devices.smartcards.iter().any(|card| {
+                matches!(&card.info.address, Some(Address::Ccid(place)) if place.controller == controller)
+            })
+        };
+        let free = (0..).find(|controller| !used(*controller)).unwrap_or(0);
+        if let Some(card) = devices.smartcards.get_mut(at).filter(|card| card.info.address.is_none()) {
+            card.info.address = Some(Address::Ccid(CcidAddress { controller: free, slot: 0 }));
+        }
+    }
+    let places = devices.smartcards.iter().filter_map(|card| match &card.info.address {
+        Some(Address::Ccid(place)) => Some(place.controller),
+        _ => None,
+    });
+    for index in places.filter(|index| *index < MAX_CONTROLLERS).collect::<Vec<_>>() {
+        add_controller(devices, ControllerKind::Ccid, index);
     }
 }
 

@@ -6,7 +6,8 @@ use crate::conf::devices::{
     Address, ChannelTarget, CharBackend, CharSource, Console, ConsoleType, Controller, ControllerKind,
     Devices, Disk, DiskBus, DiskDevice, DriveAddress, Input, InputBus, InputKind, Interface, InterfaceKind,
     ModelName, PanicModel, PciModel, RngBackend, ScsiModel, Serial, SerialModel, SerialType, SoundModel,
-    SourceMode, StorageFormat, StorageKind, UsbModel, Video, VideoKind,
+    SourceMode, StorageFormat, StorageKind, Tpm, TpmBackend, TpmModel, TpmVersion, UsbModel, Video,
+    VideoKind,
 };
 use crate::conf::domain::Domain;
 use crate::conf::xml::YesNo;
@@ -53,12 +54,29 @@ pub(super) fn complete_all(domain: &mut Domain, facts: &Facts<'_>) -> Result<()>
             source.path.get_or_insert_with(|| "/dev/random".into());
         }
     }
+    for tpm in &mut devices.tpms {
+        complete_tpm(tpm, arch);
+    }
+    for vsock in &mut devices.vsocks {
+        let auto = if vsock.cid.address.is_some() { YesNo::No } else { YesNo::Yes };
+        vsock.cid.auto.get_or_insert(auto);
+    }
     for panic in &mut devices.panics {
         if panic.model == PanicModel::Default && arch.is_x86() {
             panic.model = PanicModel::Isa;
         }
     }
     Ok(())
+}
+
+/// The oldest combination is the one that guests of old expect; all others are modern.
+fn complete_tpm(tpm: &mut Tpm, arch: Arch) {
+    let usual = if matches!(arch, Arch::Ppc64 | Arch::Ppc64le) { TpmModel::Spapr } else { TpmModel::Tis };
+    let model = *tpm.model.get_or_insert(usual);
+    if let TpmBackend::Emulator(emulator) = &mut tpm.backend {
+        let old = model == TpmModel::Tis && arch.is_x86();
+        emulator.version.get_or_insert(if old { TpmVersion::V1_2 } else { TpmVersion::V2_0 });
+    }
 }
 
 fn complete_disk(disk: &mut Disk) -> Result<()> {

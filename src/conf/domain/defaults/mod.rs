@@ -282,6 +282,7 @@ impl Domain {
 fn visit_bootable(devices: &Devices, mut visit: impl FnMut(&DeviceInfo)) {
     devices.disks.iter().for_each(|disk| visit(&disk.info));
     devices.interfaces.iter().for_each(|interface| visit(&interface.info));
+    devices.redirdevs.iter().for_each(|redirdev| visit(&redirdev.info));
 }
 
 fn check_counts(devices: &Devices) -> Result<()> {
@@ -301,6 +302,11 @@ fn check_counts(devices: &Devices) -> Result<()> {
         devices.watchdogs.len(),
         devices.rngs.len(),
         devices.panics.len(),
+        devices.redirdevs.len(),
+        devices.smartcards.len(),
+        devices.tpms.len(),
+        devices.vsocks.len(),
+        devices.iommus.len(),
     ];
     if counts.iter().any(|count| *count > MAX_DEVICES) {
         let message = format!("more than {MAX_DEVICES} devices of one kind");

@@ -314,6 +314,11 @@ pub(super) fn check_aliases(devices: &Devices) -> Result<()> {
     devices.watchdogs.iter().try_for_each(|device| check(&device.info))?;
     devices.memballoons.iter().try_for_each(|device| check(&device.info))?;
     devices.rngs.iter().try_for_each(|device| check(&device.info))?;
+    devices.redirdevs.iter().try_for_each(|device| check(&device.info))?;
+    devices.smartcards.iter().try_for_each(|device| check(&device.info))?;
+    devices.tpms.iter().try_for_each(|device| check(&device.info))?;
+    devices.vsocks.iter().try_for_each(|device| check(&device.info))?;
+    devices.iommus.iter().try_for_each(|device| check(&device.info))?;
     devices.hubs.iter().try_for_each(|device| check(&device.info))?;
     devices.panics.iter().try_for_each(|device| check(&device.info))
 }
