@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ferrovirt::conf::capabilities::cpu::CpuMap;
 use ferrovirt::conf::devices::{DiskDevice, InterfaceKind, TpmBackend};
 use ferrovirt::conf::domain::Domain;
-use ferrovirt::conf::domain::defaults::{Age, Facts, Generator};
+use ferrovirt::conf::domain::defaults::{Age, Facts, Firmware, Generator};
 use ferrovirt::conf::xml::Form;
 use ferrovirt::error::Error;
 use ferrovirt::qemu::block;
@@ -17,6 +17,7 @@ use ferrovirt::qemu::command::{
     self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, VsockDescriptor,
 };
 use ferrovirt::qemu::facts::facts;
+use ferrovirt::qemu::firmware;
 use ferrovirt::qemu::prepare::{Chooser, Place, prepare};
 use ferrovirt::qemu::process::short_name;
 use ferrovirt::util::mac::Mac;
@@ -102,6 +103,7 @@ pub(crate) struct Runner {
     tests: PathBuf,
     caps: HashMap<String, QemuCaps>,
     cpu_map: CpuMap,
+    firmwares: Vec<Firmware>,
 }
 
 /// Numbers that upstream's test program gives out.
@@ -124,7 +126,10 @@ impl Runner {
         let models = tests.join("../src/cpu_map");
         let cpu_map =
             CpuMap::load(|name| fs::read_to_string(models.join(name))).expect("upstream names models");
-        Self { tests: tests.to_owned(), caps: HashMap::new(), cpu_map }
+        let descriptors = tests.join("qemufirmwaredata");
+        let directories = ["usr/share/qemu/firmware", "etc/qemu/firmware"].map(|name| descriptors.join(name));
+        let firmwares = firmware::descriptors(&directories);
+        Self { tests: tests.to_owned(), caps: HashMap::new(), cpu_map, firmwares }
     }
 
     pub(crate) fn run(&mut self, case: &Case) -> Vec<Outcome> {
@@ -146,7 +151,7 @@ impl Runner {
         let data = self.tests.join("qemuxmlconfdata");
         let file = |ending: &str| fs::read_to_string(data.join(format!("{}{ending}", case.id())));
         let input = fs::read_to_string(data.join(format!("{}.xml", case.name))).expect("it was there before");
-        let defined = guarded(|| define(&input, caps, age));
+        let defined = guarded(|| define(&input, caps, &self.firmwares, age));
         let mut outcomes = Vec::new();
         if case.expect == Expect::DefineFails {
             let theirs = file(".err").unwrap_or_default();
@@ -205,9 +210,9 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, String> {
     }
 }
 
-fn define(input: &str, caps: &QemuCaps, age: Age) -> Result<Domain, Error> {
+fn define(input: &str, caps: &QemuCaps, firmwares: &[Firmware], age: Age) -> Result<Domain, Error> {
     let mut domain = Domain::parse(input, Form::INACTIVE)?;
-    let facts = Facts { age, ..facts(caps, &domain) };
+    let facts = Facts { age, firmwares, ..facts(caps, &domain) };
     domain.defaults(&facts, &mut Fixed)?;
     domain.validate(&facts)?;
     Ok(domain)
@@ -279,6 +284,10 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
         dump_guest_core: on("dumpGuestCore"),
     };
     prepare(&mut domain, &place, &mut First { spice_tls: on("spiceTLS") })?;
+    for filesystem in domain.devices.filesystems.iter_mut().filter(|filesystem| filesystem.is_virtiofs()) {
+        let alias = filesystem.info.alias.as_deref().unwrap_or_default();
+        filesystem.socket = Some(state_dir.join(format!("{alias}-fs.sock")).display().to_string().into());
+    }
     for tpm in &mut domain.devices.tpms {
         if let TpmBackend::Emulator(emulator) = &mut tpm.backend {
             emulator.socket = Some("/dev/test".into());

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Unsupported,
     /// `VIR_ERR_XML_INVALID_SCHEMA`: a name that has no meaning where it stands.
     InvalidSchema,
+    /// `VIR_ERR_OPERATION_FAILED`
+    Failed,
     /// `VIR_ERR_OVERFLOW`
     Overflow,
 }
@@ -92,6 +94,10 @@ impl ConfError {
 
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
+    }
+
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Failed, message)
     }
 
     /// An attribute whose value its type does not know. `expected` is empty or ` Expected …`.

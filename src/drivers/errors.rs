@@ -26,6 +26,7 @@ impl From<ConfError> for Error {
             ErrorKind::InvalidSchema => Code::XML_INVALID_SCHEMA,
             ErrorKind::XmlDetail => Code::XML_DETAIL,
             ErrorKind::Unsupported => Code::CONFIG_UNSUPPORTED,
+            ErrorKind::Failed => Code::OPERATION_FAILED,
             ErrorKind::Overflow => Code::OVERFLOW,
         };
         let origin = match error.origin {
@@ -173,6 +174,7 @@ impl From<CommandError> for Error {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::Unsupported(sentence) => Self::config_unsupported(sentence),
+            CommandError::Failed(sentence) => Self::operation_failed(sentence),
             CommandError::InvalidArg(sentence) => Self::invalid_arg(sentence),
             CommandError::Internal(sentence) => Self::internal_error(sentence),
         }

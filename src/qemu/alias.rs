@@ -14,6 +14,7 @@ pub fn assign_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     let devices = &mut domain.devices;
     assign_disks(devices)?;
     next_free(devices.interfaces.iter_mut().map(|device| &mut device.info), "net");
+    next_free(devices.filesystems.iter_mut().map(|device| &mut device.info), "fs");
     by_position(devices.sounds.iter_mut().map(|device| &mut device.info), "sound");
     next_free(devices.redirdevs.iter_mut().map(|device| &mut device.info), "redir");
     by_position(devices.videos.iter_mut().map(|device| &mut device.info), "video");

@@ -45,6 +45,8 @@ pub fn facts<'a>(caps: &'a QemuCaps, domain: &Domain) -> Facts<'a> {
         default_cpu: machine.and_then(|machine| caps.default_cpu(accel, machine)),
         has: shown.map(|(has, _)| *has).collect(),
         age: Age::New,
+        firmwares: &[],
+        nvram_dir: "/var/lib/libvirt/qemu/nvram",
         virt_type_works: matches!(domain.virt_type, VirtType::Kvm | VirtType::Qemu)
             && caps.accel(accel).is_some(),
         max_vcpus: known.map(|machine| machine.max_cpus),

@@ -6,6 +6,8 @@ pub mod block;
 pub mod capabilities;
 pub mod command;
 pub mod facts;
+pub mod firmware;
+pub mod fuzz;
 pub mod hotplug;
 pub mod job;
 pub mod log;

@@ -58,6 +58,12 @@ pub fn prepare(
 ) -> Result<(), CommandError> {
     domain.id = Some(place.id);
     domain.assign_usb_ports().map_err(refused)?;
+    let loads = domain.os.loader.as_ref().is_some_and(|loader| loader.path.is_some());
+    if let (Some(kind), false) = (domain.os.firmware, loads || domain.os.kernel.is_some()) {
+        let message =
+            format!("Unable to find '{kind}' firmware that is compatible with the current configuration");
+        return Err(CommandError::Failed(message));
+    }
     align_memory(domain);
     order_vcpus(domain);
     assign_aliases(domain)?;
@@ -80,6 +86,7 @@ pub fn prepare_devices(domain: &mut Domain, place: &Place<'_>) -> Result<(), Com
 
 fn refused(error: ConfError) -> CommandError {
     match error.kind {
+        ErrorKind::Failed => CommandError::Failed(error.message),
         ErrorKind::Unsupported => CommandError::Unsupported(error.message),
         _ => CommandError::Internal(error.message),
     }

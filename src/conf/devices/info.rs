@@ -48,7 +48,7 @@ impl Part for DeviceInfo {
     fn read(element: Element<'_>) -> Result<Self> {
         let mut info = Self::default();
         // Only some kinds of devices boot or have a ROM; elsewhere these elements mean nothing.
-        let boots = matches!(element.name(), "disk" | "interface" | "hostdev" | "redirdev");
+        let boots = matches!(element.name(), "disk" | "interface" | "hostdev" | "redirdev" | "filesystem");
         let has_rom = matches!(element.name(), "interface" | "hostdev");
         for child in element.children() {
             match child.qualified_name() {

@@ -15,6 +15,7 @@
 mod chardev;
 mod controller;
 mod disk;
+mod filesystem;
 mod graphics;
 mod hub;
 mod info;
@@ -50,6 +51,11 @@ pub use controller::{
 pub use disk::{
     BlockIo, DetectZeroes, Discard, Disk, DiskBus, DiskCache, DiskDevice, DiskDriver, DiskIo, DiskModel,
     DiskTarget, ErrorPolicy, Geometry, GeometryTrans, IoTune, SnapshotLocation, Transient, Tray,
+};
+pub use filesystem::{
+    AccessMode, CacheMode, FileMode, Filesystem, FilesystemBinary, FilesystemDriver, FilesystemDriverType,
+    FilesystemIdmap, FilesystemIds, FilesystemLock, FilesystemModel, FilesystemSource, FilesystemType,
+    Multidevs, SandboxMode, WritePolicy,
 };
 pub use graphics::{
     AuthConnected, DateTime, Graphics, GraphicsAuth, GraphicsKind, Listen, ListenKind, ListenPlace,
@@ -108,7 +114,7 @@ xml! {
         child disks: Vec<Disk> = "disk";
         child controllers: Vec<Controller> = "controller";
         child leases: Vec<Raw> = "lease";
-        child filesystems: Vec<Raw> = "filesystem";
+        child filesystems: Vec<Filesystem> = "filesystem";
         child interfaces: Vec<Interface> = "interface";
         child smartcards: Vec<Smartcard> = "smartcard";
         child serials: Vec<Serial> = "serial";
@@ -144,7 +150,6 @@ impl Devices {
     pub fn unsupported(&self) -> impl Iterator<Item = &'static str> {
         [
             ("lease", &self.leases),
-            ("filesystem", &self.filesystems),
             ("hostdev", &self.hostdevs),
             ("nvram", &self.nvrams),
             ("shmem", &self.shmems),

@@ -184,8 +184,8 @@ impl Spice {
     pub(super) fn write_attributes(&self, out: &mut Writer) {
         out.attribute_str("type", "spice");
         let migratable = out.form().contains(Form::MIGRATABLE);
-        match self.listen() {
-            Some(listen) => match &listen.place {
+        if let Some(listen) = self.listen() {
+            match &listen.place {
                 ListenPlace::Address { .. } | ListenPlace::Network { .. } => {
                     if self.port != 0 {
                         out.attribute("port", &self.port);
@@ -201,8 +201,7 @@ impl Spice {
                     out.attribute_str("autoport", "yes");
                 }
                 ListenPlace::None | ListenPlace::Socket { .. } => {}
-            },
-            None => {}
+            }
         }
         if let Some(keymap) = &self.keymap {
             out.attribute("keymap", keymap);

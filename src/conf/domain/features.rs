@@ -154,6 +154,12 @@ pub struct Smm {
     pub tseg: Option<PrettySize>,
 }
 
+impl Default for Smm {
+    fn default() -> Self {
+        Self { state: OnOff::On, tseg: None }
+    }
+}
+
 impl Part for Smm {
     fn read(element: Element<'_>) -> Result<Self> {
         let state = element.value("state")?.unwrap_or(OnOff::On);

@@ -1,5 +1,6 @@
 //! `<os>`: machine, firmware, what boots.
 
+use crate::conf::devices::Raw;
 use crate::conf::xml::{Element, Part, Writer, YesNo, read_body, xml, xml_enum};
 use crate::conf::{ConfError, Result};
 use crate::util::arch::Arch;
@@ -142,6 +143,7 @@ xml_enum! {
     pub enum NvramSourceType {
         File = "file",
         Block = "block",
+        Network = "network",
     }
 }
 
@@ -150,6 +152,18 @@ xml_enum! {
 pub struct NvramPlace {
     pub path: Option<Box<str>>,
     pub source_type: Option<NvramSourceType>,
+    /// A place that is not on this host.
+    pub remote: Option<Box<Raw>>,
+}
+
+impl NvramPlace {
+    pub fn is_empty(&self) -> bool {
+        self.path.is_none() && self.remote.is_none()
+    }
+
+    pub fn is_remote(&self) -> bool {
+        self.remote.is_some()
+    }
 }
 
 impl NvramSourceType {
@@ -157,6 +171,7 @@ impl NvramSourceType {
         match self {
             Self::File => "file",
             Self::Block => "dev",
+            Self::Network => "name",
         }
     }
 }
@@ -164,15 +179,22 @@ impl NvramSourceType {
 impl Part for NvramPlace {
     fn read(element: Element<'_>) -> Result<Self> {
         let source_type: Option<NvramSourceType> = element.value("type")?;
+        if let (Some(NvramSourceType::Network), Some(source)) = (source_type, element.child("source")) {
+            let remote = Some(Box::new(Raw::read(source)?));
+            return Ok(Self { path: None, source_type, remote });
+        }
         let path = match (source_type, element.child("source")) {
             (Some(kind), Some(source)) => source.value(kind.attribute())?,
             (Some(_), None) => None,
             (None, _) => read_body(element)?,
         };
-        Ok(Self { path, source_type })
+        Ok(Self { path, source_type, remote: None })
     }
 
     fn write_children(&self, out: &mut Writer) {
+        if let Some(remote) = &self.remote {
+            Part::write(remote, out, "source");
+        }
         match (self.source_type, &self.path) {
             (None, Some(path)) => out.body(path),
             (Some(kind), Some(path)) => out.element("source", |out| out.attribute(kind.attribute(), path)),

@@ -9,6 +9,7 @@ use crate::conf::domain::{Domain, schema};
 use crate::conf::xml::Form;
 use crate::error::{Error, Result};
 use crate::qemu::facts::facts;
+use crate::qemu::firmware;
 use crate::util::arch::Arch;
 use crate::util::mac::Mac;
 use crate::util::uuid::Uuid;
@@ -22,7 +23,12 @@ impl Domains {
     /// The same for a definition to which something was added.
     pub(super) async fn complete(&self, mut definition: Domain) -> Result<Domain> {
         let caps = self.emulators.lookup(&self.emulator_of(&definition)?).await?;
-        let facts = facts(&caps, &definition);
+        let firmwares = match definition.wants_firmware() {
+            true => blocking(|| Ok(firmware::descriptors(&firmware::DIRECTORIES))).await?,
+            false => Vec::new(),
+        };
+        let nvram_dir = self.paths.qemu_state().join("nvram").display().to_string();
+        let facts = Facts { firmwares: &firmwares, nvram_dir: &nvram_dir, ..facts(&caps, &definition) };
         fill_in(&mut definition, &facts)?;
         definition.validate(&facts)?;
         Ok(definition)

@@ -40,6 +40,10 @@ pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &P
     ports.take_named(definition)?;
     let mut choice = ports.choice(definition.uuid);
     qemu::prepare::prepare(definition, &place, &mut choice)?;
+    qemu::firmware::create_nvram(definition).map_err(|error| {
+        let sentence = error.to_string();
+        Error::io(sentence, error.source)
+    })?;
     let mut last_node = 0;
     block::number_images(definition, &mut last_node);
     for disk in &mut definition.devices.disks {

@@ -1,9 +1,9 @@
 //! What the guest boots from.
 
-use super::line::{Line, escape_comma};
-use super::{Guest, Result};
+use super::line::{Line, Props, escape_comma};
+use super::{Guest, Result, unsupported};
 use crate::conf::devices::{DeviceInfo, Disk, DiskDevice};
-use crate::conf::domain::{AcpiTableType, BootDevice, Domain, LoaderType};
+use crate::conf::domain::{AcpiTableType, BootDevice, Domain, FirmwareFormat, LoaderType, NvramSourceType};
 use crate::conf::xml::YesNo;
 
 /// Places in the boot order that follow from `<os><boot dev=…/></os>`: each kind of device gives its place
@@ -60,7 +60,84 @@ impl Guest<'_> {
     }
 }
 
+/// The images in the guest's flash: code, and variables where they are apart.
+struct Flash<'a> {
+    option: &'static str,
+    storage: &'static str,
+    format_node: &'static str,
+    path: Option<&'a str>,
+    is_block: bool,
+    format: FirmwareFormat,
+    readonly: bool,
+    /// Raw variables need no format node.
+    is_plain: bool,
+}
+
+fn flashes(domain: &Domain) -> Vec<Flash<'_>> {
+    let os = &domain.os;
+    let Some(loader) = os.loader.as_deref().filter(|loader| loader.kind == Some(LoaderType::Pflash)) else {
+        return Vec::new();
+    };
+    let code = Flash {
+        option: "pflash0",
+        storage: "libvirt-pflash0-storage",
+        format_node: "libvirt-pflash0-format",
+        path: loader.path.as_deref(),
+        is_block: false,
+        format: loader.format.unwrap_or(FirmwareFormat::Raw),
+        readonly: loader.readonly == Some(YesNo::Yes),
+        is_plain: false,
+    };
+    let variables = os.nvram.as_deref().map(|nvram| {
+        let format = nvram.format.unwrap_or(FirmwareFormat::Raw);
+        Flash {
+            option: "pflash1",
+            storage: "libvirt-pflash1-storage",
+            format_node: "libvirt-pflash1-format",
+            path: nvram.place.path.as_deref(),
+            is_block: nvram.source_type == Some(NvramSourceType::Block),
+            format,
+            readonly: false,
+            is_plain: format == FirmwareFormat::Raw,
+        }
+    });
+    std::iter::once(code).chain(variables).collect()
+}
+
+/// Options of the machine, and the block nodes they name.
+pub(super) fn flash_nodes(domain: &Domain) -> Vec<(&'static str, &'static str)> {
+    let node = |flash: &Flash<'_>| if flash.is_plain { flash.storage } else { flash.format_node };
+    flashes(domain).iter().map(|flash| (flash.option, node(flash))).collect()
+}
+
+pub(super) fn flash(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
+    for flash in flashes(guest.domain) {
+        let Some(path) = flash.path else {
+            return unsupported("firmware variables that are not on this host are not supported");
+        };
+        let driver = if flash.is_block { "host_device" } else { "file" };
+        let storage = Props::driver(driver).set("filename", path).set("node-name", flash.storage);
+        if flash.is_plain {
+            line.json("-blockdev", storage.set("read-only", flash.readonly));
+            continue;
+        }
+        line.json("-blockdev", storage.set("auto-read-only", true).set("discard", "unmap"));
+        let format = Props::new()
+            .set("node-name", flash.format_node)
+            .set("read-only", flash.readonly)
+            .set("driver", flash.format.as_str())
+            .set("file", flash.storage);
+        let ends = flash.format == FirmwareFormat::Qcow2;
+        line.json("-blockdev", format.maybe("backing", ends.then_some(serde_json::Value::Null)));
+    }
+    Ok(())
+}
+
 pub(super) fn firmware(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
+    let secure = guest.domain.os.loader.as_ref().and_then(|loader| loader.secure);
+    if secure == Some(YesNo::Yes) {
+        line.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+    }
     if let Some(loader) = &guest.domain.os.loader
         && loader.kind == Some(LoaderType::Rom)
     {

@@ -77,6 +77,9 @@ pub(super) fn machine(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     if guest.has_hmat() {
         add("hmat", "on");
     }
+    for (name, node) in super::boot::flash_nodes(domain) {
+        add(name, node);
+    }
     if domain.os.bios.useserial == Some(YesNo::Yes) {
         add("graphics", "off");
     }

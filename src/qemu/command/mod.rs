@@ -27,6 +27,7 @@ mod controller;
 mod cpu;
 mod descriptors;
 mod disk;
+mod filesystem;
 mod graphics;
 mod input;
 mod interface;
@@ -76,6 +77,9 @@ pub enum CommandError {
     /// `VIR_ERR_INVALID_ARG`
     #[error("{0}")]
     InvalidArg(String),
+    /// `VIR_ERR_OPERATION_FAILED`
+    #[error("{0}")]
+    Failed(String),
     /// `VIR_ERR_INTERNAL_ERROR`: the definition was not completed before.
     #[error("{0}")]
     Internal(String),
@@ -178,6 +182,7 @@ const STEPS: &[Step] = &[
     machine::deprecation,
     machine::stopped,
     machine::master_key,
+    boot::flash,
     machine::machine,
     machine::accel,
     machine::tseg,
@@ -202,6 +207,7 @@ const STEPS: &[Step] = &[
     controller::hubs,
     controller::ccid,
     disk::build,
+    filesystem::build,
     interface::build,
     smartcard::build,
     serial::serials,
@@ -270,11 +276,6 @@ pub fn devices(domain: &Domain, caps: &QemuCaps, context: &Context<'_>, fd_sets:
 fn refuse_unsupported(domain: &Domain) -> Result<()> {
     if let Some(kind) = domain.devices.unsupported().next() {
         return unsupported(format!("device type '{kind}' is not supported"));
-    }
-    if let Some(nvram) = domain.os.loader.as_deref().and_then(|loader| loader.kind)
-        && nvram == crate::conf::domain::LoaderType::Pflash
-    {
-        return unsupported("firmware in pflash is not supported");
     }
     if domain.launch_security.is_some() {
         return unsupported("launch security is not supported");

@@ -3,9 +3,9 @@
 use super::Connect;
 use crate::conf::Result;
 use crate::conf::devices::{
-    BalloonModel, ControllerKind, DeviceInfo, Devices, DiskBus, DiskModel, InputBus, InputModel,
-    InterfaceKind, IommuModel, ModelName, PanicModel, RngModel, ScsiModel, SerialType, SoundModel, UsbModel,
-    VideoKind, VirtioModel, VsockModel, WatchdogModel,
+    BalloonModel, ControllerKind, DeviceInfo, Devices, DiskBus, DiskModel, Filesystem, FilesystemDriverType,
+    FilesystemModel, InputBus, InputModel, InterfaceKind, IommuModel, ModelName, PanicModel, RngModel,
+    ScsiModel, SerialType, SoundModel, UsbModel, VideoKind, VirtioModel, VsockModel, WatchdogModel,
 };
 
 /// What Express devices need in this guest: that, or conventional PCI where there is nothing else.
@@ -32,6 +32,14 @@ impl Needs {
             )
             | None => self.express,
             Some(_) => Connect::CHOSEN_PCI,
+        }
+    }
+
+    pub(super) fn filesystem(self, filesystem: &Filesystem) -> Connect {
+        match (filesystem.driver.kind, filesystem.model) {
+            (Some(FilesystemDriverType::Mtp), _) => Connect::empty(),
+            (_, Some(FilesystemModel::VirtioTransitional)) => Connect::CHOSEN_PCI,
+            _ => self.express,
         }
     }
 
@@ -157,6 +165,9 @@ pub(super) fn visit(
     }
     for card in &mut devices.interfaces {
         plain(needs.interface(card.kind, card.model.name.as_ref()), &mut card.info)?;
+    }
+    for filesystem in &mut devices.filesystems {
+        plain(needs.filesystem(filesystem), &mut filesystem.info)?;
     }
     for sound in &mut devices.sounds {
         plain(needs.sound(sound.model), &mut sound.info)?;

@@ -129,14 +129,7 @@ fn fill(domain: &mut Domain, facts: &Facts<'_>, needs: Needs, buses: u32, growth
 
 /// Devices that are kept without being understood hold their places.
 fn reserve_kept(devices: &Devices, set: &mut PciSet) -> Result<()> {
-    let lists = [
-        &devices.hostdevs,
-        &devices.filesystems,
-        &devices.shmems,
-        &devices.memories,
-        &devices.cryptos,
-        &devices.pstores,
-    ];
+    let lists = [&devices.hostdevs, &devices.shmems, &devices.memories, &devices.cryptos, &devices.pstores];
     for address in lists.into_iter().flatten().filter_map(|raw| raw.child("address")) {
         if address.attribute("type") != Some("pci") {
             continue;
@@ -189,6 +182,12 @@ fn place_all(devices: &mut Devices, set: &mut PciSet, needs: Needs, pass: Pass) 
         let wanted = needs.interface(card.kind, card.model.name.as_ref());
         if !wanted.is_empty() {
             place(set, &mut card.info, wanted, pass)?;
+        }
+    }
+    for filesystem in &mut devices.filesystems {
+        let wanted = needs.filesystem(filesystem);
+        if !wanted.is_empty() {
+            place(set, &mut filesystem.info, wanted, pass)?;
         }
     }
     for sound in &mut devices.sounds {

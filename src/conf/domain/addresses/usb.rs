@@ -2,8 +2,8 @@
 
 use super::usb_set::{HUB_PORTS, UsbSet};
 use crate::conf::devices::{
-    Address, Controller, ControllerKind, DeviceInfo, Devices, DiskBus, Hub, HubKind, InputBus, ModelName,
-    SerialType, SoundModel, UsbAddress, UsbModel,
+    Address, Controller, ControllerKind, DeviceInfo, Devices, DiskBus, FilesystemDriverType, Hub, HubKind,
+    InputBus, ModelName, SerialType, SoundModel, UsbAddress, UsbModel,
 };
 use crate::conf::{ConfError, Result};
 
@@ -37,6 +37,11 @@ fn visit(
     }
     for input in devices.inputs.iter_mut().filter(|input| input.bus == Some(InputBus::Usb)) {
         visit(&mut input.info)?;
+    }
+    for filesystem in &mut devices.filesystems {
+        if filesystem.driver.kind == Some(FilesystemDriverType::Mtp) {
+            visit(&mut filesystem.info)?;
+        }
     }
     for redirdev in &mut devices.redirdevs {
         visit(&mut redirdev.info)?;

@@ -3,11 +3,11 @@
 use super::lists::disk_index;
 use super::{Facts, Has};
 use crate::conf::devices::{
-    Address, ChannelTarget, CharBackend, CharSource, Console, ConsoleType, Controller, ControllerKind,
-    Devices, Disk, DiskBus, DiskDevice, DriveAddress, Input, InputBus, InputKind, Interface, InterfaceKind,
-    ModelName, PanicModel, PciModel, RngBackend, ScsiModel, Serial, SerialModel, SerialType, SoundModel,
-    SourceMode, StorageFormat, StorageKind, Tpm, TpmBackend, TpmModel, TpmVersion, UsbModel, Video,
-    VideoKind,
+    AccessMode, Address, ChannelTarget, CharBackend, CharSource, Console, ConsoleType, Controller,
+    ControllerKind, Devices, Disk, DiskBus, DiskDevice, DriveAddress, Input, InputBus, InputKind, Interface,
+    InterfaceKind, ModelName, PanicModel, PciModel, RngBackend, ScsiModel, Serial, SerialModel, SerialType,
+    SoundModel, SourceMode, StorageFormat, StorageKind, Tpm, TpmBackend, TpmModel, TpmVersion, UsbModel,
+    Video, VideoKind,
 };
 use crate::conf::domain::Domain;
 use crate::conf::xml::YesNo;
@@ -52,6 +52,13 @@ pub(super) fn complete_all(domain: &mut Domain, facts: &Facts<'_>) -> Result<()>
     for rng in &mut devices.rngs {
         if let RngBackend::Random(source) = &mut rng.backend {
             source.path.get_or_insert_with(|| "/dev/random".into());
+        }
+    }
+    for filesystem in &mut devices.filesystems {
+        filesystem.validate()?;
+        let served_elsewhere = filesystem.source.as_ref().is_some_and(|source| source.socket.is_some());
+        if !served_elsewhere {
+            filesystem.access_mode.get_or_insert(AccessMode::Passthrough);
         }
     }
     for tpm in &mut devices.tpms {

@@ -11,10 +11,14 @@ use crate::conf::domain::{CpuCheck, CpuMatch, CpuMode, Domain, Fallback, VirtTyp
 use crate::conf::xml::OnOff;
 use crate::conf::{ConfError, Result};
 
-pub(super) fn complete(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {
+/// The machine's canonical name.
+pub(super) fn name_machine(domain: &mut Domain, facts: &Facts<'_>) {
     if let Some(machine) = facts.machine {
         domain.os.os_type.machine = Some(machine.into());
     }
+}
+
+pub(super) fn complete(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {
     add_devices(domain, facts)?;
     default_cpu(domain, facts);
     super::super::validate::vcpus(&domain.vcpus)?;

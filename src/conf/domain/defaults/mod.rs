@@ -12,11 +12,13 @@
 mod consoles;
 mod controllers;
 mod devices;
+mod firmware;
 mod lists;
 mod machine;
 #[cfg(test)]
 pub(super) mod tests;
 
+pub use firmware::{Firmware, FlashMode, Image, Mapping, Target};
 pub use lists::plug;
 pub(super) use lists::{add_controller, insert_controller, is_usb2};
 
@@ -83,6 +85,10 @@ pub struct Facts<'a> {
     pub virt_type_works: bool,
     /// The most CPUs the machine takes.
     pub max_vcpus: Option<u32>,
+    /// The host's firmware images, best first.
+    pub firmwares: &'a [Firmware],
+    /// Where variables of firmware are kept.
+    pub nvram_dir: &'a str,
     /// Whether the machine has ACPI, where QEMU says.
     pub acpi: Option<bool>,
 }
@@ -112,11 +118,13 @@ impl Domain {
         self.os.os_type.arch.get_or_insert(facts.arch);
         self.check_numa_cpus()?;
         lists::number_controllers(&mut self.devices);
+        self.complete_loader();
+        machine::name_machine(self, facts);
+        firmware::complete(self, facts)?;
         machine::complete(self, facts)?;
         devices::complete_all(self, facts)?;
         self.complete_vcpus()?;
         self.complete_memory()?;
-        self.complete_loader();
         controllers::refuse_duplicates(&self.devices)?;
         self.complete_boot_order()?;
         super::validate::timers(&self.clock)?;
@@ -252,6 +260,7 @@ impl Domain {
     fn complete_loader(&mut self) {
         if let Some(loader) = &mut self.os.loader
             && loader.path.is_some()
+            && self.os.firmware.is_none()
         {
             loader.kind.get_or_insert(LoaderType::Rom);
         }
@@ -282,6 +291,7 @@ impl Domain {
 fn visit_bootable(devices: &Devices, mut visit: impl FnMut(&DeviceInfo)) {
     devices.disks.iter().for_each(|disk| visit(&disk.info));
     devices.interfaces.iter().for_each(|interface| visit(&interface.info));
+    devices.filesystems.iter().for_each(|filesystem| visit(&filesystem.info));
     devices.redirdevs.iter().for_each(|redirdev| visit(&redirdev.info));
 }
 
@@ -302,6 +312,7 @@ fn check_counts(devices: &Devices) -> Result<()> {
         devices.watchdogs.len(),
         devices.rngs.len(),
         devices.panics.len(),
+        devices.filesystems.len(),
         devices.redirdevs.len(),
         devices.smartcards.len(),
         devices.tpms.len(),

@@ -31,6 +31,8 @@ pub(in crate::conf::domain) fn facts(domain: &Domain) -> Facts<'static> {
         default_cpu,
         has,
         age: Age::New,
+        firmwares: &[],
+        nvram_dir: "/var/lib/libvirt/qemu/nvram",
         virt_type_works: true,
         max_vcpus,
         acpi: None,

@@ -314,6 +314,7 @@ pub(super) fn check_aliases(devices: &Devices) -> Result<()> {
     devices.watchdogs.iter().try_for_each(|device| check(&device.info))?;
     devices.memballoons.iter().try_for_each(|device| check(&device.info))?;
     devices.rngs.iter().try_for_each(|device| check(&device.info))?;
+    devices.filesystems.iter().try_for_each(|device| check(&device.info))?;
     devices.redirdevs.iter().try_for_each(|device| check(&device.info))?;
     devices.smartcards.iter().try_for_each(|device| check(&device.info))?;
     devices.tpms.iter().try_for_each(|device| check(&device.info))?;

@@ -12,7 +12,7 @@ mod tests;
 pub(super) use early::{timers, vcpus};
 
 use super::defaults::Facts;
-use super::{Domain, LifecycleAction, OsType, ThreadPool};
+use super::{Domain, FirmwareFeatureName, FirmwareKind, LifecycleAction, LoaderType, OsType, ThreadPool};
 use crate::conf::xml::YesNo;
 use crate::conf::{ConfError, ErrorKind, Result};
 
@@ -218,7 +218,7 @@ impl Domain {
         Ok(())
     }
 
-    fn check_firmware(&self) -> Result<()> {
+    pub(super) fn check_firmware(&self) -> Result<()> {
         let detail = |message: &str| Err(ConfError::new(ErrorKind::XmlDetail, message));
         let os = &self.os;
         if os.firmware.is_none() {
@@ -231,8 +231,33 @@ impl Domain {
             if (os.loader.is_some() || os.nvram.is_some()) && path.is_none() {
                 return detail("no loader path specified and firmware auto selection disabled");
             }
+        } else {
+            let feature = |name| os.firmware_features.iter().find(|it| it.name == name).map(|it| it.enabled);
+            if feature(FirmwareFeatureName::EnrolledKeys) == Some(YesNo::Yes)
+                && feature(FirmwareFeatureName::SecureBoot) == Some(YesNo::No)
+            {
+                return detail(
+                    "firmware feature 'enrolled-keys' cannot be enabled when firmware feature 'secure-boot' is disabled",
+                );
+            }
+            if os.nvram.is_some() && os.firmware == Some(FirmwareKind::Bios) {
+                return detail("firmware type 'bios' does not support nvram");
+            }
         }
         let stateless = os.loader.as_ref().and_then(|loader| loader.stateless);
+        let kind = os.loader.as_ref().and_then(|loader| loader.kind);
+        if stateless == Some(YesNo::No) {
+            match os.firmware {
+                None if kind != Some(LoaderType::Pflash) => {
+                    return detail("Only pflash loader type permits NVRAM");
+                }
+                Some(FirmwareKind::Bios) => return detail("Only EFI firmware permits NVRAM"),
+                _ => {}
+            }
+        }
+        if stateless == Some(YesNo::Yes) && os.nvram.as_ref().is_some_and(|nvram| nvram.template.is_some()) {
+            return detail("NVRAM template is not permitted when loader is stateless");
+        }
         if stateless == Some(YesNo::Yes) && os.nvram.is_some() {
             return detail("NVRAM is not permitted when loader is stateless");
         }

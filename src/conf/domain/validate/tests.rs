@@ -27,6 +27,7 @@ fn as_recorded(error: &ConfError) -> String {
         ErrorKind::InvalidSchema => (92, "XML document failed to validate against schema: {}"),
         ErrorKind::XmlDetail => (35, "{}"),
         ErrorKind::Unsupported => (67, "unsupported configuration: {}"),
+        ErrorKind::Failed => (9, "operation failed: {}"),
         ErrorKind::Overflow => (82, "numerical overflow: {}"),
     };
     let origin = match error.origin {

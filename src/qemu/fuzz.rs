@@ -1,0 +1,208 @@
+//! What a fuzzer runs over definitions, so that ordinary tests run it too: everything between a client's text and
+//! QEMU's arguments, without a host.
+
+use std::path::Path;
+
+use super::capabilities::QemuCaps;
+use super::command::{
+    self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, VsockDescriptor,
+};
+use super::facts::facts;
+use super::prepare::{Chooser, Place, prepare};
+use crate::conf::ConfError;
+use crate::conf::domain::Domain;
+use crate::conf::domain::defaults::Generator;
+use crate::conf::xml::Form;
+use crate::util::mac::Mac;
+use crate::util::paths::Scope;
+use crate::util::uuid::Uuid;
+
+/// Values that are always the same.
+struct Same;
+
+impl Generator for Same {
+    fn uuid(&mut self) -> Uuid {
+        Uuid([7; 16])
+    }
+
+    fn mac(&mut self) -> Mac {
+        Mac([0x52, 0x54, 0, 1, 2, 3])
+    }
+}
+
+impl Chooser for Same {
+    fn vnc_port(&mut self) -> Option<u16> {
+        Some(5900)
+    }
+
+    fn websocket_port(&mut self) -> Option<u16> {
+        Some(5700)
+    }
+}
+
+/// Takes a text all the way: read, defaults, validate, write, arguments. A definition that is accepted must read
+/// back as it was written.
+pub fn definition(text: &str, caps: &QemuCaps) -> Result<(), ConfError> {
+    let mut domain = Domain::parse(text, Form::INACTIVE)?;
+    let facts = facts(caps, &domain);
+    domain.defaults(&facts, &mut Same)?;
+    domain.validate(&facts)?;
+    let form = Form::INACTIVE | Form::SECURE;
+    let written = domain.to_xml(form);
+    let again = Domain::parse(&written, form)?.to_xml(form);
+    assert!(again == written, "what was written reads as something else:\n{written}\n{again}");
+    domain.to_xml(Form::LIVE | Form::MIGRATABLE);
+    arguments(domain, caps);
+    Ok(())
+}
+
+/// The command line; that there is none is an answer as well.
+fn arguments(mut domain: Domain, caps: &QemuCaps) {
+    let directory = Path::new("/var/lib/libvirt/qemu/domain-1-x");
+    let place = Place {
+        id: 1,
+        state_dir: directory,
+        channel_dir: directory,
+        vnc_listen: "127.0.0.1",
+        render_node: None,
+        credentials: None,
+    };
+    if prepare(&mut domain, &place, &mut Same).is_err() {
+        return;
+    }
+    super::block::number_images(&mut domain, &mut 0);
+    let mut descriptors = Descriptors::default();
+    for need in command::needs(&domain) {
+        match need {
+            Need::ListenUnix { name, .. } | Need::File { name, .. } => {
+                descriptors.chardevs.insert(name, Opened(9));
+            }
+            Need::Vsock { alias, cid } => {
+                let opened = VsockDescriptor { descriptor: 9, cid: cid.unwrap_or(3) };
+                descriptors.vsocks.insert(alias, opened);
+            }
+            Need::Tap { alias, .. } => {
+                let opened = InterfaceDescriptors { tap: vec![9], vhost: Vec::new() };
+                descriptors.interfaces.insert(alias, opened);
+            }
+        }
+    }
+    let context = Context {
+        scope: Scope::System,
+        state_dir: directory,
+        monitor: 8,
+        descriptors: &descriptors,
+        sandbox: Sandbox::On,
+        now_s: 0,
+        local_offset_s: 0,
+        incoming: None,
+        settings: &Settings::default(),
+        inherited_env: &[],
+    };
+    let _refused_or_built = command::build(&domain, caps, &context);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::qemu::capabilities::probe::assemble;
+
+    fn data() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
+    }
+
+    fn caps() -> QemuCaps {
+        let file = |name: &str| {
+            let path = data().join("capabilities").join(name);
+            serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+        };
+        let (kvm, tcg) = (file("qemu-10.0.2-x86_64-kvm.json"), file("qemu-10.0.2-x86_64-tcg.json"));
+        assemble("/usr/bin/qemu-system-x86_64".into(), &kvm, Some(&tcg)).unwrap()
+    }
+
+    fn inputs() -> Vec<String> {
+        let guests =
+            fs::read_dir(data().join("domain")).unwrap().map(|entry| entry.unwrap().path().join("input.xml"));
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/definition");
+        let seeds = fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path());
+        guests.chain(seeds).filter_map(|path| fs::read_to_string(path).ok()).collect()
+    }
+
+    #[test]
+    fn every_guest_goes_all_the_way() {
+        let (caps, inputs) = (caps(), inputs());
+        let accepted = inputs.iter().filter(|text| definition(text, &caps).is_ok()).count();
+        assert!(inputs.len() > 100 && accepted > 60, "{accepted} of {}", inputs.len());
+    }
+
+    /// Values that readers of numbers, names and paths stumble over.
+    const HOSTILE: [&str; 8] =
+        ["", "-1", "18446744073709551616", "4294967295", "9223372036854775807", "../../x", "a,b=c", "0x"];
+
+    /// Each attribute in turn becomes something else, each element in turn comes twice or is cut off.
+    fn mutations(text: &str, salt: usize) -> Vec<String> {
+        let mut all = Vec::new();
+        for (number, (start, _)) in text.match_indices("='").enumerate() {
+            let start = start + 2;
+            let Some(length) = text[start..].find('\'') else { continue };
+            let value = HOSTILE[(number + salt) % HOSTILE.len()];
+            all.push(format!("{}{value}{}", &text[..start], &text[start + length..]));
+        }
+        for (number, (end, _)) in text.match_indices("/>").enumerate() {
+            let Some(start) = text[..end].rfind('<') else { continue };
+            let element = &text[start..end + 2];
+            match (number + salt) % 2 {
+                0 => all.push(text.replacen(element, &element.repeat(2), 1)),
+                _ => all.push(text.replacen(element, "", 1)),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn no_change_of_a_definition_brings_the_daemon_down() {
+        let caps = caps();
+        for (salt, text) in inputs().iter().enumerate() {
+            // Each guest has its share; what they have in common is changed often enough.
+            for text in mutations(text, salt).into_iter().skip(salt % 4).step_by(4) {
+                let done =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| definition(&text, &caps)));
+                assert!(done.is_ok(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_texts_are_refused_with_the_place() {
+        let caps = caps();
+        let domain = |inside: &str| {
+            format!(
+                "<domain type='kvm'>\n<name>x</name><memory>1</memory><os><type>hvm</type></os>\n{inside}</domain>"
+            )
+        };
+        let bomb =
+            "<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;&a;'>]>\n<domain>&b;</domain>".to_owned();
+        let long = "y".repeat(11 << 20);
+        for (text, place) in [
+            (bomb, "at line 1"),
+            (domain(&format!("<title x='{long}'/>")), "over the limit"),
+            (domain(&"<a>".repeat(100_000)), "at line 3"),
+            (domain("<title>\0</title>"), "at line 3"),
+            (domain("<title>&unknown;</title>"), "at line 3"),
+            (domain("<title a='1' a='2'/>"), "at line 3"),
+            (domain("<vcpu>99999999999999999999</vcpu>"), "vcpu"),
+            (domain("<iothreads>4294967296</iothreads>"), "iothreads"),
+            (domain("<devices><controller type='usb' index='4294967296'/></devices>"), "'index'"),
+            (domain("<devices><controller type='pci' index='-5'/></devices>"), "'index'"),
+            (domain("<cputune><shares>-1</shares></cputune>"), "shares"),
+        ] {
+            let refused = definition(&text, &caps).unwrap_err();
+            let shown: String = text.chars().take(200).collect();
+            assert!(refused.message.contains(place), "{shown}: {}", refused.message);
+            assert!(refused.message.len() < 10_000, "{shown}");
+        }
+    }
+}
