@@ -51,6 +51,7 @@ fn a_command_line_of_libvirts_comes_back_as_it_was() {
             now_s: 0,
             local_offset_s: 0,
             incoming: None,
+            settings: &crate::qemu::command::Settings::default(),
             inherited_env: &[],
         };
         let line = build(&domain, &caps, &context).map_err(|error| error.to_string())?;
