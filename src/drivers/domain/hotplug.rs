@@ -31,7 +31,7 @@ use crate::error::{Error, Origin, Result};
 use crate::qemu::alias::assign_new_aliases;
 use crate::qemu::block;
 use crate::qemu::capabilities::QemuCaps;
-use crate::qemu::command::{self, Context, Descriptors, Sandbox};
+use crate::qemu::command::{self, Context, Descriptors, Sandbox, Settings};
 use crate::qemu::hotplug::{self, Opened, PlugError, Step};
 use crate::qemu::job::{DomainHandle, DomainObject, Job, Launched, Modify, State};
 use crate::qemu::monitor::{Monitor, QueryChardev, QueryFdsets, SetLink};
@@ -279,6 +279,7 @@ impl Domains {
             state_dir: &files.directory,
             channel_dir: &files.channels,
             vnc_listen: "",
+            render_node: None,
             credentials: None,
         };
         prepare::prepare_devices(&mut view, &place)?;
@@ -306,6 +307,7 @@ impl Domains {
             now_s: 0,
             local_offset_s: 0,
             incoming: None,
+            settings: &Settings::NONE,
             inherited_env: &self.inherited_env,
         }
     }

@@ -70,6 +70,10 @@ impl Descriptors {
                 Need::ListenUnix { name, .. } | Need::File { name, .. } => {
                     all.chardevs.insert(name.clone(), Opened(-1));
                 }
+                Need::Vsock { alias, cid } => {
+                    let opened = VsockDescriptor { descriptor: -1, cid: cid.unwrap_or(3) };
+                    all.vsocks.insert(alias.clone(), opened);
+                }
                 Need::Tap { alias, queues } => {
                     let tap = vec![-1; *queues as usize];
                     all.interfaces.insert(alias.clone(), InterfaceDescriptors { tap, vhost: Vec::new() });

@@ -122,6 +122,17 @@ pub struct Settings {
     pub dump_guest_core: bool,
 }
 
+impl Settings {
+    /// What holds where nothing is configured.
+    pub const NONE: Self = Self {
+        spice_password: None,
+        spice_tls_dir: None,
+        spice_sasl_dir: None,
+        vnc_sasl_dir: None,
+        dump_guest_core: false,
+    };
+}
+
 /// Whether QEMU gives up system calls that it does not need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sandbox {
