@@ -8,7 +8,8 @@ use crate::conf::xml::Form;
 use crate::error::{Error, Result};
 use crate::qemu::capabilities::QemuCaps;
 use crate::qemu::command::{
-    self, CommandLine, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox,
+    self, CommandLine, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings,
+    VsockDescriptor,
 };
 use crate::qemu::native::{self, Invocation, NativeError, Surroundings};
 use crate::qemu::prepare::{Chooser, Place, prepare};
@@ -73,6 +74,7 @@ impl Domains {
             state_dir: &files.directory,
             channel_dir: &files.channels,
             vnc_listen: "127.0.0.1",
+            render_node: None,
             credentials: None,
         };
         let accel = command::accel_of(&definition);
@@ -93,6 +95,7 @@ impl Domains {
             now_s: 0,
             local_offset_s: 0,
             incoming: None,
+            settings: &Settings::NONE,
             inherited_env: &self.inherited_env,
         };
         let CommandLine { program, args, env } = command::build(&definition, caps, &context)?;
@@ -146,6 +149,11 @@ impl StandIns {
                     let number = self.next();
                     self.files.push((number, path, append));
                     descriptors.chardevs.insert(name, Opened(number));
+                }
+                Need::Vsock { alias, cid } => {
+                    // The first address that a guest may have.
+                    let opened = VsockDescriptor { descriptor: self.next(), cid: cid.unwrap_or(3) };
+                    descriptors.vsocks.insert(alias, opened);
                 }
                 Need::Tap { alias, queues } => {
                     let tap = (0..queues).map(|_| self.next()).collect();
