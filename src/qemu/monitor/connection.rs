@@ -121,7 +121,8 @@ impl Shared {
         descriptor: Option<OwnedFd>,
     ) -> Result<Waiting, MonitorError> {
         let mut state = self.state();
-        if let Some(reason) = state.ended.as_ref().or(state.sealed.as_ref()) {
+        // That somebody ended the conversation says more than how it then ended.
+        if let Some(reason) = state.sealed.as_ref().or(state.ended.as_ref()) {
             return Err(reason.clone());
         }
         if state.waiting.len() >= MAX_COMMANDS {
