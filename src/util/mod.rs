@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub mod bitmap;
+pub mod boot;
 pub mod conf_file;
 pub mod fds;
 pub mod file;

@@ -473,8 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_texts_end_quickly() {
-        let started = std::time::Instant::now();
+    fn hostile_texts_end_at_a_bound() {
         let nested = "<a>".repeat(100_000);
         assert!(sentence(&nested).contains("Excessive depth"));
         let attributes: String = (0..100_000).map(|n| format!(" a{n}='1'")).collect();
@@ -492,6 +491,5 @@ mod tests {
         }
         let bad = Document::parse_bytes(b"<a>\n\xff</a>", Form::INACTIVE).unwrap_err();
         assert_eq!(bad.message, "at line 2: Input is not proper UTF-8, indicate encoding !");
-        assert!(started.elapsed() < std::time::Duration::from_secs(5));
     }
 }

@@ -30,10 +30,7 @@ use crate::qemu::monitor::{
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How};
 use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running};
 use crate::qemu::status::Status;
-use crate::util::file::{self, Durability};
-
-/// A boot's id has 36 characters.
-const MAX_STAMP: u64 = 64;
+use crate::util::boot;
 
 /// The owner of guests that start with the host: no connection ever has this number.
 const HOST: ClientId = ClientId(0);
@@ -250,7 +247,7 @@ impl Domains {
 
     /// Starts what is to start with the host, once after each boot.
     pub(super) async fn start_marked(self: Arc<Self>) {
-        match self.first_start_since_boot() {
+        match boot::is_first_since(&self.directories.runtime.join("autostarted")) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
@@ -267,20 +264,6 @@ impl Domains {
                 tracing::error!(domain = %state.name, %error, "cannot start with the host");
             }
         }
-    }
-
-    /// The runtime directory is empty after a boot, unless it lies on a disk: then the stamp is of another
-    /// boot. libvirt's own stamp is empty.
-    fn first_start_since_boot(&self) -> io::Result<bool> {
-        let stamp = self.directories.runtime.join("autostarted");
-        let boot = std::fs::read("/proc/sys/kernel/random/boot_id")?;
-        match file::read_at_most(&stamp, MAX_STAMP) {
-            Ok(noted) if noted.is_empty() || noted == boot => return Ok(false),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        file::replace(&stamp, &boot, 0o600, Durability::Crash)?;
-        Ok(true)
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::conf::storage::Pool;
+use crate::util::boot;
 use crate::util::file::{self, Durability};
 use crate::util::paths::{Paths, Scope};
 use crate::util::uuid::Uuid;
@@ -84,12 +85,7 @@ impl Files {
 
     /// Whether this daemon is the first since the host started: only that one starts what starts with it.
     pub(super) fn is_first_start(&self) -> io::Result<bool> {
-        let mark = self.state.join("autostarted");
-        match fs::OpenOptions::new().write(true).create_new(true).open(mark) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error),
-        }
+        boot::is_first_since(&self.state.join("autostarted"))
     }
 }
 
@@ -155,10 +151,10 @@ mod tests {
         files.prepare().unwrap();
         let pool = |name: &str| {
             let text =
-                format!("<pool type='dir'><name>{name}</name><target><path>/{name}</path></target></pool>");
+                format!("<pool type='dir'><name>{name}</name><target><path>/pool</path></target></pool>");
             Pool::parse(&text, Uuid([7; 16])).unwrap()
         };
-        for name in ["b", "a--><x>"] {
+        for name in ["b", "a--&gt;&lt;x&gt;"] {
             files.save(&pool(name)).unwrap();
         }
         files.set_autostart("b", true).unwrap();

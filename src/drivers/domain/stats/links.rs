@@ -69,7 +69,7 @@ mod tests {
         let links = Links::parse(TABLE);
         let stats = |kind: &str, dev: &str| {
             let text = format!(
-                "<interface type='{kind}'><source dev='eth0'/><target dev='{dev}' managed='no'/></interface>"
+                "<interface type='{kind}'><source dev='eth0' mode='vepa'/><target dev='{dev}' managed='no'/></interface>"
             );
             links.of(&read_document(&text, "interface", Form::LIVE).unwrap())
         };
