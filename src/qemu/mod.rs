@@ -10,6 +10,7 @@ pub mod firmware;
 pub mod fuzz;
 pub mod hotplug;
 pub mod job;
+pub mod keys;
 pub mod log;
 pub mod log_limit;
 pub mod monitor;

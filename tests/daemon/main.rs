@@ -18,6 +18,7 @@ mod define;
 mod endings;
 mod errors;
 mod events;
+mod everyday;
 mod host;
 mod hostile;
 mod hotplug;

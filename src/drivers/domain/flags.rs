@@ -95,6 +95,12 @@ flag_words!(
         UPDATE_CPU = 1 << 2,
         MIGRATABLE = 1 << 3,
     }
+    /// `virDomainMessageType`
+    MessageFlags of "qemuDomainGetMessages" {
+        DEPRECATION = 1,
+        TAINTING = 1 << 1,
+        IOERRORS = 1 << 2,
+    }
     /// `virDomainConsoleFlags`
     ConsoleFlags of "qemuDomainOpenConsole" {
         FORCE = 1,

@@ -97,6 +97,25 @@ impl DomainList {
         Ok(Added { object, is_new: true })
     }
 
+    /// From now on `name` finds the domain too, which is being renamed.
+    pub fn claim(&self, name: &str, object: &Arc<DomainObject>) -> Result<()> {
+        let invalid = |sentence| Err(Error::operation_invalid(sentence).from_origin(Origin::DOMAIN));
+        let mut tables = self.write();
+        match tables.by_name.get(name) {
+            Some(other) if Arc::ptr_eq(other, object) => invalid("Can't rename domain to itself".to_owned()),
+            Some(_) => invalid(format!("domain with name '{name}' already exists")),
+            None => {
+                tables.by_name.insert(name.into(), Arc::clone(object));
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing is found by `name` any more.
+    pub fn release_name(&self, name: &str) {
+        self.write().by_name.remove(name);
+    }
+
     /// From now on `id` finds the domain.
     pub fn bind_id(&self, id: i32, object: &Arc<DomainObject>) {
         self.write().by_id.insert(id, Arc::clone(object));

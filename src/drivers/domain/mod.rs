@@ -14,7 +14,10 @@
 //! |---|---|
 //! | `list` | which domains there are; lookups |
 //! | `definitions`, `define` | what a domain starts with the next time |
+//! | `rename` | a domain under another name |
 //! | `metadata` | what clients keep with a domain |
+//! | `keyboard` | keys that clients press |
+//! | `messages` | what is unusual in a guest |
 //! | `reads` | answers that need no job |
 //! | `usage` | what a domain uses of the host: processors, memory, images |
 //! | `tunables` | how much of the host a domain may use |
@@ -50,9 +53,11 @@ mod filter;
 pub mod flags;
 pub mod graphics;
 pub mod hotplug;
+pub mod keyboard;
 pub mod lifecycle;
 mod lifecycle_action;
 pub mod list;
+mod messages;
 pub mod metadata;
 pub mod monitor_command;
 mod monitor_events;
@@ -61,6 +66,7 @@ mod owners;
 mod ports;
 pub mod reads;
 mod refresh;
+mod rename;
 pub mod screenshot;
 mod start;
 pub mod stats;

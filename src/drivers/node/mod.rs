@@ -7,6 +7,7 @@ mod cpus;
 mod files;
 mod memory;
 mod processor;
+mod sysinfo;
 
 use std::path::Path;
 
@@ -63,6 +64,11 @@ impl Node {
             cores: shape.cores,
             threads: shape.threads,
         })
+    }
+
+    /// What the host's firmware says of the host: `<sysinfo>`.
+    pub fn sysinfo(&self) -> Result<String> {
+        sysinfo::xml(&self.files)
     }
 
     /// The processors that are there and those that work.

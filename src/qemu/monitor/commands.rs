@@ -66,6 +66,8 @@ commands! {
     /// The guest's memory as a core file; returns when it is written.
     DumpGuestMemory = "dump-guest-memory" { paging: bool, protocol: String } -> Done;
     InjectNmi = "inject-nmi" {} -> Done;
+    /// `hold_time` in milliseconds.
+    SendKey = "send-key" { keys: Value, hold_time: Option<u32> } -> Done;
     /// What QEMU itself does when the guest reboots.
     SetAction = "set-action" { reboot: &'static str } -> Done;
 

@@ -36,6 +36,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainSetAutostart>(set_autostart);
     r.on::<DomainGetAutostartOnce>(get_autostart_once);
     r.on::<DomainSetMetadata>(set_metadata);
+    r.on::<DomainRename>(rename);
 }
 
 /// The domain that a client's reference means.
@@ -128,6 +129,12 @@ async fn get_autostart_once(
 ) -> Result<DomainGetAutostartOnceRet> {
     state(&call, &args.dom)?;
     Ok(DomainGetAutostartOnceRet { autostart: 0 })
+}
+
+async fn rename(call: Call, args: DomainRenameArgs) -> Result<DomainRenameRet> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.rename(domain, args.new_name.unwrap_or_default(), args.flags).await?;
+    Ok(DomainRenameRet { retcode: 0 })
 }
 
 async fn set_metadata(call: Call, args: DomainSetMetadataArgs) -> Result<()> {

@@ -5,6 +5,7 @@ use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
 use super::domain::referred;
+use crate::drivers::domain::keyboard::Keys;
 use crate::error::{Error, Result};
 use crate::rpc::router::{Call, Routes, Streamed, WithDescriptors};
 use crate::rpc::stream::Pipe;
@@ -13,6 +14,7 @@ pub fn routes(r: &mut Routes) {
     r.on_stream::<DomainOpenConsole>(open_console);
     r.on_stream::<DomainOpenChannel>(open_channel);
     r.on_stream::<DomainScreenshot>(screenshot);
+    r.on::<DomainSendKey>(send_key);
     r.on_fds::<DomainOpenGraphics>(open_graphics);
     r.on_fds::<DomainOpenGraphicsFd>(open_graphics_fd);
     r.on::<qemu::procedure::DomainMonitorCommand>(monitor_command);
@@ -29,6 +31,12 @@ async fn open_channel(call: Call, args: DomainOpenChannelArgs) -> Result<Streame
     let domain = referred(&call, &args.dom)?;
     let channel = call.drivers.domains.open_channel(&domain, args.name.as_deref(), args.flags)?;
     Ok(Streamed { ret: (), pipe: Pipe::duplex(channel) })
+}
+
+async fn send_key(call: Call, args: DomainSendKeyArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    let keys = Keys { set: args.codeset, codes: args.keycodes, hold_ms: args.holdtime };
+    call.drivers.domains.send_key(domain, keys, args.flags).await
 }
 
 async fn open_graphics(mut call: Call, args: DomainOpenGraphicsArgs) -> Result<WithDescriptors<()>> {

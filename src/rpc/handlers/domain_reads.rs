@@ -24,6 +24,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainIsUpdated>(is_updated);
     r.on::<DomainGetControlInfo>(get_control_info);
     r.on::<DomainGetMetadata>(get_metadata);
+    r.on::<DomainGetMessages>(get_messages);
     r.on::<DomainHasManagedSaveImage>(has_managed_save_image);
     r.on::<DomainSnapshotNum>(snapshot_num);
     r.on::<DomainListAllSnapshots>(list_all_snapshots);
@@ -119,6 +120,11 @@ async fn get_control_info(call: Call, args: DomainGetControlInfoArgs) -> Result<
     let control = reads::control(&referred(&call, &args.dom)?)?;
     let state_time = u64::try_from(control.since.as_millis()).unwrap_or(u64::MAX);
     Ok(DomainGetControlInfoRet { state: control.state, details: 0, state_time })
+}
+
+async fn get_messages(call: Call, args: DomainGetMessagesArgs) -> Result<DomainGetMessagesRet> {
+    let domain = referred(&call, &args.dom)?;
+    Ok(DomainGetMessagesRet { msgs: call.drivers.domains.messages(&domain, args.flags).await? })
 }
 
 async fn get_metadata(call: Call, args: DomainGetMetadataArgs) -> Result<DomainGetMetadataRet> {

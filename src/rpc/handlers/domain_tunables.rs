@@ -27,6 +27,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainSetMemoryParameters>(set_memory);
     r.on::<DomainGetNumaParameters>(numa);
     r.on::<DomainSetNumaParameters>(set_numa);
+    r.on::<DomainGetInterfaceParameters>(interface);
     r.on::<DomainGetBlockIoTune>(block_io_tune);
     r.on::<DomainSetBlockIoTune>(set_block_io_tune);
 }
@@ -76,6 +77,17 @@ async fn numa(call: Call, args: DomainGetNumaParametersArgs) -> Result<DomainGet
 
 async fn set_numa(call: Call, args: DomainSetNumaParametersArgs) -> Result<()> {
     set(call, &args.dom, Limits::Numa, args.params, args.flags).await
+}
+
+async fn interface(
+    call: Call,
+    args: DomainGetInterfaceParametersArgs,
+) -> Result<DomainGetInterfaceParametersRet> {
+    let state = state(&call, &args.dom)?;
+    // Whoever asks how many there are may name no interface.
+    let device = Some(args.device.as_str()).filter(|_| args.nparams != 0);
+    let (params, nparams) = counted(tunables::bandwidth(&state, device, args.flags)?, args.nparams);
+    Ok(DomainGetInterfaceParametersRet { params, nparams })
 }
 
 async fn set(call: Call, dom: &Domain, limits: Limits, params: Vec<TypedParam>, flags: u32) -> Result<()> {

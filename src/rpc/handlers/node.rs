@@ -25,6 +25,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<NodeGetCellsFreeMemory>(get_cells_free_memory);
     r.on::<NodeGetFreePages>(get_free_pages);
     r.on::<NodeGetSecurityModel>(get_security_model);
+    r.on::<ConnectGetSysinfo>(get_sysinfo);
     r.on::<ConnectGetCapabilities>(get_capabilities);
     r.on::<ConnectGetDomainCapabilities>(get_domain_capabilities);
     r.on::<ConnectGetCpuModelNames>(get_cpu_model_names);
@@ -172,6 +173,11 @@ async fn get_security_model(call: Call, (): ()) -> Result<NodeGetSecurityModelRe
         model: text(model.map_or("", |model| model.model)),
         doi: text(model.map_or("", |model| model.doi)),
     })
+}
+
+async fn get_sysinfo(call: Call, args: ConnectGetSysinfoArgs) -> Result<ConnectGetSysinfoRet> {
+    no_flags(args.flags, "qemuConnectGetSysinfo")?;
+    Ok(ConnectGetSysinfoRet { sysinfo: call.drivers.node.sysinfo()? })
 }
 
 async fn get_capabilities(call: Call, (): ()) -> Result<ConnectGetCapabilitiesRet> {

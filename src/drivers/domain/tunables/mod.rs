@@ -3,15 +3,18 @@
 //! | file | |
 //! |---|---|
 //! | `limits` | processor time, block I/O, memory, NUMA nodes: of the definition, and of a running guest where it has a cgroup |
+//! | `bandwidth` | an interface's share of the network |
 //! | `throttle` | the pace of a disk, which QEMU itself keeps |
 //!
 //! Guests have no cgroup here, so their limits cannot be changed or measured while they run.
 
+mod bandwidth;
 mod limits;
 mod throttle;
 
 use std::sync::Arc;
 
+pub use self::bandwidth::bandwidth;
 pub use self::limits::Limits;
 
 use super::flags::Impact;

@@ -1,0 +1,103 @@
+//! Small calls that everyday clients make: other names, keys, messages, limits and jobs that are not there.
+
+use ferrovirt_compat::halting;
+
+use crate::daemon;
+
+#[test]
+fn a_domain_that_is_off_gets_another_name() {
+    let daemon = daemon();
+    daemon.define(&halting("old"));
+    daemon.define(&halting("other"));
+    daemon.ok(&["autostart", "old"]);
+    let mut events = daemon.events();
+    daemon.ok(&["domrename", "old", "new"]);
+    let seen = events.expect("new defined renamed\n");
+    assert!(seen.contains("old undefined renamed\n"), "{seen}");
+    assert_eq!(
+        daemon.ok(&["list", "--all", "--name"]).split_whitespace().collect::<Vec<_>>(),
+        ["new", "other"]
+    );
+    let info = daemon.ok(&["dominfo", "new"]);
+    assert!(info.contains("Autostart:      enable"), "{info}");
+    let config = daemon.path("etc/libvirt/qemu");
+    assert!(config.join("new.xml").exists() && config.join("autostart/new.xml").exists());
+    assert!(!config.join("old.xml").exists() && !config.join("autostart/old.xml").is_symlink());
+    for (name, refusal) in [
+        ("new", "Can't rename domain to itself"),
+        ("other", "domain with name 'other' already exists"),
+        ("a/b", "XML error: name a/b cannot contain '/'"),
+    ] {
+        let said = daemon.virsh(&["domrename", "new", name]).fails();
+        assert!(said.contains(refusal), "{name}: {said}");
+    }
+    daemon.ok(&["start", "new"]);
+    let said = daemon.virsh(&["domrename", "new", "old"]).fails();
+    assert!(said.contains("cannot rename active domain"), "{said}");
+    daemon.ok(&["destroy", "new"]);
+    assert!(daemon.virsh(&["domstate", "old"]).fails().contains("failed to get domain 'old'"));
+}
+
+#[test]
+fn messages_tell_of_old_machines_and_of_root() {
+    let daemon = daemon();
+    daemon.run(&halting("old").machine("pc-i440fx-2.8"));
+    let said = daemon.python(
+        "d = conn.lookupByName('old')\n\
+         print(d.messages(1), d.messages(4), 'tainted: running with undesirable elevated privileges' in d.messages())\n\
+         d.destroy()",
+    );
+    assert_eq!(said.ok().trim(), "[\"deprecated configuration: machine type 'pc-i440fx-2.8'\"] [] True");
+}
+
+#[test]
+fn keys_are_pressed_by_name_and_number() {
+    let daemon = daemon();
+    daemon.run(&halting("keys"));
+    for keys in [
+        &["KEY_LEFTCTRL", "KEY_LEFTALT", "KEY_DELETE"][..],
+        &["--codeset", "usb", "40"],
+        &["--codeset", "win32", "0x0d"],
+        &["--codeset", "qnum", "28"],
+        &["--holdtime", "5", "KEY_A"],
+    ] {
+        daemon.ok(&[&["send-key", "keys"], keys].concat());
+    }
+    let said = daemon.virsh(&["send-key", "keys", "9999"]).fails();
+    assert!(said.contains("cannot translate keycode 9999 of linux codeset to qnum keycode"), "{said}");
+    daemon.ok(&["destroy", "keys"]);
+    let said = daemon.virsh(&["send-key", "keys", "KEY_A"]).fails();
+    assert!(said.contains("domain is not running"), "{said}");
+}
+
+#[test]
+fn a_share_of_the_network_and_a_job_that_is_not_there_are_told() {
+    let daemon = daemon();
+    let guest = halting("net").device(
+        "<interface type='user'><mac address='52:54:00:00:00:01'/>\
+         <bandwidth><inbound average='10' peak='20' burst='30'/><outbound average='5'/></bandwidth></interface>",
+    );
+    daemon.define(&guest);
+    let said = daemon.ok(&["domiftune", "net", "52:54:00:00:00:01"]);
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert_eq!(
+        words.join(" "),
+        "inbound.average: 10 inbound.peak : 20 inbound.burst : 30 inbound.floor : 0 outbound.average: 5 outbound.peak : 0 outbound.burst : 0"
+    );
+    let said = daemon.virsh(&["domiftune", "net", "52:54:00:00:00:02"]).fails();
+    assert!(said.contains("'52:54:00:00:00:02' is not a known interface"), "{said}");
+    let said = daemon.virsh(&["blockjob", "net", "vda", "--info"]).fails();
+    assert!(said.contains("domain is not running"), "{said}");
+    let disk = daemon.path("disk.img");
+    std::fs::write(&disk, [0; 512]).unwrap();
+    let disk = format!(
+        "<disk type='file'><source file='{}'/><target dev='vda' bus='virtio'/></disk>",
+        disk.display()
+    );
+    daemon.run(&halting("disk").device(&disk));
+    let said = daemon.python("print(conn.lookupByName('disk').blockJobInfo('vda'))");
+    assert_eq!(said.ok().trim(), "{}");
+    let said = daemon.virsh(&["blockjob", "disk", "vdz", "--info"]).fails();
+    assert!(said.contains("disk 'vdz' not found in domain"), "{said}");
+    daemon.ok(&["destroy", "disk"]);
+}
