@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::conf::devices::{BalloonModel, Disk, DiskBus, Graphics, IoTune, Vnc};
+use crate::conf::devices::{BalloonModel, Disk, DiskBus, Graphics, IoTune, MemBalloon, Vnc};
 use crate::conf::domain::{Domain, LifecycleAction};
 
 /// A command's name and arguments.
@@ -23,17 +23,21 @@ pub fn commands(domain: &Domain, now_s: i64) -> Vec<Setup> {
         }
     }
     for balloon in devices.memballoons.iter().filter(|it| it.model != BalloonModel::None) {
-        if let (Some(alias), true) = (&balloon.info.alias, balloon.stats_period_s > 0) {
-            let path = format!("/machine/peripheral/{alias}");
-            let property = "guest-stats-polling-interval";
-            let value = balloon.stats_period_s;
-            list.push(("qom-set", json!({ "path": path, "property": property, "value": value })));
+        if balloon.stats_period_s > 0 {
+            list.extend(balloon_period(balloon));
         }
     }
     if domain.on_reboot == LifecycleAction::Destroy {
         list.push(("set-action", json!({ "reboot": "shutdown" })));
     }
     list
+}
+
+/// How often the balloon's driver is to tell of the guest's memory.
+pub fn balloon_period(balloon: &MemBalloon) -> Option<Setup> {
+    let path = format!("/machine/peripheral/{}", balloon.info.alias.as_deref()?);
+    let (property, value) = ("guest-stats-polling-interval", balloon.stats_period_s);
+    Some(("qom-set", json!({ "path": path, "property": property, "value": value })))
 }
 
 fn push_password(vnc: &Vnc, now_s: i64, list: &mut Vec<Setup>) {

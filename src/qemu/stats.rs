@@ -237,7 +237,7 @@ pub async fn ask(live: &Live<'_>, wanted: Subjects, known: &Account) -> Result<A
     let state = live.state();
     let Some(definition) = &state.live else { return Err(MonitorError::Closed) };
     let is_known = |thread: &u32| known.vcpu_paths.values().any(|known| known == thread);
-    let vcpus_known = state.vcpu_threads.iter().all(is_known);
+    let vcpus_known = state.vcpu_threads.iter().filter(|thread| **thread != 0).all(is_known);
     Question::put(live.monitor(), definition, wanted, known, vcpus_known).answers(wanted, known).await
 }
 

@@ -30,6 +30,7 @@ mod old_client;
 mod python;
 mod questions;
 mod readopt;
+mod resize;
 mod secret;
 mod session;
 mod stats;

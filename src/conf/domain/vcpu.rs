@@ -45,6 +45,90 @@ impl Vcpus {
         }
         self.individual.iter().filter(|vcpu| vcpu.enabled.into()).count() as u32
     }
+
+    /// Every CPU, named by the definition or not.
+    pub fn each(&self) -> Vec<Vcpu> {
+        if !self.individual.is_empty() {
+            return self.individual.clone();
+        }
+        let online = self.online();
+        let vcpu = |id| match id < online {
+            true => Vcpu { id, enabled: YesNo::Yes, hotpluggable: Some(YesNo::No), order: None },
+            false => Vcpu { id, enabled: YesNo::No, hotpluggable: Some(YesNo::Yes), order: None },
+        };
+        (0..self.max).map(vcpu).collect()
+    }
+
+    /// Plugs and unplugs CPUs until there are so many: the first ones that are not there, the last ones that are.
+    pub fn set_online(&mut self, count: u32, mut added: Added) {
+        let mut each = self.each();
+        let mut online = self.online();
+        if online < count {
+            for vcpu in &mut each {
+                if vcpu.enabled == YesNo::Yes {
+                    // Those that cannot be unplugged come first.
+                    if vcpu.hotpluggable == Some(YesNo::Yes) {
+                        added = Added::Hotpluggable;
+                    }
+                } else if online < count {
+                    let hotpluggable = if added == Added::Hotpluggable { YesNo::Yes } else { YesNo::No };
+                    (vcpu.enabled, vcpu.hotpluggable) = (YesNo::Yes, Some(hotpluggable));
+                    online += 1;
+                }
+            }
+        } else {
+            added = Added::Fixed;
+            for vcpu in each.iter_mut().rev().filter(|vcpu| vcpu.enabled == YesNo::Yes) {
+                if online > count {
+                    (vcpu.enabled, vcpu.hotpluggable) = (YesNo::No, Some(YesNo::Yes));
+                    online -= 1;
+                }
+            }
+        }
+        if self.individual.is_empty() && added == Added::Fixed {
+            self.current = (count != self.max).then_some(count);
+        } else {
+            self.name_each(each);
+        }
+    }
+
+    /// Plugs or unplugs certain CPUs, which are hotpluggable from then on.
+    pub fn enable(&mut self, which: &Bitmap, enabled: YesNo) {
+        let mut each = self.each();
+        for vcpu in each.iter_mut().filter(|vcpu| which.contains(vcpu.id as usize)) {
+            (vcpu.enabled, vcpu.hotpluggable) = (enabled, Some(YesNo::Yes));
+        }
+        self.name_each(each);
+    }
+
+    /// Lets there be so many at most.
+    pub fn set_max(&mut self, max: u32) {
+        let max = max.min(MAX_VCPUS);
+        let online = self.online().min(max);
+        if self.individual.is_empty() {
+            self.current = (online != max).then_some(online);
+        } else {
+            let mut each = self.each();
+            each.truncate(max as usize);
+            let absent = |id| Vcpu { id, enabled: YesNo::No, hotpluggable: Some(YesNo::Yes), order: None };
+            each.extend((each.len() as u32..max).map(absent));
+            self.name_each(each);
+        }
+        self.max = max;
+    }
+
+    /// The order in which they were plugged means nothing any more.
+    fn name_each(&mut self, each: Vec<Vcpu>) {
+        self.individual = each.into_iter().map(|vcpu| Vcpu { order: None, ..vcpu }).collect();
+    }
+}
+
+/// How CPUs are that come to a definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// They cannot be unplugged.
+    Fixed,
+    Hotpluggable,
 }
 
 impl Default for Vcpus {

@@ -21,6 +21,7 @@ use crate::drivers::ClientId;
 use crate::error::Error;
 use crate::qemu::agent::Patience;
 use crate::qemu::capabilities::CapSet;
+use crate::qemu::hotplug::vcpu;
 use crate::qemu::job::{
     AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Operation, Start, State,
 };
@@ -96,7 +97,8 @@ impl Domains {
                 state.reboots = status.fake_reboot;
                 state.agent_patience = Patience::from_number(status.agent_timeout).unwrap_or(Patience::BLOCK);
                 state.autodestroy = status.autodestroy;
-                state.vcpu_threads = status.vcpus.iter().map(|vcpu| vcpu.pid).collect();
+                state.vcpu_threads =
+                    vcpu::threads(status.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.pid))).into();
                 state.launched = Some(Arc::new(launched));
             },
             |_, ()| (),

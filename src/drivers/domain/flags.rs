@@ -160,6 +160,20 @@ flag_words!(
         VIRTUAL = 1,
         PHYSICAL = 1 << 1,
     }
+    /// `virDomainMemoryModFlags`
+    SetMemoryFlags of "qemuDomainSetMemoryFlags" {
+        LIVE = 1,
+        CONFIG = 1 << 1,
+        MAXIMUM = 1 << 2,
+    }
+    /// `virDomainVcpuFlags` of a change.
+    SetVcpusFlags of "qemuDomainSetVcpusFlags" {
+        LIVE = 1,
+        CONFIG = 1 << 1,
+        MAXIMUM = 1 << 2,
+        GUEST = 1 << 3,
+        HOTPLUGGABLE = 1 << 4,
+    }
     /// `virDomainBlockResizeFlags`
     ResizeFlags of "qemuDomainBlockResize" {
         BYTES = 1,

@@ -41,7 +41,7 @@ use crate::qemu::setup;
 use crate::util::uuid::Uuid;
 
 /// How long a client waits for its guest to let go of a device.
-const UNPLUG_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const UNPLUG_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a guest answers when it is to let go of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(super) struct Unplugs {
 }
 
 impl Unplugs {
-    fn expect(&self, uuid: Uuid, alias: &str) -> oneshot::Receiver<Answer> {
+    pub(super) fn expect(&self, uuid: Uuid, alias: &str) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.insert((uuid, alias.to_owned()), sender);
@@ -70,7 +70,7 @@ impl Unplugs {
         waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
     }
 
-    fn forget(&self, uuid: Uuid, alias: &str) -> Option<oneshot::Sender<Answer>> {
+    pub(super) fn forget(&self, uuid: Uuid, alias: &str) -> Option<oneshot::Sender<Answer>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.remove(&(uuid, alias.to_owned()))
     }
@@ -171,7 +171,7 @@ impl Domains {
     }
 
     /// What the domain starts with the next time, in the file and in the state.
-    async fn replace_inactive(
+    pub(super) async fn replace_inactive(
         self: &Arc<Self>,
         object: &Arc<DomainObject>,
         definition: Domain,
@@ -400,6 +400,9 @@ impl Domains {
     async fn finish_unplugging(&self, object: Arc<DomainObject>, alias: &str) -> Result<()> {
         let mut domain = DomainHandle::new(object);
         let job = domain.begin::<Modify>().await?;
+        if hotplug::vcpu::is_vcpu(alias) {
+            return self.refresh_vcpus(&job).await;
+        }
         let guest = job.live()?;
         let live = running(guest.state())?;
         let device = live.devices.clone().take(|info| info.alias.as_deref() == Some(alias));
@@ -442,7 +445,8 @@ fn aliases(devices: &Devices) -> Vec<Box<str>> {
     devices.infos().filter_map(|(_, info)| info.alias.clone()).collect()
 }
 
-fn check_impact(impact: Impact, state: &State) -> Result<()> {
+/// Whether the domain has what is to be changed.
+pub(super) fn check_impact(impact: Impact, state: &State) -> Result<()> {
     if impact.contains(Impact::LIVE) {
         running(state)?;
     }

@@ -130,7 +130,9 @@ pub fn vcpus(state: &State, max: usize, map_len: usize) -> Result<(Vec<VcpuInfo>
         return Err(Error::operation_invalid("cannot retrieve vcpu information for inactive domain"));
     };
     let (mut infos, mut maps) = (Vec::new(), Vec::new());
-    for (number, thread) in (0..).zip(state.vcpu_threads.iter().copied()).take(max) {
+    for (number, thread) in
+        (0..).zip(state.vcpu_threads.iter().copied()).filter(|(_, thread)| *thread != 0).take(max)
+    {
         let Some(stat) = Stat::read(process.pid(), Some(thread)) else { continue };
         infos.push(VcpuInfo { number, cpu_time: stat.cpu_time(), host_cpu: stat.processor });
         maps.extend(affinity(thread).to_bytes(map_len));

@@ -15,18 +15,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::event::{DomainEvent, Lifecycle, Resumed, Started as StartedDetail, Suspended};
 use super::flags::{CallFlags, CreateFlags, StartFlags};
 use super::list::{Added, Existing};
-use super::{Domains, agent, blocking, devices};
+use super::{Domains, agent, blocking, devices, pins, vcpus};
 use crate::conf::devices::BalloonModel;
 use crate::conf::domain::{ClockOffset, Domain};
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{CpuArguments, QemuCaps};
 use crate::qemu::command::{self, CommandLine, Context, Sandbox, Settings};
+use crate::qemu::hotplug::vcpu;
 use crate::qemu::job::{
     AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
 };
 use crate::qemu::monitor::{
-    Chardev, Cont, Monitor, MonitorError, QueryChardev, QueryCpusFast, SetBalloon, SetLink,
+    Chardev, Cont, IoThreadStats, Monitor, MonitorError, QueryChardev, QueryCpusFast, QueryIothreads,
+    SetBalloon, SetLink,
 };
 use crate::qemu::process::{self, Launch, Prepared, Spawned, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
@@ -182,7 +184,9 @@ impl Domains {
         vcpus: Vcpus,
     ) -> Result<(), Failure> {
         self.attach(job, attempt, started)?;
+        vcpus::plug_at_start(&started.monitor, &attempt.definition).await?;
         let answers = Answers::ask(&started.monitor, &attempt.definition).await?;
+        answers.place_threads(&attempt.definition, started.running().process.pid())?;
         self.refresh(&mut attempt.definition, &attempt.cpu_arguments, &started.monitor, &answers.boot_cpu)
             .await?;
         for (name, arguments) in setup::commands(&attempt.definition, seconds_since_1970()) {
@@ -403,6 +407,7 @@ struct Answers {
     /// Where QEMU keeps the first vCPU.
     boot_cpu: String,
     vcpu_threads: Arc<[u32]>,
+    iothreads: Vec<IoThreadStats>,
     terminals: Vec<Chardev>,
 }
 
@@ -411,6 +416,8 @@ impl Answers {
     async fn ask(monitor: &Monitor, definition: &Domain) -> Result<Self, MonitorError> {
         let cpus = monitor.submit(QueryCpusFast {});
         let terminals = monitor.submit(QueryChardev {});
+        let has_iothreads = !definition.iothreads.threads.is_empty();
+        let iothreads = has_iothreads.then(|| monitor.submit(QueryIothreads {}));
         let memory = &definition.memory;
         let balloon = definition.devices.memballoons.iter().any(|it| it.model != BalloonModel::None);
         let ballooned = (balloon && memory.current_kib < memory.total_kib)
@@ -422,7 +429,11 @@ impl Answers {
         cpus.sort_unstable_by_key(|cpu| cpu.cpu_index);
         let answers = Self {
             boot_cpu: cpus.first().map(|cpu| cpu.qom_path.clone()).unwrap_or_default(),
-            vcpu_threads: cpus.iter().map(|cpu| cpu.thread_id).collect(),
+            vcpu_threads: vcpu::threads(vcpu::told(&cpus)).into(),
+            iothreads: match iothreads {
+                Some(iothreads) => iothreads.reply().await?,
+                None => Vec::new(),
+            },
             terminals: terminals.reply().await?,
         };
         if let Some(ballooned) = ballooned {
@@ -432,6 +443,17 @@ impl Answers {
             link.reply().await?;
         }
         Ok(answers)
+    }
+}
+
+impl Answers {
+    /// Where its definition pins them.
+    fn place_threads(&self, definition: &Domain, qemu: u32) -> Result<()> {
+        let iothreads = self
+            .iothreads
+            .iter()
+            .filter_map(|thread| Some((thread.id.strip_prefix("iothread")?.parse().ok()?, thread.thread_id)));
+        pins::place(definition, qemu, &self.vcpu_threads, iothreads)
     }
 }
 

@@ -11,6 +11,7 @@
 //! again.
 
 mod chardev;
+pub mod vcpu;
 
 use std::collections::BTreeMap;
 use std::os::fd::{OwnedFd, RawFd};

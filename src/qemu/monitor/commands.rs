@@ -75,6 +75,8 @@ commands! {
     QueryName = "query-name" {} -> Name;
     QueryUuid = "query-uuid" {} -> UuidText;
     QueryCpusFast = "query-cpus-fast" {} -> Vec<Cpu>;
+    /// Where vCPUs are, or can be plugged.
+    QueryHotpluggableCpus = "query-hotpluggable-cpus" {} -> Vec<HotpluggableCpu>;
     QueryChardev = "query-chardev" {} -> Vec<Chardev>;
     QueryBalloon = "query-balloon" {} -> Balloon;
     /// `value` in bytes.
@@ -179,6 +181,18 @@ pub struct Cpu {
     pub qom_path: String,
     #[serde(default)]
     pub props: BTreeMap<String, Value>,
+}
+
+/// A place for vCPUs that come and go together.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HotpluggableCpu {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub vcpus_count: u32,
+    pub props: Map<String, Value>,
+    /// Absent while nothing is plugged there.
+    pub qom_path: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

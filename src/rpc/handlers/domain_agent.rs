@@ -32,7 +32,6 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainInterfaceAddresses>(interface_addresses);
     r.on::<DomainGetGuestVcpus>(get_guest_vcpus);
     r.on::<DomainSetGuestVcpus>(set_guest_vcpus);
-    r.on::<DomainSetVcpusFlags>(set_vcpus_flags);
 }
 
 async fn agent_command(
@@ -189,15 +188,4 @@ async fn get_guest_vcpus(call: Call, args: DomainGetGuestVcpusArgs) -> Result<Do
 async fn set_guest_vcpus(call: Call, args: DomainSetGuestVcpusArgs) -> Result<()> {
     let domain = referred(&call, &args.dom)?;
     call.drivers.domains.set_guest_vcpus(domain, &args.cpumap, args.state, args.flags).await
-}
-
-/// As far as the agent does it.
-async fn set_vcpus_flags(call: Call, args: DomainSetVcpusFlagsArgs) -> Result<()> {
-    /// `VIR_DOMAIN_VCPU_GUEST`
-    const GUEST: u32 = 8;
-    let domain = referred(&call, &args.dom)?;
-    if args.flags & GUEST == 0 {
-        return Err(Error::operation_unsupported("plugging vCPUs"));
-    }
-    call.drivers.domains.set_guest_vcpu_count(domain, args.nvcpus).await
 }

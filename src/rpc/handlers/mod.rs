@@ -7,6 +7,7 @@ pub mod domain_agent;
 pub mod domain_devices;
 pub mod domain_hotplug;
 pub mod domain_lifecycle;
+pub mod domain_live;
 pub mod domain_reads;
 pub mod domain_stats;
 pub mod domain_tunables;

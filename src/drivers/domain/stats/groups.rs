@@ -116,7 +116,9 @@ impl<'a> Observed<'a> {
         let Some(process) = self.state.process() else { return };
         let pid = process.pid();
         let custom = self.account.vcpus.clone();
-        for (number, thread) in self.state.vcpu_threads.iter().copied().enumerate() {
+        for (number, thread) in
+            self.state.vcpu_threads.iter().copied().enumerate().filter(|(_, thread)| *thread != 0)
+        {
             /// `VIR_VCPU_RUNNING`
             const RUNNING: i32 = 1;
             let Some(stat) = Stat::read(pid, Some(thread)) else { continue };

@@ -70,7 +70,7 @@ impl Domains {
     }
 
     /// Changes what a domain starts with the next time, in its file and here.
-    async fn edit_inactive(
+    pub(super) async fn edit_inactive(
         self: &Arc<Self>,
         object: &Arc<DomainObject>,
         edit: impl FnOnce(&mut Domain) -> Result<()> + Send + 'static,
