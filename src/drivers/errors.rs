@@ -7,6 +7,7 @@ use crate::qemu::agent::AgentError;
 use crate::qemu::block::StorageError;
 use crate::qemu::capabilities::{GuestCpuError, LookupError, ProbeError};
 use crate::qemu::command::CommandError;
+use crate::qemu::helpers::HelperError;
 use crate::qemu::job::JobError;
 use crate::qemu::monitor::MonitorError;
 use crate::qemu::network::NetworkError;
@@ -141,6 +142,17 @@ impl From<StopError> for Error {
             StopError::Signal { source, .. } => source.raw_os_error(),
         };
         built.with_source(error)
+    }
+}
+
+impl From<HelperError> for Error {
+    fn from(error: HelperError) -> Self {
+        match error {
+            HelperError::Start(error) => error.into(),
+            HelperError::Unsupported(sentence) => Self::config_unsupported(sentence),
+            HelperError::Missing { .. } => Self::system_error(error.to_string()),
+            HelperError::Failed { .. } => Self::internal_error(error.to_string()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod command;
 pub mod facts;
 pub mod firmware;
 pub mod fuzz;
+pub mod helpers;
 pub mod hotplug;
 pub mod job;
 pub mod keys;

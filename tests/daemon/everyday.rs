@@ -1,6 +1,8 @@
 //! Small calls that everyday clients make: other names, keys, messages, limits and jobs that are not there.
 
-use ferrovirt_compat::halting;
+use std::time::Duration;
+
+use ferrovirt_compat::{gone_within, halting};
 
 use crate::daemon;
 
@@ -100,4 +102,48 @@ fn a_share_of_the_network_and_a_job_that_is_not_there_are_told() {
     let said = daemon.virsh(&["blockjob", "disk", "vdz", "--info"]).fails();
     assert!(said.contains("disk 'vdz' not found in domain"), "{said}");
     daemon.ok(&["destroy", "disk"]);
+}
+
+#[test]
+fn an_emulated_tpm_is_made_once_and_served_while_its_guest_runs() {
+    let daemon = daemon();
+    let guest = halting("tpm").device("<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>");
+    daemon.define(&guest);
+    let uuid = daemon.ok(&["domuuid", "tpm"]);
+    let state = daemon.path("var/lib/libvirt/swtpm").join(uuid.trim()).join("tpm2/tpm2-00.permall");
+    let mut made = None;
+    for _ in 0..2 {
+        daemon.ok(&["start", "tpm"]);
+        let now = std::fs::metadata(&state).unwrap().created().unwrap();
+        assert_eq!(*made.get_or_insert(now), now, "a TPM is the guest's for good");
+        let note = daemon.path("var/lib/libvirt/qemu/domain-1-tpm").parent().unwrap().to_owned();
+        let notes: Vec<_> = std::fs::read_dir(note)
+            .unwrap()
+            .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("swtpm.pid")).ok())
+            .collect();
+        let [note] = &notes[..] else { panic!("{notes:?}") };
+        let pid = note.split(' ').next().unwrap().parse().unwrap();
+        let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        assert!(arguments.contains("swtpm\0socket"), "{arguments}");
+        daemon.ok(&["destroy", "tpm"]);
+        assert!(gone_within(pid, Duration::from_secs(10)), "it outlives its guest");
+    }
+}
+
+#[test]
+fn a_server_of_directories_that_does_not_work_fails_the_start() {
+    let daemon = daemon();
+    let guest = halting("shares").device(
+        "<filesystem type='mount'><driver type='virtiofs'/><binary path='/bin/false'/>\
+         <source dir='/tmp'/><target dir='tag'/></filesystem>",
+    );
+    let xml = guest.xml().replace(
+        "<devices>",
+        "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking><devices>",
+    );
+    daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
+    let said = daemon.virsh(&["start", "shares"]).fails();
+    assert!(said.contains("Failed to start domain 'shares'"), "{said}");
+    assert_eq!(daemon.state("shares"), "shut off");
+    assert!(daemon.qemu_pids().is_empty());
 }

@@ -260,6 +260,16 @@ impl Domains {
         }
     }
 
+    /// Where guests' TPMs are kept, by uuid.
+    fn tpm_states(&self) -> PathBuf {
+        self.paths.state.join("swtpm")
+    }
+
+    /// Where programs are looked for.
+    fn search_path(&self) -> &str {
+        self.inherited_env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path)
+    }
+
     /// Where a guest's memory is kept while it is shut off and will go on.
     fn managed_save(&self, name: &str) -> PathBuf {
         self.paths.qemu_state().join("save").join(format!("{name}.save"))

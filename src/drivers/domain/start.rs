@@ -22,6 +22,7 @@ use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{CpuArguments, QemuCaps};
 use crate::qemu::command::{self, CommandLine, Context, Sandbox, Settings};
+use crate::qemu::helpers::{self, Helper, Serving};
 use crate::qemu::hotplug::vcpu;
 use crate::qemu::job::{
     AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
@@ -155,7 +156,8 @@ impl Domains {
             () = starting.canceled() => return Err(canceled(&definition.name)),
         };
         let begin = async {
-            let (attempt, prepared, launch) = blocking(move || attempt.assemble(&caps)).await?;
+            let (mut attempt, prepared, launch, helpers) = blocking(move || attempt.assemble(&caps)).await?;
+            attempt.helpers = helpers::start(helpers, prepared.files()).await?;
             let spawned = prepared.spawn(launch).await?;
             let noted = blocking(move || {
                 attempt.note(&spawned)?;
@@ -280,6 +282,7 @@ struct Attempt {
     /// What decides which CPU the guest gets.
     cpu_arguments: CpuArguments,
     launched: Option<Arc<Launched>>,
+    helpers: Serving,
     kept: bool,
 }
 
@@ -297,11 +300,22 @@ impl Attempt {
         definition.id = Some(id);
         let (domains, object) = (Arc::clone(domains), Arc::clone(object));
         let cpu_arguments = CpuArguments::default();
-        Self { domains, object, starting, id, owner, definition, cpu_arguments, launched: None, kept: false }
+        Self {
+            domains,
+            object,
+            starting,
+            id,
+            owner,
+            definition,
+            cpu_arguments,
+            launched: None,
+            helpers: Serving::default(),
+            kept: false,
+        }
     }
 
     /// Completes the definition for this run, opens what QEMU inherits and writes the command line.
-    fn assemble(mut self, caps: &QemuCaps) -> Result<(Self, Prepared, Launch)> {
+    fn assemble(mut self, caps: &QemuCaps) -> Result<(Self, Prepared, Launch, Vec<Helper>)> {
         let definition = &mut self.definition;
         let mut prepared = Prepared::new(&self.domains.directories, self.id, &definition.name)?;
         let defined_cpu = definition.cpu.clone();
@@ -313,6 +327,12 @@ impl Attempt {
         let last_node = devices::prepare(definition, self.id, prepared.files(), &self.domains.ports)?;
         self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu }));
         devices::write_master_key(prepared.files())?;
+        let host = helpers::Host {
+            files: prepared.files(),
+            tpm_states: self.domains.tpm_states(),
+            search_path: self.domains.search_path(),
+        };
+        let helpers = helpers::needed(definition, &host)?;
         let descriptors = devices::open(definition, accel, &mut prepared)?;
         let now_s = seconds_since_1970();
         let context = Context {
@@ -338,7 +358,7 @@ impl Attempt {
             taints: Vec::new(),
             limit: START_LIMIT + START_LIMIT_PER_GIB * gib,
         };
-        Ok((self, prepared, launch))
+        Ok((self, prepared, launch, helpers))
     }
 
     /// Writes the process down, so that a next daemon ends it should this one die before the guest runs.
@@ -353,6 +373,7 @@ impl Attempt {
     }
 
     fn keep(mut self) {
+        std::mem::take(&mut self.helpers).keep(&self.definition.name);
         self.kept = true;
     }
 }

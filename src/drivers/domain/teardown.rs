@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Domains;
 use super::event::{DomainEvent, Lifecycle, Stopped};
+use crate::qemu::helpers;
 use crate::qemu::job::{Destroy, DomainHandle, DomainObject, Ending, JobError, State};
 use crate::qemu::log;
 use crate::qemu::run_state::{RunState, Shutoff};
@@ -51,6 +52,9 @@ impl Domains {
         self.ports.release(state.uuid);
         self.owners.release(state.uuid);
         self.frozen.release(state.uuid);
+        if let Some(files) = state.files() {
+            helpers::end(files);
+        }
         if let Some(files) = state.files()
             && let Err(error) = files.remove()
         {
