@@ -14,7 +14,7 @@ pub fn commands(domain: &Domain, now_s: i64) -> Vec<Setup> {
     let mut list = Vec::new();
     for graphics in &devices.graphics {
         if let Graphics::Vnc(vnc) = graphics {
-            push_password(vnc, now_s, &mut list);
+            list.extend(vnc_password(vnc, now_s));
         }
     }
     for disk in &devices.disks {
@@ -40,15 +40,16 @@ pub fn balloon_period(balloon: &MemBalloon) -> Option<Setup> {
     Some(("qom-set", json!({ "path": path, "property": property, "value": value })))
 }
 
-fn push_password(vnc: &Vnc, now_s: i64, list: &mut Vec<Setup>) {
-    let Some(auth) = &vnc.auth else { return };
+/// Who may look at a screen.
+pub fn vnc_password(vnc: &Vnc, now_s: i64) -> Vec<Setup> {
+    let Some(auth) = &vnc.auth else { return Vec::new() };
     let mut arguments = Map::new();
     arguments.insert("protocol".to_owned(), "vnc".into());
     arguments.insert("password".to_owned(), (&*auth.passwd).into());
     if let Some(connected) = auth.connected {
         arguments.insert("connected".to_owned(), connected.as_str().into());
     }
-    list.push(("set_password", Value::Object(arguments)));
+    let password = ("set_password", Value::Object(arguments));
     let time = match auth.valid_to.map(|moment| moment.unix_s()) {
         // Nobody logs in without a password.
         _ if auth.passwd.is_empty() => "now".to_owned(),
@@ -56,7 +57,7 @@ fn push_password(vnc: &Vnc, now_s: i64, list: &mut Vec<Setup>) {
         Some(moment) => moment.to_string(),
         None => "never".to_owned(),
     };
-    list.push(("expire_password", json!({ "protocol": "vnc", "time": time })));
+    vec![password, ("expire_password", json!({ "protocol": "vnc", "time": time }))]
 }
 
 /// By which QEMU knows a disk's device.
@@ -70,7 +71,8 @@ pub fn qom_id(disk: &Disk) -> Option<String> {
     }
 }
 
-fn throttle(id: String, limits: &IoTune) -> Value {
+/// The pace of a drive, as QEMU takes it.
+pub fn throttle(id: String, limits: &IoTune) -> Value {
     let mut arguments = Map::new();
     arguments.insert("id".to_owned(), id.into());
     let plain = [

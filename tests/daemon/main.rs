@@ -38,6 +38,7 @@ mod storage;
 mod stress;
 mod takeover;
 mod tunables;
+mod update;
 mod usage;
 
 /// The daemon under test.

@@ -56,8 +56,21 @@ lists!(
 impl Devices {
     /// Reads the text of one device; the name of its element comes with it.
     pub fn read_one(text: &str, form: Form) -> Result<(&'static str, Self)> {
+        Self::read_among(KINDS.iter().copied(), text, form)
+    }
+
+    /// As [`Self::read_one`], of the kinds that may be changed where they are.
+    pub fn read_changed(text: &str, form: Form) -> Result<(&'static str, Self)> {
+        Self::read_among(KINDS.iter().copied().chain(["graphics"]), text, form)
+    }
+
+    fn read_among(
+        mut kinds: impl Iterator<Item = &'static str>,
+        text: &str,
+        form: Form,
+    ) -> Result<(&'static str, Self)> {
         let name = Document::parse(text, form)?.root().name().to_owned();
-        let Some(kind) = KINDS.iter().find(|kind| **kind == name) else {
+        let Some(kind) = kinds.find(|kind| *kind == name) else {
             return Err(unknown(&name));
         };
         let element = text.get(start_of_root(text)..).unwrap_or_default();

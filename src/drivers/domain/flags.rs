@@ -160,6 +160,12 @@ flag_words!(
         VIRTUAL = 1,
         PHYSICAL = 1 << 1,
     }
+    /// `virDomainDeviceModifyFlags`
+    UpdateFlags of "qemuDomainUpdateDeviceFlags" {
+        LIVE = 1,
+        CONFIG = 1 << 1,
+        FORCE = 1 << 2,
+    }
     /// `virDomainMemoryModFlags`
     SetMemoryFlags of "qemuDomainSetMemoryFlags" {
         LIVE = 1,

@@ -318,7 +318,7 @@ impl Domains {
     }
 
     /// The steps by which a device would have been plugged that the guest has.
-    async fn steps_of(&self, live: &Domain, files: &Files, device: &Devices) -> Result<Vec<Step>> {
+    pub(super) async fn steps_of(&self, live: &Domain, files: &Files, device: &Devices) -> Result<Vec<Step>> {
         let caps = self.caps_of(live).await?;
         let mut without = buses(live);
         let gone = aliases(device);

@@ -76,6 +76,7 @@ mod status;
 mod teardown;
 pub mod tunables;
 mod turns;
+mod update;
 pub mod usage;
 mod vcpus;
 

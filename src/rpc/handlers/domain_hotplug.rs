@@ -1,4 +1,4 @@
-//! Devices attached and detached, running or not.
+//! Devices attached, changed and detached, running or not.
 
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
@@ -22,6 +22,7 @@ pub fn routes(r: &mut Routes) {
         xml: args.xml,
         flags: Impact::LIVE.bits(),
     });
+    r.on::<DomainUpdateDeviceFlags>(update_device);
     r.on::<DomainDetachDeviceAlias>(detach_device_alias);
 }
 
@@ -38,4 +39,9 @@ async fn detach_device(call: Call, args: DomainDetachDeviceFlagsArgs) -> Result<
 async fn detach_device_alias(call: Call, args: DomainDetachDeviceAliasArgs) -> Result<()> {
     let domain = referred(&call, &args.dom)?;
     call.drivers.domains.detach_device_alias(domain, &args.alias, args.flags).await
+}
+
+async fn update_device(call: Call, args: DomainUpdateDeviceFlagsArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.update_device(domain, &args.xml, args.flags).await
 }

@@ -1,0 +1,357 @@
+//! Devices changed where they are: the medium in a drive, a card's link, who may look at a screen.
+//!
+//! ```text
+//!  tray opened ─► old medium out ─► its images closed ─► new images opened ─► new medium in ─► tray closed
+//! ```
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::event::{Defined, DomainEvent, Lifecycle};
+use super::flags::{CallFlags, Impact, UpdateFlags};
+use super::hotplug::check_impact;
+use super::reads::{persistent, running};
+use super::start::seconds_since_1970;
+use super::{Domains, blocking};
+use crate::conf::devices::{
+    Devices, Disk, DiskDevice, Graphics, Interface, InterfaceSource, IoTune, LinkState, ListenPlace,
+    StorageFormat, Vnc,
+};
+use crate::conf::domain::Domain;
+use crate::conf::xml::Form;
+use crate::error::{Error, Result};
+use crate::qemu::block;
+use crate::qemu::hotplug::{self, Opened, Step};
+use crate::qemu::job::{DomainHandle, Job, Launched, Modify, State};
+use crate::qemu::monitor::{Monitor, SetLink};
+use crate::qemu::setup;
+
+impl Domains {
+    /// `virDomainUpdateDeviceFlags`
+    pub async fn update_device(
+        self: &Arc<Self>,
+        mut domain: DomainHandle,
+        xml: &str,
+        flags: u32,
+    ) -> Result<()> {
+        let flags = UpdateFlags::accept(flags)?;
+        let object = Arc::clone(domain.object());
+        let job = domain.begin::<Modify>().await?;
+        let state = job.state();
+        let impact = Impact::from_bits_truncate(flags.bits()).on(&state);
+        check_impact(impact, &state)?;
+        let (kind, device) = Devices::read_changed(xml, Form::INACTIVE)?;
+        let mut inactive = None;
+        if impact.contains(Impact::CONFIG) {
+            let mut definition = Domain::clone(persistent(&state)?);
+            replace(&mut definition.devices, kind, device.clone())?;
+            inactive = Some(self.complete(definition).await?);
+        }
+        if impact.contains(Impact::LIVE) {
+            if let Some(disk) = device.disks.into_iter().next() {
+                self.update_disk(&job, disk, flags).await?;
+            } else if let Some(card) = device.interfaces.first() {
+                self.update_interface(&job, card).await?;
+            } else if let Some(screen) = device.graphics.into_iter().next() {
+                self.update_graphics(&job, screen).await?;
+            } else {
+                let sentence = format!("live update of device '{kind}' is not supported");
+                return Err(Error::config_unsupported(sentence));
+            }
+        }
+        if let Some(definition) = inactive {
+            self.replace_inactive(&object, definition).await?;
+            self.publish(&object.state(), DomainEvent::Lifecycle(Lifecycle::Defined(Defined::Updated)));
+        }
+        Ok(())
+    }
+
+    async fn update_disk(
+        self: &Arc<Self>,
+        job: &Job<'_, Modify>,
+        new: Disk,
+        flags: UpdateFlags,
+    ) -> Result<()> {
+        let guest = job.live()?;
+        let live = running(guest.state())?;
+        let dev = new.target.dev.clone();
+        let old = live.devices.disks.iter().find(|disk| disk.target.dev == dev);
+        let old = old.ok_or_else(|| Error::internal_error(format!("disk '{}' not found", new.name())))?;
+        check_disk(old, &new)?;
+        let startup_policy = new.storage.startup_policy;
+        let mut changed = old.clone();
+        let mut last_node = None;
+        if new.storage.place != old.storage.place && new.storage.volume == old.storage.volume {
+            if !old.device.is_removable() {
+                return Err(Error::config_unsupported("disk source can be changed only in removable drives"));
+            }
+            changed.storage = new.storage;
+            changed.driver.format = match changed.storage.is_empty() {
+                true => None,
+                false => Some(new.driver.format.unwrap_or(StorageFormat::Raw)),
+            };
+            let number = guest.state().launched.as_ref().map_or(0, |launched| launched.last_node);
+            let domains = Arc::clone(self);
+            let (whole, number) = {
+                let mut view = Domain::clone(live);
+                view.devices.disks = vec![changed];
+                blocking(move || domains.look_at_medium(view, number)).await?
+            };
+            changed = whole;
+            last_node = Some(number);
+            let only = |disk: &Disk| Devices { disks: vec![disk.clone()], ..Devices::default() };
+            let out = images(self.steps_of(live, guest.files(), &only(old)).await?);
+            let into = images(self.steps_of(live, guest.files(), &only(&changed)).await?);
+            change_medium(guest.monitor(), &changed, (&out, &into), flags).await?;
+        }
+        changed.storage.startup_policy = startup_policy;
+        let change = |state: &mut State| {
+            let disks = state.live.as_mut().map(|live| &mut Arc::make_mut(live).devices.disks);
+            if let Some(disk) = disks.and_then(|disks| disks.iter_mut().find(|disk| disk.target.dev == dev)) {
+                *disk = changed;
+            }
+            if let (Some(last_node), Some(launched)) = (last_node, &state.launched) {
+                state.launched = Some(Arc::new(Launched { last_node, ..Launched::clone(launched) }));
+            }
+        };
+        job.update_then(change, |state, ()| self.save_status(state));
+        Ok(())
+    }
+
+    /// The one disk of a definition with all its images, numbered from `last_node` on.
+    fn look_at_medium(&self, mut view: Domain, mut last_node: u32) -> Result<(Disk, u32)> {
+        self.storage.locate_disks(&mut view)?;
+        block::number_images(&mut view, &mut last_node);
+        for disk in view.devices.disks.iter_mut().filter(|disk| !disk.storage.is_empty()) {
+            block::detect_chain(disk)?;
+        }
+        block::number_images(&mut view, &mut last_node);
+        let disk = view.devices.disks.pop().ok_or_else(|| Error::internal_error("no disk to change"))?;
+        Ok((disk, last_node))
+    }
+
+    async fn update_interface(&self, job: &Job<'_, Modify>, new: &Interface) -> Result<()> {
+        let guest = job.live()?;
+        let mut devices = running(guest.state())?.devices.clone();
+        let old = matching_card(&mut devices, new)?;
+        check_interface(&old, new)?;
+        let link = new.link;
+        let is_up = |link: Option<LinkState>| link != Some(LinkState::Down);
+        let Some(alias) = old.info.alias.as_deref() else {
+            return Err(Error::operation_failed("can't change link state: device alias not found"));
+        };
+        if is_up(old.link) != is_up(link) {
+            guest.monitor().execute(SetLink { name: alias.to_owned(), up: is_up(link) }).await?;
+        }
+        let change = |state: &mut State| {
+            let cards = state.live.as_mut().map(|live| &mut Arc::make_mut(live).devices.interfaces);
+            let is_it = |card: &&mut Interface| card.info.alias == old.info.alias;
+            if let Some(card) = cards.and_then(|cards| cards.iter_mut().find(is_it)) {
+                card.link = link;
+            }
+        };
+        job.update_then(change, |state, ()| self.save_status(state));
+        Ok(())
+    }
+
+    async fn update_graphics(&self, job: &Job<'_, Modify>, new: Graphics) -> Result<()> {
+        let guest = job.live()?;
+        let live = running(guest.state())?;
+        let kind = new.kind();
+        if live.devices.graphics.iter().all(|screen| screen.kind() != kind) {
+            return Err(Error::device_missing(format!(
+                "cannot find existing graphics device to modify of type '{kind}'"
+            )));
+        }
+        let old = live.devices.graphics.iter().find_map(vnc);
+        let (Some(old), Some(new)) = (old, vnc(&new)) else {
+            return Err(Error::internal_error(format!("unable to change config on '{kind}' graphics type")));
+        };
+        check_vnc(old, new)?;
+        let auth = new.auth.clone();
+        for (name, arguments) in setup::vnc_password(new, seconds_since_1970()) {
+            guest.monitor().execute_value(name, Some(arguments)).await?;
+        }
+        let change = |state: &mut State| {
+            let screens = state.live.as_mut().map(|live| &mut Arc::make_mut(live).devices.graphics);
+            for screen in screens.into_iter().flatten() {
+                if let Graphics::Vnc(vnc) = screen {
+                    vnc.auth.clone_from(&auth);
+                }
+            }
+        };
+        job.update_then(change, |state, ()| self.save_status(state));
+        Ok(())
+    }
+}
+
+/// Puts a device where the one was that it describes.
+fn replace(devices: &mut Devices, kind: &str, new: Devices) -> Result<()> {
+    if let Some(disk) = new.disks.into_iter().next() {
+        let old = devices.disks.iter_mut().find(|old| old.target.dev == disk.target.dev);
+        let missing = || Error::invalid_arg(format!("target {} doesn't exist.", disk.name()));
+        let old = old.ok_or_else(missing)?;
+        *old = disk;
+    } else if let Some(card) = new.interfaces.into_iter().next() {
+        let at = matching_card(&mut devices.clone(), &card)?;
+        if let Some(old) = devices.interfaces.iter_mut().find(|old| **old == at) {
+            *old = card;
+        }
+    } else if let Some(screen) = new.graphics.into_iter().next() {
+        let kind = screen.kind();
+        let old = devices.graphics.iter_mut().find(|old| old.kind() == kind);
+        *old.ok_or_else(|| {
+            Error::invalid_arg(format!("cannot find existing graphics type '{kind}' device to modify"))
+        })? = screen;
+    } else {
+        return Err(Error::operation_unsupported(format!(
+            "persistent update of device '{kind}' is not supported"
+        )));
+    }
+    Ok(())
+}
+
+fn matching_card(devices: &mut Devices, wanted: &Interface) -> Result<Interface> {
+    let described = Devices { interfaces: vec![wanted.clone()], ..Devices::default() };
+    let mut found = devices.take_matching(&described).interfaces;
+    let mac = wanted.mac.address.map_or("(<null>)".to_owned(), |mac| mac.to_string());
+    match (found.pop(), found.is_empty()) {
+        (Some(card), true) => Ok(card),
+        (Some(_), false) if wanted.mac.address.is_some() => {
+            Err(Error::operation_failed(format!("multiple devices matching MAC address {mac} found")))
+        }
+        (Some(_), false) => Err(Error::operation_failed("multiple matching devices found")),
+        (None, _) => {
+            let alias = wanted.info.alias.as_deref().unwrap_or("(<null>)");
+            Err(Error::device_missing(format!(
+                "no device found at address '(<null>)' matching MAC address '{mac}' and alias '{alias}'"
+            )))
+        }
+    }
+}
+
+fn vnc(screen: &Graphics) -> Option<&Vnc> {
+    match screen {
+        Graphics::Vnc(vnc) => Some(vnc),
+        _ => None,
+    }
+}
+
+/// What of a disk must be as it is, where the description says anything about it.
+fn check_disk(old: &Disk, new: &Disk) -> Result<()> {
+    fn differs<T: PartialEq>(old: &Option<T>, new: &Option<T>) -> bool {
+        new.is_some() && old != new
+    }
+    let changes = [
+        ("device", old.device != new.device),
+        ("bus", differs(&old.target.bus, &new.target.bus)),
+        ("serial", differs(&old.serial, &new.serial)),
+        ("wwn", differs(&old.wwn, &new.wwn)),
+        ("vendor", differs(&old.vendor, &new.vendor)),
+        ("product", differs(&old.product, &new.product)),
+        ("error_policy", differs(&old.driver.error_policy, &new.driver.error_policy)),
+        ("rerror_policy", differs(&old.driver.rerror_policy, &new.driver.rerror_policy)),
+        ("io", differs(&old.driver.io, &new.driver.io)),
+        ("address", differs(&old.info.address, &new.info.address)),
+        ("readonly", new.readonly && !old.readonly),
+        ("shared", new.shareable && !old.shareable),
+    ];
+    match changes.iter().find(|(_, differs)| *differs) {
+        Some((field, _)) => {
+            Err(Error::operation_unsupported(format!("cannot modify field '{field}' of the disk")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_interface(old: &Interface, new: &Interface) -> Result<()> {
+    let refused = |sentence: String| Err(Error::operation_unsupported(sentence));
+    if old.model != new.model {
+        return refused("cannot modify virtio network device driver attributes".to_owned());
+    }
+    if new.script.is_some() && old.script != new.script {
+        return refused("cannot modify network device script attribute".to_owned());
+    }
+    if old.mtu != new.mtu {
+        return refused("cannot modify MTU".to_owned());
+    }
+    let same = match (&old.source, &new.source) {
+        (InterfaceSource::Network(old), InterfaceSource::Network(new)) => old.network == new.network,
+        (old, new) => old == new,
+    };
+    if old.kind != new.kind || !same {
+        return refused(format!("unable to change config on '{}' network type", new.kind));
+    }
+    Ok(())
+}
+
+fn check_vnc(old: &Vnc, new: &Vnc) -> Result<()> {
+    let refused = |sentence: &'static str| Err(Error::operation_unsupported(sentence));
+    if old.listens.len() != new.listens.len() {
+        return refused("cannot change the number of listen addresses on 'vnc' graphics");
+    }
+    for (old, new) in old.listens.iter().zip(&new.listens) {
+        match (&old.place, &new.place) {
+            (ListenPlace::Address { address: old }, ListenPlace::Address { address: new }) if old != new => {
+                return refused("cannot change listen address setting on 'vnc' graphics");
+            }
+            (ListenPlace::Network { network: old, .. }, ListenPlace::Network { network: new, .. })
+                if old != new =>
+            {
+                return refused("cannot change listen address setting on 'vnc' graphics");
+            }
+            (ListenPlace::Socket { socket: old }, ListenPlace::Socket { socket: new }) if old != new => {
+                return refused("cannot change listen socket setting on 'vnc' graphics");
+            }
+            (old, new) if std::mem::discriminant(old) != std::mem::discriminant(new) => {
+                return refused("cannot change the type of listen address on 'vnc' graphics");
+            }
+            _ => {}
+        }
+    }
+    if old.autoport != new.autoport || (!new.autoport && old.port != new.port) {
+        return refused("cannot change port settings on vnc graphics");
+    }
+    if old.keymap != new.keymap {
+        return refused("cannot change keymap setting on vnc graphics");
+    }
+    Ok(())
+}
+
+/// The images of a disk, lowest first.
+fn images(steps: Vec<Step>) -> Vec<Step> {
+    steps.into_iter().filter(|step| matches!(step, Step::Blockdev(_))).collect()
+}
+
+/// Changes what is in a drive; on failure nothing new stays, and the drive may be empty.
+async fn change_medium(
+    monitor: &Monitor,
+    disk: &Disk,
+    (out, into): (&[Step], &[Step]),
+    flags: UpdateFlags,
+) -> Result<()> {
+    let id = setup::qom_id(disk)
+        .ok_or_else(|| Error::internal_error(format!("QEMU has no drive '{}'", disk.name())))?;
+    let tell = |name: &'static str| monitor.execute_value(name, Some(json!({ "id": id })));
+    if disk.device == DiskDevice::Cdrom {
+        let force = flags.contains(UpdateFlags::FORCE);
+        monitor.execute_value("blockdev-open-tray", Some(json!({ "id": id, "force": force }))).await?;
+    }
+    tell("blockdev-remove-medium").await?;
+    hotplug::clear_away(monitor, out).await;
+    if let Some(Step::Blockdev(top)) = into.last() {
+        hotplug::plug(monitor, into, Opened::default()).await?;
+        let insert = json!({ "id": id, "node-name": top.get("node-name") });
+        if let Err(error) = monitor.execute_value("blockdev-insert-medium", Some(insert)).await {
+            hotplug::clear_away(monitor, into).await;
+            return Err(error.into());
+        }
+        if *disk.iotune != IoTune::default() {
+            let limits = setup::throttle(id.clone(), &disk.iotune);
+            monitor.execute_value("block_set_io_throttle", Some(limits)).await?;
+        }
+    }
+    tell("blockdev-close-tray").await?;
+    Ok(())
+}
