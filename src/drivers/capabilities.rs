@@ -3,17 +3,21 @@
 //! The document about the host is kept as text and made again only when a QEMU binary, the processors
 //! that are switched on, or the pages that are set aside changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::conf::capabilities::domain::Os;
 use crate::conf::capabilities::host::{Cell, Host, HostCpu, HostTopology, Iommu, SecurityModel};
 use crate::conf::capabilities::{Capabilities, Guest, GuestMachine};
 use crate::conf::domain::VirtType;
+use crate::conf::domain::defaults::Firmware;
 use crate::conf::xml::Value;
+use crate::drivers::domain::blocking;
 use crate::drivers::node::Node;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::domain::{HostFacts, Subject, domain_capabilities};
 use crate::qemu::capabilities::{Accel, Cap, Emulators, Machine, QemuCaps};
+use crate::qemu::firmware;
 use crate::util::arch::{Arch, UnknownArch};
 use crate::util::host_cpu;
 use crate::util::paths::{Paths, Scope};
@@ -190,7 +194,10 @@ impl HostCapabilities {
             vfio: self.node.has_vfio(),
             cpu_map: map.as_deref(),
         };
-        Ok(domain_capabilities(&caps, Subject { arch, accel, machine }, host).to_xml())
+        let mut found = domain_capabilities(&caps, Subject { arch, accel, machine }, host);
+        let firmwares = blocking(|| Ok(firmware::descriptors(&firmware::DIRECTORIES))).await?;
+        found.os = os(&firmwares, arch, machine.unwrap_or_default());
+        Ok(found.to_xml())
     }
 
     /// The emulator that a client means by what it names, with defaults for what it does not.
@@ -257,6 +264,24 @@ fn supports_arch(emulator: Arch, guest: Arch) -> bool {
 fn no_emulator(arch: Arch) -> Error {
     Error::invalid_arg(format!("could not find capabilities for ostype=hvm arch={arch} "))
         .from_origin(Origin::CAPABILITIES)
+}
+
+/// What the host's firmware offers a guest of this machine.
+fn os(firmwares: &[Firmware], arch: Arch, machine: &str) -> Os {
+    let fitting = || firmwares.iter().filter(|firmware| firmware.runs_on(arch, machine));
+    let kinds = [("bios", "bios"), ("uefi", "efi")];
+    let offered = |interface| fitting().any(|firmware| firmware.has_interface(interface));
+    let mut loaders: Vec<String> = Vec::new();
+    for path in fitting().filter_map(Firmware::loader) {
+        if !loaders.iter().any(|known| known == path) && Path::new(path).exists() {
+            loaders.push(path.to_owned());
+        }
+    }
+    Os {
+        firmware: kinds.iter().filter(|(interface, _)| offered(interface)).map(|(_, name)| *name).collect(),
+        loaders,
+        secure_boot: fitting().any(Firmware::is_guarded),
+    }
 }
 
 /// The host's own number: what its firmware says, or else one that holds until the daemon ends.

@@ -147,3 +147,12 @@ fn a_server_of_directories_that_does_not_work_fails_the_start() {
     assert_eq!(daemon.state("shares"), "shut off");
     assert!(daemon.qemu_pids().is_empty());
 }
+
+#[test]
+fn guests_learn_which_firmware_the_host_has() {
+    let daemon = daemon();
+    let said = daemon.ok(&["domcapabilities", "--machine", "q35"]);
+    let described =
+        std::fs::read_dir("/usr/share/qemu/firmware").is_ok_and(|mut files| files.next().is_some());
+    assert_eq!(said.contains("<value>efi</value>"), described, "{said}");
+}

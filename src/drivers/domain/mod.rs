@@ -301,7 +301,9 @@ impl DomainRef {
 }
 
 /// Runs what waits for the disk beside the tasks.
-async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R> + Send + 'static) -> Result<R> {
+pub(super) async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R> + Send + 'static,
+) -> Result<R> {
     let unfinished = |_| Err(Error::internal_error("a task ended early"));
     tokio::task::spawn_blocking(work).await.unwrap_or_else(unfinished)
 }

@@ -66,11 +66,19 @@ impl CpuArguments {
             let value = match value {
                 "on" => Value::from(true),
                 "off" => Value::from(false),
-                text => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
+                text => number(text).map_or_else(|| Value::from(text), Value::from),
             };
             props.insert(name.to_owned(), value);
         }
         Some(json!({ "name": name, "props": props }))
+    }
+}
+
+/// A number as `-cpu` takes it, also `0x1fff`.
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
     }
 }
 
@@ -142,11 +150,19 @@ mod tests {
 
     #[test]
     fn four_arguments_decide_and_the_last_cpu_counts() {
-        let line =
-            ["-name", "x", "-cpu", "EPYC", "-smp", "2", "-cpu", "qemu64,tsc-frequency=7,avx=on,vmx=off"];
+        let line = [
+            "-name",
+            "x",
+            "-cpu",
+            "EPYC",
+            "-smp",
+            "2",
+            "-cpu",
+            "qemu64,tsc-frequency=7,hv-spinlocks=0x1fff,avx=on,vmx=off",
+        ];
         let arguments = CpuArguments::of(&line.map(str::to_owned));
         assert_eq!(arguments.all.len(), 6);
-        let props = json!({ "tsc-frequency": 7, "avx": true, "vmx": false });
+        let props = json!({ "tsc-frequency": 7, "hv-spinlocks": 8191, "avx": true, "vmx": false });
         assert_eq!(arguments.model(), Some(json!({ "name": "qemu64", "props": props })));
         assert_eq!(CpuArguments::of(&["-cpu".to_owned()]).model(), None);
     }

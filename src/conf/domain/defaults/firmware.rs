@@ -13,6 +13,7 @@ use crate::conf::domain::{
 };
 use crate::conf::xml::{OnOff, YesNo};
 use crate::conf::{ConfError, Result};
+use crate::util::arch::Arch;
 
 /// A descriptor as QEMU's `firmware.json` has it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -263,9 +264,31 @@ impl Firmware {
     }
 
     fn fits_machine(&self, domain: &Domain) -> bool {
-        let arch = domain.arch();
+        self.runs_on(domain.arch(), domain.machine())
+    }
+
+    pub fn runs_on(&self, arch: Arch, machine: &str) -> bool {
         let targets = self.targets.iter().filter(|target| target.architecture == arch.as_str());
-        targets.flat_map(|target| &target.machines).any(|pattern| matches(pattern, domain.machine()))
+        targets.flat_map(|target| &target.machines).any(|pattern| matches(pattern, machine))
+    }
+
+    /// Whether guests reach it by this interface, such as `uefi`.
+    pub fn has_interface(&self, name: &str) -> bool {
+        self.interface_types.iter().any(|interface| interface == name)
+    }
+
+    /// Whether it keeps guests from its own memory, as secure boot needs.
+    pub fn is_guarded(&self) -> bool {
+        self.has("requires-smm")
+    }
+
+    /// The image that a definition can name as its loader.
+    pub fn loader(&self) -> Option<&str> {
+        match &self.mapping {
+            Mapping::Flash { executable, .. } => Some(&executable.filename),
+            Mapping::Memory { filename } => Some(filename),
+            Mapping::Kernel { .. } => None,
+        }
     }
 
     fn fits_features(&self, domain: &Domain) -> bool {
