@@ -186,6 +186,8 @@ impl PoolObject {
 pub struct Use {
     object: Arc<PoolObject>,
     name: Arc<str>,
+    /// There is nothing left to unmark.
+    is_over: bool,
 }
 
 impl Use {
@@ -209,12 +211,28 @@ impl Use {
             },
             |_, _| (),
         )?;
-        Ok((Self { object: Arc::clone(object), name }, volume))
+        Ok((Self { object: Arc::clone(object), name, is_over: false }, volume))
+    }
+
+    /// The volume is gone, and so many bytes with it.
+    pub(super) fn end_with_volume(mut self, bytes: i64) {
+        self.is_over = true;
+        self.object.update(
+            |state| {
+                if state.change_volumes(|volumes| volumes.remove(&self.name)).is_some() {
+                    state.grow(bytes.saturating_neg());
+                }
+            },
+            |_, ()| (),
+        );
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         let end = |volumes: &mut Volumes| {
             if let Some(record) = volumes.get_mut(&self.name) {
                 let record = Arc::make_mut(record);
@@ -238,5 +256,39 @@ pub(super) fn free(record: &Record) -> Result<()> {
     match record.uses {
         0 => whole(record),
         _ => Err(errors::invalid(format!("volume '{}' is still in use.", record.volume.name))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conf::storage::{Capacity, PoolType};
+    use crate::util::uuid::Uuid;
+
+    fn record() -> Record {
+        let text = "<volume><name>a</name><capacity>1</capacity></volume>";
+        Record::new(Volume::parse(text, PoolType::Dir, Capacity::Needed).unwrap())
+    }
+
+    #[test]
+    fn a_volume_is_deleted_once_and_by_nobody_while_it_is_worked_with() {
+        let text = "<pool type='dir'><name>p</name><target><path>/p</path></target></pool>";
+        let object = Arc::new(PoolObject::new(Pool::parse(text, Uuid([1; 16])).unwrap()));
+        let add = |uses| {
+            let record = Arc::new(Record { uses, ..record() });
+            object.update(|state| drop(state.change_volumes(|it| it.insert("a".into(), record))), |_, ()| ());
+        };
+        object.update(|state| state.is_active = true, |_, ()| ());
+        add(0);
+        let (deleting, _) = Use::begin(&object, "a", free).unwrap();
+        assert!(Use::begin(&object, "a", free).is_err());
+        deleting.end_with_volume(0);
+        assert!(object.state().volume("a").is_none());
+        // Another of the same name is not unmarked by those who worked with the one before it.
+        add(0);
+        let (deleting, _) = Use::begin(&object, "a", free).unwrap();
+        deleting.end_with_volume(0);
+        add(1);
+        assert!(Use::begin(&object, "a", free).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::flags::no_flags;
-use super::pool::{PoolObject, Record, free};
+use super::pool::{PoolObject, Record, Use, free};
 use super::{Storage, errors};
 use crate::conf::storage::{Volume, VolumeType, clean_path};
 use crate::error::{Error, Result};
@@ -85,20 +85,13 @@ impl Storage {
 
     /// Removes a volume and its file. What a link in the pool leads to stays.
     pub async fn delete_volume(&self, name: &VolumeRef, flags: u32) -> Result<()> {
-        let (object, record) = self.volume(name)?;
-        free(&record)?;
+        let object = self.list.by_name(&name.pool)?;
+        // Until it is gone nobody else begins to work with it, nor deletes what has its name by then.
+        let (deleting, volume) = Use::begin(&object, &name.name, free)?;
         no_flags(flags, "virStorageBackendVolDeleteLocal")?;
-        let volume = record.volume.clone();
         let (path, kind) = (volume.target.path.clone(), volume.kind);
         object.blocking(move || remove_file(&path, kind)).await?;
-        object.update(
-            |state| {
-                if state.change_volumes(|volumes| volumes.remove(&*volume.name)).is_some() {
-                    state.grow(-signed(volume.allocation));
-                }
-            },
-            |_, ()| (),
-        );
+        deleting.end_with_volume(signed(volume.allocation));
         Ok(())
     }
 }
