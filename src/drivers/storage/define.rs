@@ -1,6 +1,7 @@
 //! Which pools there are to start: define, undefine, autostart, and what was there before this daemon.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::errors;
 use super::event::{PoolEvent, PoolLifecycle};
@@ -12,6 +13,9 @@ use crate::conf::storage::Pool;
 use crate::error::{Code, Error, Result};
 use crate::util::uuid::Uuid;
 
+/// How long the start of the daemon waits for one pool.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Storage {
     /// Takes over what is defined and what is active, and starts what starts with the host.
     pub async fn load(self: &Arc<Self>) -> Result<()> {
@@ -21,17 +25,26 @@ impl Storage {
         let is_first =
             loaded.map_err(ended)?.map_err(|error| Self::io("cannot read storage pools", error))?;
         for object in self.list.all() {
-            let state = object.state();
-            if state.is_active {
-                self.readopt(&object).await;
-            } else if state.autostart
-                && is_first
-                && let Err(error) = self.start_object(&object, super::flags::CreateFlags::empty()).await
-            {
-                tracing::error!(pool = %state.current.name, %error, "cannot start a pool with the host");
+            let (storage, pool) = (Arc::clone(self), Arc::clone(&object));
+            let taken_up = tokio::spawn(async move { storage.take_up(&pool, is_first).await });
+            if tokio::time::timeout(PATIENCE, taken_up).await.is_err() {
+                // Its server is gone, perhaps; the other pools and the guests do not wait for it.
+                tracing::warn!(pool = %object.state().current.name, "the pool does not answer yet");
             }
         }
         Ok(())
+    }
+
+    async fn take_up(self: &Arc<Self>, object: &Arc<PoolObject>, is_first: bool) {
+        let state = object.state();
+        if state.is_active {
+            self.readopt(object).await;
+        } else if state.autostart
+            && is_first
+            && let Err(error) = self.start_object(object, super::flags::CreateFlags::empty()).await
+        {
+            tracing::error!(pool = %state.current.name, %error, "cannot start a pool with the host");
+        }
     }
 
     fn load_files(&self) -> std::io::Result<bool> {
@@ -61,8 +74,11 @@ impl Storage {
 
     /// An earlier daemon left this pool active.
     async fn readopt(self: &Arc<Self>, object: &Arc<PoolObject>) {
+        // Others may want something of it by then.
+        let Ok(_turn) = object.turn().await else { return };
         let state = object.state();
-        let refreshed = match self.is_there(&state.current).await {
+        let pool = Arc::clone(&state.current);
+        let refreshed = match object.blocking(move || Self::is_there(&pool)).await {
             Ok(true) => refresh::refresh(object).await,
             Ok(false) => Err(errors::not_active(&state.current.name)),
             Err(error) => Err(error),

@@ -53,7 +53,7 @@ fn is_mounted(pool: &Pool) -> Result<bool> {
 
 impl Storage {
     /// Whether what an active pool stands on is still there.
-    pub(super) async fn is_there(&self, pool: &Pool) -> Result<bool> {
+    pub(super) fn is_there(pool: &Pool) -> Result<bool> {
         match pool.kind.file_system() {
             FileSystem::Directory => Ok(Path::new(&*pool.path).exists()),
             FileSystem::Mounted => is_mounted(pool),
