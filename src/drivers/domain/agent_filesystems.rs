@@ -38,6 +38,15 @@ impl Frozen {
         self.guests().remove(&guest);
     }
 
+    /// A guest refused, or had nothing to freeze: whom it was frozen for before still has it.
+    fn give_back(&self, guest: Uuid, before: Option<ClientId>) {
+        let mut guests = self.guests();
+        match before {
+            Some(before) => drop(guests.insert(guest, before)),
+            None => drop(guests.remove(&guest)),
+        }
+    }
+
     fn take(&self, client: ClientId) -> Vec<Uuid> {
         let mut guests = self.guests();
         guests.extract_if(|_, owner| *owner == client).map(|(guest, _)| guest).collect()
@@ -69,14 +78,14 @@ impl Domains {
         let job = domain.begin_agent().await?;
         let agent = live_agent(&state, &job)?;
         // Before it is so: what is frozen when the call fails is thawed as well.
-        self.frozen.guests().insert(state.uuid, client);
+        let before = self.frozen.guests().insert(state.uuid, client);
         let request = match mountpoints {
             [] => Request::new("guest-fsfreeze-freeze", Value::Null),
             _ => Request::new("guest-fsfreeze-freeze-list", json!({ "mountpoints": mountpoints })),
         };
         let frozen = agent.ask(&request.works()).await;
         if matches!(frozen, Ok(0) | Err(crate::qemu::agent::AgentError::Refused { .. })) {
-            self.frozen.release(state.uuid);
+            self.frozen.give_back(state.uuid, before);
         }
         Ok(frozen?)
     }
@@ -157,4 +166,22 @@ impl Domains {
 
 fn thaw_request() -> Request {
     Request::new("guest-fsfreeze-thaw", Value::Null).works()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_freeze_leaves_the_guest_to_whom_it_was_frozen_for() {
+        let (frozen, guest, first, second) = (Frozen::default(), Uuid([7; 16]), ClientId(1), ClientId(2));
+        frozen.guests().insert(guest, first);
+        let before = frozen.guests().insert(guest, second);
+        frozen.give_back(guest, before);
+        assert_eq!(frozen.take(second), []);
+        assert_eq!(frozen.take(first), [guest]);
+        let before = frozen.guests().insert(guest, second);
+        frozen.give_back(guest, before);
+        assert_eq!(frozen.take(second), []);
+    }
 }
