@@ -61,9 +61,10 @@ struct Entry {
     value: Option<Value>,
 }
 
-/// The driver of secrets. Its files are small: each call writes them under the lock.
+/// The driver of secrets. Changes come one after the other, beside the tasks; readers wait for no disk.
 #[derive(Debug)]
 pub struct Secrets {
+    writing: Mutex<()>,
     entries: Mutex<BTreeMap<Uuid, Entry>>,
     files: Files,
     events: Arc<EventBus>,
@@ -71,7 +72,7 @@ pub struct Secrets {
 
 impl Secrets {
     pub fn new(paths: &Paths, events: Arc<EventBus>) -> Self {
-        Self { entries: Mutex::default(), files: Files::new(paths), events }
+        Self { writing: Mutex::default(), entries: Mutex::default(), files: Files::new(paths), events }
     }
 
     pub fn load(&self) -> Result<()> {
@@ -84,15 +85,21 @@ impl Secrets {
         Ok(())
     }
 
-    pub fn define(&self, xml: &str, flags: u32) -> Result<Arc<Secret>> {
+    pub async fn define(self: &Arc<Self>, xml: &str, flags: u32) -> Result<Arc<Secret>> {
         /// `VIR_SECRET_DEFINE_VALIDATE`
         const VALIDATE: u32 = 1;
         no_flags(flags & !VALIDATE, "secretDefineXML")?;
         let fresh = Uuid::random().map_err(|error| ours(Error::io("Failed to generate UUID", error)))?;
         let secret = Arc::new(Secret::parse(xml, fresh).map_err(refused)?);
-        let mut entries = self.lock();
-        check_unique(&entries, &secret)?;
-        let value = entries.get(&secret.uuid).and_then(|entry| entry.value.clone());
+        self.change(move |secrets| secrets.define_read(secret)).await
+    }
+
+    fn define_read(&self, secret: Arc<Secret>) -> Result<Arc<Secret>> {
+        let value = {
+            let entries = self.lock();
+            check_unique(&entries, &secret)?;
+            entries.get(&secret.uuid).and_then(|entry| entry.value.clone())
+        };
         let saved = match secret.kept {
             Kept::OnDisk => value
                 .as_ref()
@@ -102,34 +109,53 @@ impl Secrets {
         };
         saved
             .map_err(|error| ours(Error::io(format_args!("cannot save secret '{}'", secret.uuid), error)))?;
-        entries.insert(secret.uuid, Entry { definition: Arc::clone(&secret), value });
+        self.lock().insert(secret.uuid, Entry { definition: Arc::clone(&secret), value });
         self.publish(&secret, SecretEvent::Lifecycle(SecretLifecycle::Defined));
         Ok(secret)
     }
 
-    pub fn undefine(&self, uuid: Uuid) -> Result<()> {
-        let mut entries = self.lock();
-        let definition = Arc::clone(&find(&entries, uuid)?.definition);
-        self.files
-            .remove(uuid)
-            .map_err(|error| ours(Error::io(format_args!("cannot remove secret '{uuid}'"), error)))?;
-        entries.remove(&uuid);
-        self.publish(&definition, SecretEvent::Lifecycle(SecretLifecycle::Undefined));
-        Ok(())
+    pub async fn undefine(self: &Arc<Self>, uuid: Uuid) -> Result<()> {
+        self.change(move |secrets| {
+            let definition = secrets.by_uuid(uuid)?;
+            secrets
+                .files
+                .remove(uuid)
+                .map_err(|error| ours(Error::io(format_args!("cannot remove secret '{uuid}'"), error)))?;
+            secrets.lock().remove(&uuid);
+            secrets.publish(&definition, SecretEvent::Lifecycle(SecretLifecycle::Undefined));
+            Ok(())
+        })
+        .await
     }
 
-    pub fn set_value(&self, uuid: Uuid, value: Value, flags: u32) -> Result<()> {
+    pub async fn set_value(self: &Arc<Self>, uuid: Uuid, value: Value, flags: u32) -> Result<()> {
         no_flags(flags, "secretSetValue")?;
-        let mut entries = self.lock();
-        let entry = entries.get_mut(&uuid).ok_or_else(|| missing(uuid))?;
-        if entry.definition.kept == Kept::OnDisk {
-            self.files.save_value(uuid, &value).map_err(|error| {
-                ours(Error::io(format_args!("cannot save the value of secret '{uuid}'"), error))
-            })?;
-        }
-        entry.value = Some(value);
-        self.publish(&entry.definition, SecretEvent::ValueChanged);
-        Ok(())
+        self.change(move |secrets| {
+            let definition = secrets.by_uuid(uuid)?;
+            if definition.kept == Kept::OnDisk {
+                secrets.files.save_value(uuid, &value).map_err(|error| {
+                    ours(Error::io(format_args!("cannot save the value of secret '{uuid}'"), error))
+                })?;
+            }
+            secrets.lock().get_mut(&uuid).ok_or_else(|| missing(uuid))?.value = Some(value);
+            secrets.publish(&definition, SecretEvent::ValueChanged);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes a change that waits for the disk, when those before it are made.
+    async fn change<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let secrets = Arc::clone(self);
+        let work = move || {
+            let _one_at_a_time = secrets.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&secrets)
+        };
+        let unfinished = |_| Err(ours(Error::internal_error("a task ended early")));
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(unfinished)
     }
 
     /// The value, for a client.

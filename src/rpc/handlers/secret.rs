@@ -59,12 +59,12 @@ async fn lookup_by_usage(call: Call, args: SecretLookupByUsageArgs) -> Result<Se
 }
 
 async fn define(call: Call, args: SecretDefineXmlArgs) -> Result<SecretDefineXmlRet> {
-    let secret = call.drivers.secrets.define(&args.xml, args.flags)?;
+    let secret = call.drivers.secrets.define(&args.xml, args.flags).await?;
     Ok(SecretDefineXmlRet { secret: wire(&secret) })
 }
 
 async fn undefine(call: Call, args: SecretUndefineArgs) -> Result<()> {
-    call.drivers.secrets.undefine(Uuid(args.secret.uuid))
+    call.drivers.secrets.undefine(Uuid(args.secret.uuid)).await
 }
 
 async fn get_xml_desc(call: Call, args: SecretGetXmlDescArgs) -> Result<SecretGetXmlDescRet> {
@@ -73,7 +73,7 @@ async fn get_xml_desc(call: Call, args: SecretGetXmlDescArgs) -> Result<SecretGe
 }
 
 async fn set_value(call: Call, args: SecretSetValueArgs) -> Result<()> {
-    call.drivers.secrets.set_value(Uuid(args.secret.uuid), Value::new(args.value), args.flags)
+    call.drivers.secrets.set_value(Uuid(args.secret.uuid), Value::new(args.value), args.flags).await
 }
 
 async fn get_value(call: Call, args: SecretGetValueArgs) -> Result<SecretGetValueRet> {
