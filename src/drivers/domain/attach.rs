@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::event::{DomainEvent, Lifecycle, Started, Suspended};
 use super::flags::no_flags;
 use super::list::Existing;
-use super::{Domains, complete};
+use super::{Domains, blocking, complete};
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::error::{Error, Result};
@@ -61,9 +61,13 @@ impl Domains {
         no_flags(flags, "qemuDomainQemuAttach")?;
         let process = Process::find(pid).map_err(|error| no_process(pid, &error))?;
         self.refuse_managed(pid)?;
-        let origin = process.origin().map_err(|error| no_process(pid, &error))?;
-        let invocation = invocation_of(pid, &origin)?;
-        let surroundings = surroundings_of(pid, &origin, &invocation);
+        let (process, invocation, surroundings) = blocking(move || {
+            let origin = process.origin().map_err(|error| no_process(pid, &error))?;
+            let invocation = invocation_of(pid, &origin)?;
+            let surroundings = surroundings_of(pid, &origin, &invocation);
+            Ok((process, invocation, surroundings))
+        })
+        .await?;
         let native = native::convert(&invocation, &surroundings)?;
         let seen = Domain::parse(&native.xml, Form::LIVE)?;
         let uuid = if seen.has_uuid() { seen.uuid } else { complete::random_uuid()? };
@@ -223,7 +227,10 @@ fn invocation_of(pid: u32, origin: &Origin) -> Result<Invocation> {
 
 fn surroundings_of(pid: u32, origin: &Origin, invocation: &Invocation) -> Surroundings {
     let read = |name: &String| {
-        let text = file::read_at_most(&origin.directory.join(name), MAX_CONFIG).ok()?;
+        let path = origin.directory.join(name);
+        // Who put a pipe there would have this wait for him.
+        let is_file = std::fs::metadata(&path).is_ok_and(|found| found.is_file());
+        let text = is_file.then(|| file::read_at_most(&path, MAX_CONFIG).ok())??;
         Some((name.clone(), String::from_utf8(text).ok()?))
     };
     Surroundings {
