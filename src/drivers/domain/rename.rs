@@ -71,13 +71,11 @@ impl Domains {
             true => self.definitions.set_autostart(&definition.name, true),
             false => Ok(()),
         });
-        match written {
-            Ok(()) => self.definitions.remove(old),
-            Err(error) => {
-                // The first error is the one that the user needs.
-                self.definitions.remove(&definition.name).ok();
-                Err(error)
-            }
+        let moved = written.and_then(|()| self.definitions.remove(old));
+        if moved.is_err() {
+            // The first error is the one that the user needs.
+            self.definitions.remove(&definition.name).ok();
         }
+        moved
     }
 }
