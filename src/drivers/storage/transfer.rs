@@ -205,7 +205,7 @@ impl Upload {
         }
         self.wait().await?;
         let (data, file, at) = (std::mem::take(&mut self.gathered), Arc::clone(&self.file), self.at);
-        self.at += data.len() as u64;
+        self.at = at.saturating_add(data.len() as u64);
         self.under_way = Some(tokio::task::spawn_blocking(move || file.write_all_at(&data, at)));
         Ok(())
     }
