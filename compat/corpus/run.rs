@@ -261,6 +261,7 @@ impl Chooser for First {
 fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> Result<Command, Error> {
     let name = short_name(-1, &domain.name);
     let state_dir = PathBuf::from(format!("/var/lib/libvirt/qemu/domain-{name}"));
+    let memory_dir = PathBuf::from(format!("/var/lib/libvirt/qemu/ram/{name}"));
     let channel_dir = PathBuf::from(format!("/var/run/libvirt/qemu/channel/{name}"));
     let place = Place {
         id: -1,
@@ -302,6 +303,7 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
     let context = Context {
         scope: Scope::System,
         state_dir: &state_dir,
+        memory_dir: &memory_dir,
         monitor: fds::SOCKET,
         descriptors: &descriptors,
         sandbox: Sandbox::On,

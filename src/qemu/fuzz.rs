@@ -90,6 +90,7 @@ fn arguments(mut domain: Domain, caps: &QemuCaps) {
     let context = Context {
         scope: Scope::System,
         state_dir: directory,
+        memory_dir: directory,
         monitor: 8,
         descriptors: &descriptors,
         sandbox: Sandbox::On,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::conf::devices::{BalloonModel, Disk, DiskBus, Graphics, IoTune, MemBalloon, Vnc};
+use crate::conf::devices::{BalloonModel, Disk, DiskBus, Graphics, GraphicsAuth, IoTune, MemBalloon, Vnc};
 use crate::conf::domain::{Domain, LifecycleAction};
 
 /// A command's name and arguments.
@@ -13,8 +13,13 @@ pub fn commands(domain: &Domain, now_s: i64) -> Vec<Setup> {
     let devices = &domain.devices;
     let mut list = Vec::new();
     for graphics in &devices.graphics {
-        if let Graphics::Vnc(vnc) = graphics {
-            list.extend(vnc_password(vnc, now_s));
+        let (protocol, auth) = match graphics {
+            Graphics::Vnc(vnc) => ("vnc", vnc.auth.as_deref()),
+            Graphics::Spice(spice) => ("spice", spice.auth.as_deref()),
+            _ => continue,
+        };
+        if let Some(auth) = auth {
+            list.extend(password(protocol, auth, now_s));
         }
     }
     for disk in &devices.disks {
@@ -42,9 +47,12 @@ pub fn balloon_period(balloon: &MemBalloon) -> Option<Setup> {
 
 /// Who may look at a screen.
 pub fn vnc_password(vnc: &Vnc, now_s: i64) -> Vec<Setup> {
-    let Some(auth) = &vnc.auth else { return Vec::new() };
+    vnc.auth.as_deref().map(|auth| password("vnc", auth, now_s)).unwrap_or_default()
+}
+
+fn password(protocol: &str, auth: &GraphicsAuth, now_s: i64) -> Vec<Setup> {
     let mut arguments = Map::new();
-    arguments.insert("protocol".to_owned(), "vnc".into());
+    arguments.insert("protocol".to_owned(), protocol.into());
     arguments.insert("password".to_owned(), (&*auth.passwd).into());
     if let Some(connected) = auth.connected {
         arguments.insert("connected".to_owned(), connected.as_str().into());
@@ -57,7 +65,7 @@ pub fn vnc_password(vnc: &Vnc, now_s: i64) -> Vec<Setup> {
         Some(moment) => moment.to_string(),
         None => "never".to_owned(),
     };
-    vec![password, ("expire_password", json!({ "protocol": "vnc", "time": time }))]
+    vec![password, ("expire_password", json!({ "protocol": protocol, "time": time }))]
 }
 
 /// By which QEMU knows a disk's device.
@@ -123,6 +131,7 @@ mod tests {
             <disk><target dev='vda' bus='virtio'/><alias name='virtio-disk0'/>\
             <iotune><total_iops_sec>7</total_iops_sec><group_name>g</group_name></iotune></disk>\
             <graphics type='vnc' passwd='s' passwdValidTo='2030-01-02T03:04:05'/>\
+            <graphics type='spice' passwd='t' connected='disconnect'/>\
             <memballoon model='virtio'><stats period='5'/><alias name='balloon0'/></memballoon>\
             </devices></domain>";
         let domain = Domain::parse(text, Form::LIVE).unwrap();
@@ -130,12 +139,15 @@ mod tests {
         assert_eq!(sent[0], ("set_password", json!({ "protocol": "vnc", "password": "s" })));
         assert_eq!(sent[1].1["time"], "1893553445");
         assert_eq!(commands(&domain, 1_893_553_445)[1].1["time"], "now");
-        assert_eq!(sent[2].1["id"], "/machine/peripheral/virtio-disk0/virtio-backend");
+        let disconnects = json!({ "protocol": "spice", "password": "t", "connected": "disconnect" });
+        assert_eq!(sent[2], ("set_password", disconnects));
+        assert_eq!(sent[3], ("expire_password", json!({ "protocol": "spice", "time": "never" })));
+        assert_eq!(sent[4].1["id"], "/machine/peripheral/virtio-disk0/virtio-backend");
         assert_eq!(
-            (&sent[2].1["iops"], &sent[2].1["bps"], &sent[2].1["group"]),
+            (&sent[4].1["iops"], &sent[4].1["bps"], &sent[4].1["group"]),
             (&json!(7), &json!(0), &json!("g"))
         );
-        assert_eq!(sent[3].1["value"], 5);
-        assert_eq!(sent.len(), 4);
+        assert_eq!(sent[5].1["value"], 5);
+        assert_eq!(sent.len(), 6);
     }
 }

@@ -213,6 +213,10 @@ impl Status {
             files: Files {
                 directory: PathBuf::from(&self.directory),
                 channels: PathBuf::from(&self.channels),
+                memory: self.memory_directory.clone().map_or_else(
+                    || Files::new(directories, self.domain.0.id.unwrap_or(-1), name).memory,
+                    PathBuf::from,
+                ),
                 pidfile: directories.runtime.join(format!("{name}.pid")),
                 logs: directories.log.clone(),
                 monitor: PathBuf::from(&self.monitor.path),

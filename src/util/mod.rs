@@ -20,3 +20,4 @@ pub mod tty;
 pub mod units;
 pub mod unix;
 pub mod uuid;
+pub mod vsock;

@@ -12,7 +12,7 @@ use crate::conf::devices::LinkState;
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::Accel;
-use crate::qemu::command::{self, Descriptors, InterfaceDescriptors, Need, Opened};
+use crate::qemu::command::{self, Descriptors, InterfaceDescriptors, Need, Opened, VsockDescriptor};
 use crate::qemu::monitor::Chardev;
 use crate::qemu::network::{self, Accelerated, Wired};
 use crate::qemu::prepare::Place;
@@ -20,6 +20,7 @@ use crate::qemu::process::{Files, Prepared};
 use crate::qemu::{self, block};
 use crate::util::file::{self, Durability};
 use crate::util::random;
+use crate::util::vsock;
 
 /// Where screens are offered that say nothing else.
 const VNC_LISTEN: &str = "127.0.0.1";
@@ -37,6 +38,11 @@ pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &P
         render_node: render_node.as_deref(),
         credentials: Some(&format!("+{user}:+{group}")),
     };
+    if command::has_memory_in_files(definition) {
+        let directory = &files.memory;
+        file::make_directory(directory, 0o700)
+            .map_err(|error| Error::io(format_args!("Unable to create {}", directory.display()), error))?;
+    }
     ports.take_named(definition)?;
     let mut choice = ports.choice(definition.uuid);
     qemu::prepare::prepare(definition, &place, &mut choice)?;
@@ -115,8 +121,14 @@ pub(super) fn open(
                     .map_err(|error| error.from_origin(Origin::NONE))?;
                 descriptors.chardevs.insert(name, Opened(prepared.pass(file.into())));
             }
-            Need::Vsock { .. } => {
-                return Err(Error::config_unsupported("sockets between host and guest are not supported"));
+            Need::Vsock { alias, cid } => {
+                let (device, cid) = open_vsock(cid)?;
+                let vsocks = definition.devices.vsocks.iter_mut();
+                for vsock in vsocks.filter(|vsock| vsock.info.alias.as_deref() == Some(&*alias)) {
+                    vsock.cid.address = Some(cid);
+                }
+                let opened = VsockDescriptor { descriptor: prepared.pass(device), cid };
+                descriptors.vsocks.insert(alias, opened);
             }
             Need::Tap { alias, .. } => {
                 let wired = wire(definition, &alias, accel)?;
@@ -128,6 +140,16 @@ pub(super) fn open(
         }
     }
     Ok(descriptors)
+}
+
+/// The kernel's end of a vsock and the address that is now its guest's.
+fn open_vsock(cid: Option<u32>) -> Result<(OwnedFd, u32)> {
+    let device = vsock::open().map_err(|_| Error::config_unsupported("unable to open vhost-vsock device"))?;
+    let (cid, sentence) = match cid {
+        Some(cid) => (vsock::set_cid(&device, cid).map(|()| cid), "failed to set guest cid"),
+        None => (vsock::acquire_cid(&device), "failed to acquire guest cid"),
+    };
+    Ok((device, cid.map_err(|error| Error::io(sentence, error).from_origin(Origin::NONE))?))
 }
 
 fn wire(definition: &mut Domain, alias: &str, accel: Accel) -> Result<Wired> {

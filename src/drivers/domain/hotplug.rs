@@ -301,6 +301,7 @@ impl Domains {
         Context {
             scope: self.paths.scope,
             state_dir: &files.directory,
+            memory_dir: &files.memory,
             monitor: -1,
             descriptors,
             sandbox: Sandbox::On,

@@ -89,6 +89,7 @@ impl Domains {
         let context = Context {
             scope: self.paths.scope,
             state_dir: &files.directory,
+            memory_dir: &files.memory,
             monitor,
             descriptors: &descriptors,
             sandbox: Sandbox::On,

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::conf::devices::{Graphics, Listen, ListenPlace};
+use crate::conf::devices::{Graphics, ListenPlace};
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::prepare::Chooser;
@@ -37,18 +37,9 @@ impl Ports {
 
     /// Takes the ports that the definition of a starting guest names.
     pub(super) fn take_named(&self, starting: &Domain) -> Result<()> {
-        for graphics in &starting.devices.graphics {
-            let Graphics::Vnc(vnc) = graphics else { continue };
-            let on_network = |listen: &Listen| {
-                matches!(listen.place, ListenPlace::Address { .. } | ListenPlace::Network { .. })
-            };
-            if !vnc.listens.first().is_some_and(on_network) {
-                continue;
-            }
-            let named = [Some(vnc.port).filter(|_| !vnc.autoport), Some(vnc.websocket)];
-            for port in named.into_iter().flatten().filter_map(|port| u16::try_from(port).ok()) {
+        for graphics in starting.devices.graphics.iter().filter(|screen| is_on_network(screen)) {
+            for port in named(graphics) {
                 match self.taken().entry(port) {
-                    _ if port == 0 => {}
                     Entry::Vacant(place) => drop(place.insert(starting.uuid)),
                     Entry::Occupied(_) => {
                         let sentence = format!("Failed to reserve port {port}");
@@ -62,11 +53,8 @@ impl Ports {
 
     /// Notes the ports of a guest that runs already.
     pub(super) fn reserve(&self, running: &Domain) {
-        for graphics in &running.devices.graphics {
-            let Graphics::Vnc(vnc) = graphics else { continue };
-            for port in [vnc.port, vnc.websocket].into_iter().filter_map(|port| u16::try_from(port).ok()) {
-                self.taken().insert(port, running.uuid);
-            }
+        for port in running.devices.graphics.iter().flat_map(all) {
+            self.taken().insert(port, running.uuid);
         }
     }
 
@@ -91,9 +79,47 @@ impl Chooser for Choice<'_> {
         self.ports.choose(DISPLAYS, self.owner)
     }
 
+    fn spice_port(&mut self) -> Option<u16> {
+        self.ports.choose(DISPLAYS, self.owner)
+    }
+
     fn websocket_port(&mut self) -> Option<u16> {
         self.ports.choose(WEBSOCKETS, self.owner)
     }
+}
+
+fn is_on_network(screen: &Graphics) -> bool {
+    let listen = match screen {
+        Graphics::Vnc(vnc) => vnc.listens.first(),
+        Graphics::Spice(spice) => spice.listen(),
+        _ => None,
+    };
+    listen.is_some_and(|listen| {
+        matches!(listen.place, ListenPlace::Address { .. } | ListenPlace::Network { .. })
+    })
+}
+
+/// The ports of a screen that nobody is asked to choose.
+fn named(screen: &Graphics) -> Vec<u16> {
+    match screen {
+        Graphics::Vnc(vnc) if vnc.autoport => ports(&[vnc.websocket]),
+        Graphics::Spice(spice) if spice.autoport => Vec::new(),
+        _ => all(screen),
+    }
+}
+
+/// The ports of a screen, as far as they are known.
+fn all(screen: &Graphics) -> Vec<u16> {
+    match screen {
+        Graphics::Vnc(vnc) => ports(&[vnc.port, vnc.websocket]),
+        Graphics::Spice(spice) => ports(&[spice.port, spice.tls_port]),
+        _ => Vec::new(),
+    }
+}
+
+/// Those that are ports: 0 and -1 stand for none and any.
+fn ports(numbers: &[i32]) -> Vec<u16> {
+    numbers.iter().filter_map(|number| u16::try_from(*number).ok()).filter(|port| *port > 0).collect()
 }
 
 /// Whether nobody on this host listens on the port.
@@ -108,4 +134,45 @@ fn is_free(port: u16) -> bool {
     };
     bound(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
         && bound(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conf::xml::Form;
+
+    fn guest(screen: &str) -> Domain {
+        let text = format!(
+            "<domain type='qemu'><name>x</name><os><type>hvm</type></os><devices>{screen}</devices></domain>"
+        );
+        Domain::parse(&text, Form::INACTIVE).unwrap()
+    }
+
+    #[test]
+    fn screens_of_both_kinds_share_the_ports() {
+        let ports = Ports::default();
+        let (first, second) = (Uuid([1; 16]), Uuid([2; 16]));
+        let mut vnc = guest("<graphics type='vnc' port='64001' autoport='no' listen='0.0.0.0'/>");
+        vnc.uuid = first;
+        ports.take_named(&vnc).unwrap();
+        for taken in ["port='64001'", "port='64002' tlsPort='64001'"] {
+            let mut spice =
+                guest(&format!("<graphics type='spice' {taken} autoport='no' listen='0.0.0.0'/>"));
+            spice.uuid = second;
+            let refusal = ports.take_named(&spice).unwrap_err();
+            assert!(refusal.to_string().contains("Failed to reserve port 64001"), "{refusal}");
+            ports.release(second);
+        }
+        let mut spice =
+            guest("<graphics type='spice' port='64003' tlsPort='64004' autoport='no' listen='::'/>");
+        spice.uuid = second;
+        ports.reserve(&spice);
+        assert_eq!(ports.taken().get(&64003), Some(&second));
+        assert_eq!(ports.taken().get(&64004), Some(&second));
+        // What a stopped guest had is not what it gets.
+        let automatic = guest("<graphics type='spice' autoport='yes' listen='0.0.0.0'/>");
+        ports.take_named(&automatic).unwrap();
+        let chosen = ports.choice(first).spice_port().unwrap();
+        assert!(ports.taken().contains_key(&chosen));
+    }
 }

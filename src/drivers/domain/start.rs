@@ -338,6 +338,7 @@ impl Attempt {
         let context = Context {
             scope: self.domains.paths.scope,
             state_dir: &prepared.files().directory,
+            memory_dir: &prepared.files().memory,
             monitor: prepared.monitor_fd(),
             descriptors: &descriptors,
             sandbox: Sandbox::On,

@@ -93,7 +93,7 @@ fn status(state: &State, process: &Process, files: &Files) -> Option<Status> {
         devices: Vec::new(),
         directory: files.directory.to_string_lossy().into_owned(),
         channels: files.channels.to_string_lossy().into_owned(),
-        memory_directory: None,
+        memory_directory: Some(files.memory.to_string_lossy().into_owned()),
         defined_cpu: launched.defined_cpu.clone(),
         allow_reboot: Some(YesNo::Yes),
         last_node: u64::from(launched.last_node),

@@ -2,7 +2,7 @@
 
 use super::line::{Line, Props};
 use super::{Guest, Result, unsupported};
-use crate::conf::domain::{IoThread, MemoryAccess, MemoryAllocation, MemorySource, NumaMode};
+use crate::conf::domain::{Domain, IoThread, MemoryAccess, MemoryAllocation, MemorySource, NumaMode};
 use crate::qemu::capabilities::Cap;
 use crate::util::bitmap::Bitmap;
 
@@ -40,6 +40,20 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether memory of the guest is in files, which need a directory.
+pub fn is_in_files(domain: &Domain) -> bool {
+    let backing = domain.memory_backing.as_deref();
+    let source = backing.and_then(|backing| backing.source);
+    let numa = domain.cpu.as_deref().and_then(|cpu| cpu.rest.numa.as_deref());
+    let has_access = backing.is_some_and(|backing| backing.access.is_some())
+        || numa.is_some_and(|numa| numa.cells.iter().any(|cell| cell.access.is_some()));
+    match source {
+        Some(MemorySource::File) => true,
+        Some(MemorySource::Memfd) => false,
+        Some(MemorySource::Anonymous) | None => has_access,
+    }
+}
+
 impl Guest<'_> {
     /// The host's pages behind a piece of memory.
     pub(super) fn memory_backend(&self, piece: &Backend<'_>) -> Result<Props> {
@@ -63,11 +77,10 @@ impl Guest<'_> {
                 if source == Some(MemorySource::File) || access.is_some() =>
             {
                 shared_id = true;
-                // QEMU makes an unnamed file in a directory.
-                let directory = self.context.state_dir.display().to_string();
+                let file = self.context.memory_dir.join(piece.id).display().to_string();
                 let discard = backing.is_some_and(|backing| backing.discard).then_some(true);
                 Props::object("memory-backend-file", piece.id)
-                    .set("mem-path", directory)
+                    .set("mem-path", file)
                     .maybe("discard-data", discard)
                     .maybe("share", share)
             }

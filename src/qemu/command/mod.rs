@@ -56,6 +56,7 @@ pub use blockdev::{backend as blockdev_backend, chain as blockdev_chain, top_nod
 pub(crate) use cpu::libvirt_feature;
 pub use descriptors::{Descriptors, InterfaceDescriptors, Need, Opened, VsockDescriptor, needs};
 pub use line::Props;
+pub use memory::is_in_files as has_memory_in_files;
 
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -93,6 +94,8 @@ pub struct Context<'a> {
     pub scope: Scope,
     /// The guest's own directory, `domain-ID-NAME`.
     pub state_dir: &'a Path,
+    /// Where memory is that is in files, `ram/ID-NAME`.
+    pub memory_dir: &'a Path,
     /// A listening socket for QMP.
     pub monitor: RawFd,
     pub descriptors: &'a Descriptors,

@@ -168,9 +168,11 @@ fn arguments_are_libvirts() {
         let domain = running(definition, name);
         let descriptors = open_all(&needs(&domain));
         let state_dir = format!("/var/lib/libvirt/qemu/domain-{}", short_name(1, name));
+        let memory_dir = format!("/var/lib/libvirt/qemu/ram/{}", short_name(1, name));
         let context = Context {
             scope: Scope::System,
             state_dir: Path::new(&state_dir),
+            memory_dir: Path::new(&memory_dir),
             monitor: 100,
             descriptors: &descriptors,
             sandbox: Sandbox::On,

@@ -40,6 +40,8 @@ pub struct Files {
     pub directory: PathBuf,
     /// `RUNTIME/channel/ID-NAME`
     pub channels: PathBuf,
+    /// `STATE/ram/ID-NAME`, made only for guests whose memory is in files.
+    pub memory: PathBuf,
     /// `RUNTIME/NAME.pid`
     pub pidfile: PathBuf,
     /// Where the guest's log is.
@@ -55,7 +57,8 @@ impl Files {
         Self {
             monitor: monitor_path(&directory),
             directory,
-            channels: directories.runtime.join("channel").join(short),
+            channels: directories.runtime.join("channel").join(&short),
+            memory: directories.state.join("ram").join(short),
             pidfile: directories.runtime.join(format!("{name}.pid")),
             logs: directories.log.clone(),
         }
@@ -69,8 +72,9 @@ impl Files {
     pub fn remove(&self) -> io::Result<()> {
         let directory = file::remove_tree_if_there(&self.directory);
         let channels = file::remove_tree_if_there(&self.channels);
+        let memory = file::remove_tree_if_there(&self.memory);
         let pidfile = file::remove_if_there(&self.pidfile);
-        directory.and(channels).and(pidfile)
+        directory.and(channels).and(memory).and(pidfile)
     }
 }
 
