@@ -43,6 +43,9 @@ use crate::util::uuid::Uuid;
 /// How long a client waits for its guest to let go of a device.
 pub(super) const UNPLUG_LIMIT: Duration = Duration::from_secs(5);
 
+/// How often an edit is made again in what others define meanwhile.
+const EDITS: usize = 5;
+
 /// How a guest answers when it is to let go of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -76,6 +79,12 @@ impl Unplugs {
     }
 }
 
+/// An edited definition, and what it was made from.
+pub(super) struct Edited {
+    from: Arc<Domain>,
+    definition: Arc<Domain>,
+}
+
 /// A device that is about to be plugged, and what that takes.
 struct Plan {
     /// The running definition with nothing but the device and the buses.
@@ -100,18 +109,19 @@ impl Domains {
         let impact = impact.on(&state);
         check_impact(impact, &state)?;
         let (kind, device) = Devices::read_one(xml, Form::INACTIVE)?;
-        let mut inactive = None;
-        if impact.contains(Impact::CONFIG) {
-            let definition = persistent(&state)?;
-            let mut definition = Domain::clone(definition);
+        let add = |definition: &mut Domain| {
             plug(&mut definition.devices, device.clone());
-            inactive = Some(self.complete(definition).await?);
-        }
+            Ok(())
+        };
+        let inactive = match impact.contains(Impact::CONFIG) {
+            true => Some(self.edit(&state, &add).await?),
+            false => None,
+        };
         if impact.contains(Impact::LIVE) {
-            self.plug(&job, kind, device).await?;
+            self.plug(&job, kind, device.clone()).await?;
         }
         match inactive {
-            Some(definition) => self.replace_inactive(&object, definition).await,
+            Some(edited) => self.replace_edited(&object, edited, &add).await,
             None => Ok(()),
         }
     }
@@ -149,12 +159,13 @@ impl Domains {
         let impact = impact.on(&state);
         check_impact(impact, &state)?;
         let missing = || Error::device_missing(missing.to_owned());
-        let mut inactive = None;
-        if impact.contains(Impact::CONFIG) {
-            let mut definition = Domain::clone(persistent(&state)?);
-            take(&mut definition.devices).infos().next().ok_or_else(missing)?;
-            inactive = Some(self.complete(definition).await?);
-        }
+        let remove = |definition: &mut Domain| {
+            take(&mut definition.devices).infos().next().map(drop).ok_or_else(missing)
+        };
+        let inactive = match impact.contains(Impact::CONFIG) {
+            true => Some(self.edit(&state, &remove).await?),
+            false => None,
+        };
         if impact.contains(Impact::LIVE) {
             let mut devices = running(&state)?.devices.clone();
             let device = take(&mut devices);
@@ -165,29 +176,55 @@ impl Domains {
             self.unplug(&job, &device, &alias).await?;
         }
         match inactive {
-            Some(definition) => self.replace_inactive(&object, definition).await,
+            Some(edited) => self.replace_edited(&object, edited, &remove).await,
             None => Ok(()),
         }
     }
 
-    /// What the domain starts with the next time, in the file and in the state.
-    pub(super) async fn replace_inactive(
+    /// What the domain would start with the next time.
+    pub(super) async fn edit(
+        &self,
+        state: &State,
+        edit: &impl Fn(&mut Domain) -> Result<()>,
+    ) -> Result<Edited> {
+        let from = Arc::clone(persistent(state)?);
+        let mut definition = Domain::clone(&from);
+        edit(&mut definition)?;
+        Ok(Edited { from, definition: Arc::new(self.complete(definition).await?) })
+    }
+
+    /// Makes it so, in the file and in the state. Who defines the domain anew meanwhile needs no job; the edit
+    /// is then made in what he defined.
+    pub(super) async fn replace_edited(
         self: &Arc<Self>,
         object: &Arc<DomainObject>,
-        definition: Domain,
+        mut edited: Edited,
+        edit: &impl Fn(&mut Domain) -> Result<()>,
     ) -> Result<()> {
-        let (domains, object) = (Arc::clone(self), Arc::clone(object));
-        blocking(move || {
-            let configuration = object.configure();
-            persistent(&configuration.state())?;
-            let name = &definition.name;
-            domains.definitions.save(&definition).map_err(|error| {
-                Error::io(format_args!("cannot save the definition of domain '{name}'"), error)
-            })?;
-            configuration.update(|state| state.inactive = Some(Arc::new(definition)), |_, ()| ());
-            Ok(())
-        })
-        .await
+        for _ in 0..EDITS {
+            let (domains, target) = (Arc::clone(self), Arc::clone(object));
+            if blocking(move || domains.replace_unless_changed(&target, edited)).await? {
+                return Ok(());
+            }
+            edited = self.edit(&object.state(), edit).await?;
+        }
+        let sentence = format!("the definition of domain '{}' changes all the time", object.state().name);
+        Err(Error::operation_failed(sentence))
+    }
+
+    /// False: somebody else has replaced what was edited.
+    fn replace_unless_changed(&self, object: &DomainObject, edited: Edited) -> Result<bool> {
+        let Edited { from, definition } = edited;
+        let configuration = object.configure();
+        if !Arc::ptr_eq(persistent(&configuration.state())?, &from) {
+            return Ok(false);
+        }
+        let name = &definition.name;
+        self.definitions.save(&definition).map_err(|error| {
+            Error::io(format_args!("cannot save the definition of domain '{name}'"), error)
+        })?;
+        configuration.update(|state| state.inactive = Some(Arc::clone(&definition)), |_, ()| ());
+        Ok(true)
     }
 
     async fn plug(
@@ -342,25 +379,30 @@ impl Domains {
         refuse_unplugging(live, device)?;
         let steps = self.steps_of(live, guest.files(), device).await?;
         let uuid = live.uuid;
-        let answer = self.unplugs.expect(uuid, alias);
+        let mut answer = self.unplugs.expect(uuid, alias);
         if let Err(error) = hotplug::unplug(guest.monitor(), &steps).await {
             self.unplugs.forget(uuid, alias);
             return Err(error.into());
         }
-        match tokio::time::timeout(UNPLUG_LIMIT, answer).await {
-            Ok(Ok(Answer::Gone)) => {
+        let answered = match tokio::time::timeout(UNPLUG_LIMIT, &mut answer).await {
+            Ok(answered) => answered.ok(),
+            Err(_) => {
+                self.unplugs.forget(uuid, alias);
+                // It may have come at the last moment; nobody else has it then.
+                answer.try_recv().ok()
+            }
+        };
+        match answered {
+            Some(Answer::Gone) => {
                 hotplug::clear_away(guest.monitor(), &steps).await;
                 self.forget_device(job, alias);
                 Ok(())
             }
-            Ok(Ok(Answer::Refused)) => {
+            Some(Answer::Refused) => {
                 Err(Error::operation_failed("unplug of device was rejected by the guest"))
             }
             // It may still let go of it.
-            Ok(Err(_)) | Err(_) => {
-                self.unplugs.forget(uuid, alias);
-                Ok(())
-            }
+            None => Ok(()),
         }
     }
 
@@ -407,10 +449,12 @@ impl Domains {
         let guest = job.live()?;
         let live = running(guest.state())?;
         let device = live.devices.clone().take(|info| info.alias.as_deref() == Some(alias));
-        if device.infos().next().is_some() {
-            let steps = self.steps_of(live, guest.files(), &device).await?;
-            hotplug::clear_away(guest.monitor(), &steps).await;
+        // One that never got as far as the definition: its attach failed, and has cleared away after itself.
+        if device.infos().next().is_none() {
+            return Ok(());
         }
+        let steps = self.steps_of(live, guest.files(), &device).await?;
+        hotplug::clear_away(guest.monitor(), &steps).await;
         self.forget_device(&job, alias);
         Ok(())
     }

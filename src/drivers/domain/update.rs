@@ -11,7 +11,7 @@ use serde_json::json;
 use super::event::{Defined, DomainEvent, Lifecycle};
 use super::flags::{CallFlags, Impact, UpdateFlags};
 use super::hotplug::check_impact;
-use super::reads::{persistent, running};
+use super::reads::running;
 use super::start::seconds_since_1970;
 use super::{Domains, blocking};
 use crate::conf::devices::{
@@ -42,26 +42,25 @@ impl Domains {
         let impact = Impact::from_bits_truncate(flags.bits()).on(&state);
         check_impact(impact, &state)?;
         let (kind, device) = Devices::read_changed(xml, Form::INACTIVE)?;
-        let mut inactive = None;
-        if impact.contains(Impact::CONFIG) {
-            let mut definition = Domain::clone(persistent(&state)?);
-            replace(&mut definition.devices, kind, device.clone())?;
-            inactive = Some(self.complete(definition).await?);
-        }
+        let change = |definition: &mut Domain| replace(&mut definition.devices, kind, device.clone());
+        let inactive = match impact.contains(Impact::CONFIG) {
+            true => Some(self.edit(&state, &change).await?),
+            false => None,
+        };
         if impact.contains(Impact::LIVE) {
-            if let Some(disk) = device.disks.into_iter().next() {
+            if let Some(disk) = device.disks.first().cloned() {
                 self.update_disk(&job, disk, flags).await?;
             } else if let Some(card) = device.interfaces.first() {
                 self.update_interface(&job, card).await?;
-            } else if let Some(screen) = device.graphics.into_iter().next() {
+            } else if let Some(screen) = device.graphics.first().cloned() {
                 self.update_graphics(&job, screen).await?;
             } else {
                 let sentence = format!("live update of device '{kind}' is not supported");
                 return Err(Error::config_unsupported(sentence));
             }
         }
-        if let Some(definition) = inactive {
-            self.replace_inactive(&object, definition).await?;
+        if let Some(edited) = inactive {
+            self.replace_edited(&object, edited, &change).await?;
             self.publish(&object.state(), DomainEvent::Lifecycle(Lifecycle::Defined(Defined::Updated)));
         }
         Ok(())

@@ -80,27 +80,9 @@ impl Domains {
             let sentence = "maximum vcpu count of a live domain can't be modified";
             return Err(Error::operation_unsupported(sentence));
         }
-        let mut definition = Domain::clone(persistent(&object.state())?);
-        if let Some(cpu) = &definition.cpu {
-            let cells = cpu.rest.numa.iter().flat_map(|numa| numa.cells.iter());
-            let in_numa: usize = cells.filter_map(|cell| cell.cpus.as_ref()).map(Bitmap::count).sum();
-            if in_numa > count as usize {
-                return Err(Error::invalid_arg(
-                    "Number of CPUs in <numa> exceeds the desired maximum vcpu count",
-                ));
-            }
-            let total = cpu.rest.topology.and_then(|it| {
-                [it.dies, it.clusters, it.cores, it.threads]
-                    .iter()
-                    .try_fold(it.sockets, |total, next| total.checked_mul(*next))
-            });
-            if total.is_some_and(|total| total != count) {
-                return Err(Error::invalid_arg("CPU topology doesn't match the desired vcpu count"));
-            }
-        }
-        definition.vcpus.set_max(count);
-        let definition = self.complete(definition).await?;
-        self.replace_inactive(object, definition).await
+        let change = |definition: &mut Domain| set_max(definition, count);
+        let edited = self.edit(&object.state(), &change).await?;
+        self.replace_edited(object, edited, &change).await
     }
 
     /// Plugs or unplugs certain vCPUs; `turn` is 0 or 1.
@@ -350,4 +332,27 @@ fn check_modifiable(vcpus: &[Vcpu], wanted: &Bitmap) -> Result<()> {
         ))),
         None => Ok(()),
     }
+}
+
+/// Changes how many vCPUs there may be, where topology and NUMA cells allow it.
+fn set_max(definition: &mut Domain, count: u32) -> Result<()> {
+    if let Some(cpu) = &definition.cpu {
+        let cells = cpu.rest.numa.iter().flat_map(|numa| numa.cells.iter());
+        let in_numa: usize = cells.filter_map(|cell| cell.cpus.as_ref()).map(Bitmap::count).sum();
+        if in_numa > count as usize {
+            return Err(Error::invalid_arg(
+                "Number of CPUs in <numa> exceeds the desired maximum vcpu count",
+            ));
+        }
+        let total = cpu.rest.topology.and_then(|it| {
+            [it.dies, it.clusters, it.cores, it.threads]
+                .iter()
+                .try_fold(it.sockets, |total, next| total.checked_mul(*next))
+        });
+        if total.is_some_and(|total| total != count) {
+            return Err(Error::invalid_arg("CPU topology doesn't match the desired vcpu count"));
+        }
+    }
+    definition.vcpus.set_max(count);
+    Ok(())
 }
