@@ -299,6 +299,13 @@ struct Inner {
     exit: Mutex<Option<Exit>>,
 }
 
+/// See [`Process::give_way`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Given,
+    Equal,
+}
+
 impl Process {
     /// Takes hold of a running process that started at `start_time` (see [`Process::start_time`]). Fails
     /// with [`io::ErrorKind::NotFound`] when it is gone, also when another one has its number now.
@@ -327,6 +334,24 @@ impl Process {
 
     pub fn pid(&self) -> u32 {
         self.inner.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Has the scheduler prefer other sessions to this process's own, or not any more. Only root can take it
+    /// back, so for others nothing changes; nor where the kernel does not group processes by session.
+    pub fn give_way(&self, way: Way) {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let nice = match way {
+            Way::Given => "10",
+            Way::Equal => "0",
+        };
+        match std::fs::write(format!("/proc/{}/autogroup", self.pid()), nice) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(pid = self.pid(), %error, "cannot set how a session is scheduled");
+            }
+            _ => {}
+        }
     }
 
     /// The arguments it was started with; none once it is gone.

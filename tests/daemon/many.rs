@@ -1,5 +1,6 @@
 //! Many at once.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -91,4 +92,15 @@ fn a_stuck_guest_slows_nobody() {
     daemon.ok(&["suspend", "well"]);
     daemon.ok(&["destroy", "stuck"]);
     assert_eq!((daemon.state("stuck"), daemon.state("well")), ("shut off".into(), "paused".into()));
+}
+
+#[test]
+fn a_guest_that_runs_gives_way_to_nobody() {
+    let daemon = daemon();
+    daemon.run(&halting("tiny"));
+    // Where the kernel schedules by session; a starting QEMU is put behind the others.
+    let Ok(share) = fs::read_to_string(format!("/proc/{}/autogroup", daemon.qemu_pid("tiny"))) else {
+        return;
+    };
+    assert!(share.trim_end().ends_with("nice 0"), "{share}");
 }

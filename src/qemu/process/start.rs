@@ -13,7 +13,7 @@ use super::{Files, Running};
 use crate::qemu::log::{self, Log};
 use crate::qemu::monitor::{Connected, Greeting, Monitor, MonitorError, MonitorEvent};
 use crate::util::file::{self, Durability};
-use crate::util::process::{Child, Command, Process, ProcessError};
+use crate::util::process::{Child, Command, Process, ProcessError, Way};
 use crate::util::reason::Reason;
 
 /// How long a QEMU that closed its monitor may take to end; its last words are complete then.
@@ -101,6 +101,8 @@ impl Prepared {
         command = passed.into_iter().fold(command, Command::pass);
         let spawned = async {
             let child = command.start().await?;
+            // It computes until it answers; clients that wait for something short go first.
+            child.process().give_way(Way::Given);
             write_pidfile(files.files(), child.process().pid())?;
             Ok(child)
         };
@@ -128,6 +130,7 @@ impl Spawned {
         let Self { name, mut log, child, files, limit } = self;
         match converse(&name, files.files(), &child, limit).await {
             Ok(Connected { monitor, greeting, events }) => {
+                child.process().give_way(Way::Equal);
                 info!(vm = name, pid = child.process().pid(), "QEMU is up");
                 Ok(Started { monitor, greeting, events: Some(events), name, log, child, files })
             }
