@@ -48,6 +48,7 @@ impl Origin {
     fn of_function(name: &str) -> Self {
         match name {
             _ if name.starts_with("qemu") => Self::QEMU,
+            _ if name.starts_with("storage") || name.starts_with("virStorage") => Self::STORAGE,
             _ if name.starts_with("virDomain") || name.starts_with("virNode") => Self::DOMAIN,
             _ => Self::NONE,
         }

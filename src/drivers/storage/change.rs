@@ -1,6 +1,6 @@
 //! What is done to volumes that are there: resized, wiped.
 
-use super::flags::{ResizeFlags, no_flags};
+use super::flags::{CallFlags, ResizeFlags, no_flags};
 use super::pool::{Use, free};
 use super::volumes::{VolumeRef, remember, signed};
 use super::{Storage, errors};

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::flags::{CloneFlags, VolumeFlags};
+use super::flags::{CallFlags, CloneFlags, VolumeFlags};
 use super::pool::{PoolObject, Record, Use, whole};
 use super::volumes::{VolumeRef, signed};
 use super::{Storage, errors};

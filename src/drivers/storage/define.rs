@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::errors;
 use super::event::{PoolEvent, PoolLifecycle};
-use super::flags::DefineFlags;
+use super::flags::{CallFlags, DefineFlags};
 use super::list::Added;
 use super::pool::{PoolObject, PoolState};
 use super::{Storage, refresh};

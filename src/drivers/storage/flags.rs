@@ -1,31 +1,7 @@
 //! The flag words of storage calls.
 
-use crate::error::{Error, Origin, Result};
-
-macro_rules! flag_words {
-    ($($(#[$doc:meta])* $name:ident of $function:literal { $($flag:ident = $bit:expr,)* })*) => {$(
-        bitflags::bitflags! {
-            $(#[$doc])*
-            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-            pub struct $name: u32 { $(const $flag = $bit;)* }
-        }
-
-        impl $name {
-            /// Takes a client's word; bits that the call does not know are refused by value.
-            pub fn accept(bits: u32) -> Result<Self> {
-                no_flags(bits & !Self::all().bits(), $function).map(|()| Self::from_bits_retain(bits))
-            }
-        }
-    )*};
-}
-
-/// Calls that have a flag word and no flag.
-pub fn no_flags(bits: u32, function: &'static str) -> Result<()> {
-    match bits {
-        0 => Ok(()),
-        unknown => Err(Error::unsupported_flags(unknown, function).from_origin(Origin::STORAGE)),
-    }
-}
+use crate::drivers::flags::flag_words;
+pub use crate::drivers::flags::{CallFlags, no_flags};
 
 flag_words!(
     /// `virStoragePoolDefineFlags`

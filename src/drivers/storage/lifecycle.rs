@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::define::{Assign, assign, read};
 use super::errors;
 use super::event::{PoolEvent, PoolLifecycle};
-use super::flags::{BuildFlags, CreateFlags, no_flags};
+use super::flags::{BuildFlags, CallFlags, CreateFlags, no_flags};
 use super::list::Added;
 use super::pool::{PoolObject, PoolState};
 use super::{Storage, refresh};
@@ -147,8 +147,9 @@ impl Storage {
         let state = object.state();
         state.require_active()?;
         state.require_idle()?;
-        self.files.remove_state(&state.current.name);
+        // A pool that stays mounted stays active, for the next daemon too.
         self.unmount(&state.current).await?;
+        self.files.remove_state(&state.current.name);
         self.deactivate(&object, Some(PoolLifecycle::Stopped));
         tracing::info!(pool = %state.current.name, "destroyed");
         Ok(())

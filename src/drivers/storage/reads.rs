@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::flags::{ListFlags, XmlFlags, no_flags};
+use super::flags::{CallFlags, ListFlags, XmlFlags, no_flags};
 use super::pool::{PoolObject, PoolState};
 use super::{Storage, errors};
 use crate::conf::storage::{PoolType, capabilities};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::flags::{DownloadFlags, UploadFlags};
+use super::flags::{CallFlags, DownloadFlags, UploadFlags};
 use super::pool::{PoolObject, Use, free, whole};
 use super::volumes::VolumeRef;
 use super::{Storage, errors};

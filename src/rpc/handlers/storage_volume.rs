@@ -4,7 +4,7 @@ use bytes::Bytes;
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
-use crate::drivers::storage::flags::{InfoFlags, no_flags};
+use crate::drivers::storage::flags::{CallFlags, InfoFlags, no_flags};
 use crate::drivers::storage::transfer::Part;
 use crate::drivers::storage::{Download, Upload, VolumeRef};
 use crate::error::Result;

@@ -1,8 +1,10 @@
 //! Looking into a guest's memory and images, and small changes of what is measured of them.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+
+use rustix::fs::OFlags;
 
 use crate::conf::devices::{Disk, Place, StorageFormat};
 use crate::conf::domain::Domain;
@@ -81,7 +83,9 @@ impl Domains {
         let disk = disk.to_owned();
         blocking(move || {
             let failed = |error| Error::io(format_args!("cannot read '{}'", path.display()), error);
-            let file = File::open(&path).map_err(failed)?;
+            // Opening a pipe would wait for its writer.
+            let flags = OFlags::NONBLOCK.bits().cast_signed();
+            let file = File::options().read(true).custom_flags(flags).open(&path).map_err(failed)?;
             let mut piece = vec![0; len as usize];
             let mut read = 0;
             while let Some(rest) = piece.get_mut(read..).filter(|rest| !rest.is_empty()) {
