@@ -51,7 +51,7 @@ impl Storage {
         if is_raw && volume.target.encryption.is_none() {
             let path = volume.target.path.clone();
             let allocate = if allocate { Allocate::Now } else { Allocate::WhenWritten };
-            object.blocking(move || Ok(image::resize(&path, wanted, allocate)?)).await?;
+            object.copying(move || Ok(image::resize(&path, wanted, allocate)?)).await?;
         } else if allocate {
             let which = if is_raw { "an unencrypted raw" } else { "raw type" };
             let sentence = format!("preallocate is only supported for {which} volume");
@@ -78,7 +78,7 @@ impl Storage {
         match wipe? {
             Wipe::Zero => {
                 let allocation = volume.allocation;
-                object.blocking(move || Ok(image::wipe(&path, allocation)?)).await?;
+                object.copying(move || Ok(image::wipe(&path, allocation)?)).await?;
             }
             Wipe::Pattern(pattern) => self.tools.scrub(&path, pattern).await?,
         }

@@ -50,6 +50,17 @@ impl Building {
         self.file = Some(path.into());
     }
 
+    /// Removes it beside the tasks: the disk may be the one that has just failed.
+    async fn abandon(self) -> Result<()> {
+        let object = Arc::clone(&self.object);
+        object
+            .blocking(move || {
+                drop(self);
+                Ok(())
+            })
+            .await
+    }
+
     fn finish(mut self, volume: &Volume) {
         self.is_done = true;
         self.object.update(
@@ -92,7 +103,7 @@ impl Storage {
         if state.volume(&name).is_some() {
             return Err(taken());
         }
-        let volume = place(volume, &state.current.path)?;
+        let volume = place(&object, volume).await?;
         let building = Building::begin(&object, &volume, taken)?;
         let preallocate = flags.contains(VolumeFlags::PREALLOCATE_METADATA);
         self.make(building, volume, None, Options { preallocate, reflink: Reflink::No }).await
@@ -125,7 +136,7 @@ impl Storage {
         if !volume.has_allocation {
             volume.allocation = volume.capacity;
         }
-        let volume = place(volume, &state.current.path)?;
+        let volume = place(&object, volume).await?;
         let building = Building::begin(&object, &volume, taken)?;
         let options = Options {
             preallocate: flags.contains(CloneFlags::PREALLOCATE_METADATA),
@@ -137,10 +148,32 @@ impl Storage {
     async fn make(
         &self,
         mut building: Building,
-        mut volume: Volume,
+        volume: Volume,
         original: Option<Volume>,
         options: Options,
     ) -> Result<VolumeRef> {
+        let made = match self.make_file(&mut building, volume, original, options).await {
+            Ok(made) => made,
+            Err(error) => {
+                if let Err(left) = building.abandon().await {
+                    tracing::warn!(error = %left, "cannot remove what was left of a volume");
+                }
+                return Err(error);
+            }
+        };
+        let reference = VolumeRef::of(&building.object.state().current.name, &made);
+        building.finish(&made);
+        tracing::info!(pool = reference.pool, volume = reference.name, "made a volume");
+        Ok(reference)
+    }
+
+    async fn make_file(
+        &self,
+        building: &mut Building,
+        mut volume: Volume,
+        original: Option<Volume>,
+        options: Options,
+    ) -> Result<Volume> {
         let object = Arc::clone(&building.object);
         let how = How::of(&volume, original.as_ref(), &options)?;
         if how == How::Directory {
@@ -159,16 +192,11 @@ impl Storage {
                 }
             }
         }
-        volume = object
-            .blocking(move || {
-                image::update(&mut volume)?;
-                Ok(volume)
-            })
-            .await?;
-        let reference = VolumeRef::of(&object.state().current.name, &volume);
-        building.finish(&volume);
-        tracing::info!(pool = reference.pool, volume = reference.name, "made a volume");
-        Ok(reference)
+        let update = move || {
+            image::update(&mut volume)?;
+            Ok(volume)
+        };
+        object.blocking(update).await
     }
 
     async fn format_image(
@@ -249,11 +277,12 @@ async fn fill(
         image::build(&mut file, Build { volume: &volume, original: original.as_ref(), reflink })?;
         Ok(image::set_permissions(&file, &volume.target.path, &volume.target.permissions)?)
     };
-    object.blocking(work).await
+    object.copying(work).await
 }
 
 /// Where the file of a new volume goes: into the pool's directory and nowhere else.
-fn place(mut volume: Volume, directory: &str) -> Result<Volume> {
+async fn place(object: &PoolObject, mut volume: Volume) -> Result<Volume> {
+    let directory = &object.state().current.path;
     let name = &volume.name;
     if name.contains('/') {
         return Err(errors::invalid(format!("volume name '{name}' cannot contain '/'")));
@@ -265,7 +294,8 @@ fn place(mut volume: Volume, directory: &str) -> Result<Volume> {
         return Err(errors::ours(error));
     }
     let path = format!("{directory}/{name}");
-    if std::fs::symlink_metadata(&path).is_ok() {
+    let looked_for = path.clone();
+    if object.blocking(move || Ok(std::fs::symlink_metadata(looked_for).is_ok())).await? {
         return Err(errors::invalid(format!("volume target path '{path}' already exists")));
     }
     volume.kind = match volume.target.format {

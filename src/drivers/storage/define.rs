@@ -85,7 +85,7 @@ impl Storage {
         };
         if let Err(error) = refreshed {
             tracing::warn!(pool = %state.current.name, %error, "the pool is not active any more");
-            self.files.remove_state(&state.current.name);
+            self.remove_state(object, &state.current).await;
             self.deactivate(object, None);
         }
     }

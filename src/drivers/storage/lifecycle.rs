@@ -9,6 +9,7 @@ use super::flags::{BuildFlags, CallFlags, CreateFlags, no_flags};
 use super::list::Added;
 use super::pool::{PoolObject, PoolState};
 use super::{Storage, refresh};
+use crate::conf::storage::Pool;
 use crate::error::{Error, Result};
 use crate::qemu::storage as image;
 use crate::util::uuid::Uuid;
@@ -59,7 +60,7 @@ impl Storage {
             let keep = flags.contains(CreateFlags::BUILD_NO_OVERWRITE).then_some(BuildFlags::NO_OVERWRITE);
             self.build_target(object, overwrite.or(keep).unwrap_or(BuildFlags::empty())).await?;
         }
-        self.mount(&pool).await?;
+        self.mount(object, &pool).await?;
         let (storage, saved) = (Arc::clone(self), Arc::clone(&pool));
         let save = move || {
             let what = || format!("cannot save the state of pool '{}'", saved.name);
@@ -70,8 +71,8 @@ impl Storage {
             Err(error) => Err(error),
         };
         if let Err(error) = refreshed {
-            self.files.remove_state(&pool.name);
-            self.unmount_after_failure(&pool).await;
+            self.remove_state(object, &pool).await;
+            self.unmount_after_failure(object, &pool).await;
             return Err(error);
         }
         object.update(
@@ -82,8 +83,20 @@ impl Storage {
         Ok(())
     }
 
-    async fn unmount_after_failure(&self, pool: &crate::conf::storage::Pool) {
-        if let Err(error) = self.unmount(pool).await {
+    /// Nothing needs it any more; what is left of it is looked at by the next daemon.
+    pub(super) async fn remove_state(self: &Arc<Self>, object: &PoolObject, pool: &Arc<Pool>) {
+        let (storage, pool) = (Arc::clone(self), Arc::clone(pool));
+        let remove = move || {
+            storage.files.remove_state(&pool.name);
+            Ok(())
+        };
+        if let Err(error) = object.blocking(remove).await {
+            tracing::warn!(%error, "cannot remove the state of a pool");
+        }
+    }
+
+    async fn unmount_after_failure(&self, object: &PoolObject, pool: &Arc<Pool>) {
+        if let Err(error) = self.unmount(object, pool).await {
             tracing::warn!(pool = %pool.name, %error, "cannot unmount after a failed start");
         }
     }
@@ -137,7 +150,7 @@ impl Storage {
         object.blocking(move || Ok(image::build_directory(&target.path, &target.permissions)?)).await?;
         match flags.is_empty() {
             true => Ok(()),
-            false => self.format(&pool, flags).await,
+            false => self.format(object, &pool, flags).await,
         }
     }
 
@@ -148,8 +161,8 @@ impl Storage {
         state.require_active()?;
         state.require_idle()?;
         // A pool that stays mounted stays active, for the next daemon too.
-        self.unmount(&state.current).await?;
-        self.files.remove_state(&state.current.name);
+        self.unmount(&object, &state.current).await?;
+        self.remove_state(&object, &state.current).await;
         self.deactivate(&object, Some(PoolLifecycle::Stopped));
         tracing::info!(pool = %state.current.name, "destroyed");
         Ok(())
@@ -183,13 +196,13 @@ impl Storage {
     }
 
     /// Work on volumes goes on meanwhile.
-    pub(super) async fn refresh_object(&self, object: &Arc<PoolObject>) -> Result<()> {
+    pub(super) async fn refresh_object(self: &Arc<Self>, object: &Arc<PoolObject>) -> Result<()> {
         let _turn = object.turn().await?;
         let state = object.state();
         state.require_active()?;
         if let Err(error) = refresh::refresh(object).await {
-            self.files.remove_state(&state.current.name);
-            self.unmount_after_failure(&state.current).await;
+            self.remove_state(object, &state.current).await;
+            self.unmount_after_failure(object, &state.current).await;
             self.deactivate(object, Some(PoolLifecycle::Stopped));
             return Err(error);
         }

@@ -1,12 +1,19 @@
 //! Pools that are filesystems: mounted for as long as they are active, made and looked for on demand.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::flags::{BuildFlags, no_flags};
+use super::pool::PoolObject;
 use super::{Storage, errors};
 use crate::conf::storage::{FileSystem, Host, Pool, PoolType, Source};
 use crate::error::{Code, Error, Result};
 
+/// A server that says nothing for so long is not there.
+const ANSWER: Duration = Duration::from_secs(120);
+/// Making a filesystem on a large and slow disk.
+const FORMAT: Duration = Duration::from_secs(60 * 60);
 /// What no filesystem of volumes needs.
 const SAFE: &str = "nodev,nosuid,noexec";
 
@@ -61,8 +68,13 @@ impl Storage {
         }
     }
 
-    pub(super) async fn mount(&self, pool: &Pool) -> Result<()> {
-        if pool.kind.file_system() != FileSystem::Mounted || is_mounted(pool)? {
+    async fn is_mounted(object: &PoolObject, pool: &Arc<Pool>) -> Result<bool> {
+        let pool = Arc::clone(pool);
+        object.blocking(move || is_mounted(&pool)).await
+    }
+
+    pub(super) async fn mount(&self, object: &PoolObject, pool: &Arc<Pool>) -> Result<()> {
+        if pool.kind.file_system() != FileSystem::Mounted || Self::is_mounted(object, pool).await? {
             return Ok(());
         }
         let format = pool.source.format.unwrap_or("auto");
@@ -84,32 +96,38 @@ impl Storage {
             _ => &["-t", format],
         };
         let args = [&["-o", &options], kind, &["--", &source, &pool.path]].concat();
-        self.tools.tool("mount", &args).await?;
+        self.tools.tool("mount", &args, ANSWER).await?;
         Ok(())
     }
 
-    pub(super) async fn unmount(&self, pool: &Pool) -> Result<()> {
-        if pool.kind.file_system() != FileSystem::Mounted || !is_mounted(pool)? {
+    pub(super) async fn unmount(&self, object: &PoolObject, pool: &Arc<Pool>) -> Result<()> {
+        if pool.kind.file_system() != FileSystem::Mounted || !Self::is_mounted(object, pool).await? {
             return Ok(());
         }
-        self.tools.tool("umount", &["--", &pool.path]).await?;
+        self.tools.tool("umount", &["--", &pool.path], ANSWER).await?;
         Ok(())
     }
 
     /// Makes a filesystem on the pool's device.
-    pub(super) async fn format(&self, pool: &Pool, flags: BuildFlags) -> Result<()> {
+    pub(super) async fn format(
+        &self,
+        object: &PoolObject,
+        pool: &Arc<Pool>,
+        flags: BuildFlags,
+    ) -> Result<()> {
         let name = &pool.name;
-        let Some(device) = pool.source.devices.first().map(|device| &*device.path) else {
+        let Some(device) = pool.source.devices.first().map(|device| device.path.clone()) else {
             let sentence = format!("No source device specified when formatting pool '{name}'");
             return Err(errors::invalid(sentence));
         };
-        if !Path::new(device).exists() {
+        let path = device.clone();
+        if !object.blocking(move || Ok(Path::new(&*path).exists())).await? {
             let sentence = format!("Source device does not exist when formatting pool '{name}'");
             return Err(errors::invalid(sentence));
         }
         let format = pool.source.format.unwrap_or("auto");
         if !flags.contains(BuildFlags::OVERWRITE) {
-            self.require_empty(device, format).await?;
+            self.require_empty(&device, format).await?;
         }
         let force: &[&str] = match format {
             "xfs" => &["-f"],
@@ -117,15 +135,14 @@ impl Storage {
             "vfat" => &["-I"],
             _ => &[],
         };
-        self.tools.tool("mkfs", &[&["-t", format], force, &[device]].concat()).await?;
+        self.tools.tool("mkfs", &[&["-t", format], force, &[&device]].concat(), FORMAT).await?;
         Ok(())
     }
 
     async fn require_empty(&self, device: &str, format: &str) -> Result<()> {
         // Answers 2 when it recognises nothing.
-        let probe =
-            self.tools.tool("blkid", &["-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE", device]).await;
-        let found = match probe {
+        let args = ["-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE", device];
+        let found = match self.tools.tool("blkid", &args, ANSWER).await {
             Ok(found) => String::from_utf8_lossy(&found).trim().to_owned(),
             Err(error) if error.to_string().contains("exit status 2") => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -159,8 +176,8 @@ impl Storage {
             let sentence = "Expected exactly 1 host for the storage pool";
             return Err(errors::ours(Error::config_unsupported(sentence)));
         };
-        let exports = self.tools.tool("showmount", &["--no-headers", "--exports", "--", &host.name]).await;
-        let Ok(exports) = exports else {
+        let args = ["--no-headers", "--exports", "--", &host.name];
+        let Ok(exports) = self.tools.tool("showmount", &args, ANSWER).await else {
             let sentence = format!("no storage pools were found on host '{}'", host.name);
             return Err(errors::ours(Error::operation_failed(sentence)));
         };

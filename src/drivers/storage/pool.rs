@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{MutexGuard, Semaphore};
+use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::errors;
 use super::event::PoolRef;
@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Calls that wait for the disk of one pool at a time: a dead server takes no more threads than these.
 const WORKERS: usize = 4;
+/// Volumes of one pool that are filled or wiped at a time. More of them finish no sooner.
+const COPIERS: usize = 4;
 
 /// A volume as the pool keeps it.
 #[derive(Debug, Clone)]
@@ -109,6 +111,7 @@ pub struct PoolObject {
     writing: Mutex<()>,
     turn: tokio::sync::Mutex<()>,
     workers: Arc<Semaphore>,
+    copiers: Arc<Semaphore>,
 }
 
 impl PoolObject {
@@ -127,6 +130,7 @@ impl PoolObject {
             writing: Mutex::new(()),
             turn: tokio::sync::Mutex::new(()),
             workers: Arc::new(Semaphore::new(WORKERS)),
+            copiers: Arc::new(Semaphore::new(COPIERS)),
         }
     }
 
@@ -166,19 +170,35 @@ impl PoolObject {
     ) -> Result<R> {
         let worker = tokio::time::timeout(PATIENCE, Arc::clone(&self.workers).acquire_owned()).await;
         let Ok(Ok(worker)) = worker else { return Err(self.stuck()) };
-        let work = move || {
-            let result = work();
-            drop(worker);
-            result
-        };
-        let unfinished = |_| Err(errors::ours(Error::internal_error("a task ended early")));
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(unfinished)
+        beside(worker, work).await
+    }
+
+    /// Runs what fills a volume, which lasts. Those who only look at the pool do not wait for it.
+    pub(super) async fn copying<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let Ok(copier) = Arc::clone(&self.copiers).acquire_owned().await else { return Err(self.stuck()) };
+        beside(copier, work).await
     }
 
     fn stuck(&self) -> Error {
         let name = &self.state().current.name;
         errors::ours(Error::operation_timeout(format!("storage pool '{name}' does not answer")))
     }
+}
+
+async fn beside<R: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> Result<R> + Send + 'static,
+) -> Result<R> {
+    let work = move || {
+        let result = work();
+        drop(permit);
+        result
+    };
+    let unfinished = |_| Err(errors::ours(Error::internal_error("a task ended early")));
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(unfinished)
 }
 
 /// Marks a volume as being worked with, until it is dropped.
@@ -268,6 +288,29 @@ mod tests {
     fn record() -> Record {
         let text = "<volume><name>a</name><capacity>1</capacity></volume>";
         Record::new(Volume::parse(text, PoolType::Dir, Capacity::Needed).unwrap())
+    }
+
+    #[tokio::test]
+    async fn copies_keep_nobody_from_looking_at_the_pool() {
+        let text = "<pool type='dir'><name>p</name><target><path>/p</path></target></pool>";
+        let object = Arc::new(PoolObject::new(Pool::parse(text, Uuid([1; 16])).unwrap()));
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let ended = Arc::new(Mutex::new(ended));
+        let copies: Vec<_> = (0..COPIERS)
+            .map(|_| {
+                let (object, ended) = (Arc::clone(&object), Arc::clone(&ended));
+                let wait = move || Ok(ended.lock().unwrap().recv().is_err());
+                tokio::spawn(async move { object.copying(wait).await })
+            })
+            .collect();
+        while object.copiers.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(object.blocking(|| Ok(7)).await.unwrap(), 7);
+        drop(end);
+        for copy in copies {
+            assert!(copy.await.unwrap().unwrap());
+        }
     }
 
     #[test]

@@ -79,7 +79,8 @@ impl Storage {
             Ok(volume)
         });
         let volume = volume.await?;
-        remember(&object, &volume);
+        // What became of it meanwhile is newer: resized, or another of its name.
+        remember_if(&object, &volume, |kept| *kept == record.volume);
         Ok(volume)
     }
 
@@ -96,12 +97,16 @@ impl Storage {
     }
 }
 
-/// Keeps what was found of a volume that is still there.
+/// Keeps what was found of a volume that is still there, and that the caller works with.
 pub(super) fn remember(object: &PoolObject, volume: &Volume) {
+    remember_if(object, volume, |_| true);
+}
+
+fn remember_if(object: &PoolObject, volume: &Volume, is_meant: impl FnOnce(&Volume) -> bool) {
     object.update(
         |state| {
             state.change_volumes(|volumes| {
-                if let Some(record) = volumes.get_mut(&*volume.name) {
+                if let Some(record) = volumes.get_mut(&*volume.name).filter(|it| is_meant(&it.volume)) {
                     Arc::make_mut(record).volume = volume.clone();
                 }
             });

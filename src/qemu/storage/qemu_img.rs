@@ -113,8 +113,8 @@ impl QemuImg {
         self.run(Command::new(scrub).args(["-f", "-p", pattern, path])).await
     }
 
-    /// Runs a tool of the host to its end.
-    pub async fn tool(&self, name: &str, args: &[&str]) -> Result<Vec<u8>> {
+    /// Runs a tool of the host to its end, for as long as `limit`.
+    pub async fn tool(&self, name: &str, args: &[&str], limit: Duration) -> Result<Vec<u8>> {
         let missing = || {
             VolumeError::system(
                 format!("Cannot find '{name}' in path"),
@@ -122,7 +122,7 @@ impl QemuImg {
             )
         };
         let program = self.find(name).ok_or_else(missing)?;
-        self.output(Command::new(program).args(args)).await
+        self.output(Command::new(program).args(args), limit).await
     }
 
     fn begin(&self) -> Result<Command> {
@@ -134,13 +134,13 @@ impl QemuImg {
     }
 
     async fn run(&self, command: Command) -> Result<()> {
-        self.output(command).await.map(drop)
+        self.output(command, LIMIT).await.map(drop)
     }
 
-    async fn output(&self, command: Command) -> Result<Vec<u8>> {
+    async fn output(&self, command: Command, limit: Duration) -> Result<Vec<u8>> {
         let line = command.line();
         let command = command.env("PATH", &self.search_path).env("LC_ALL", "C");
-        let done = command.capture(LIMIT, MAX_OUTPUT).await;
+        let done = command.capture(limit, MAX_OUTPUT).await;
         let done = done.map_err(|error| VolumeError::refused(Refusal::Internal, error.to_string()))?;
         let how = match done.exit {
             Exit::Code(0) => return Ok(done.stdout),
