@@ -9,6 +9,7 @@ use crate::qemu::capabilities::{GuestCpuError, LookupError, ProbeError};
 use crate::qemu::command::CommandError;
 use crate::qemu::helpers::HelperError;
 use crate::qemu::job::JobError;
+use crate::qemu::migrate::MigrateError;
 use crate::qemu::monitor::MonitorError;
 use crate::qemu::network::NetworkError;
 use crate::qemu::process::{StartError, StopError};
@@ -106,6 +107,21 @@ impl From<MonitorError> for Error {
             _ => Code::INTERNAL_ERROR,
         };
         Self::new(code, sentence).with_source(error)
+    }
+}
+
+impl From<MigrateError> for Error {
+    fn from(error: MigrateError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            MigrateError::Job(error) => error.into(),
+            MigrateError::Monitor(error) => error.into(),
+            MigrateError::Unsupported { .. } => Self::argument_unsupported(sentence),
+            MigrateError::Canceled { .. } => Self::operation_aborted(sentence),
+            MigrateError::Gone | MigrateError::Failed { .. } | MigrateError::Postcopy { .. } => {
+                Self::operation_failed(sentence)
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod job;
 pub mod keys;
 pub mod log;
 pub mod log_limit;
+pub mod migrate;
 pub mod monitor;
 pub mod native;
 pub mod network;

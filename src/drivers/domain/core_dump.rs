@@ -40,7 +40,9 @@ impl Domains {
         let live = nested.live()?;
         live.monitor().execute_with_fd(Getfd { fdname: DESCRIPTOR.to_owned() }, file.into()).await?;
         let protocol = format!("fd:{DESCRIPTOR}");
-        live.monitor().execute(DumpGuestMemory { paging: false, protocol }).await?;
+        live.monitor()
+            .execute(DumpGuestMemory { paging: false, protocol, format: None, detach: None })
+            .await?;
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::qemu::job::JobStatistics;
 use crate::util::uuid::Uuid;
 
 /// The domain an event is about, as it was then.
@@ -250,6 +251,10 @@ pub enum DomainEvent {
     MigrationIteration {
         iteration: i32,
     },
+    /// How a long operation went that has come to its end.
+    JobCompleted {
+        statistics: Arc<JobStatistics>,
+    },
     MetadataChange {
         kind: MetadataKind,
         uri: Option<String>,
@@ -312,6 +317,7 @@ impl DomainEvent {
             Self::DeviceRemovalFailed { .. } => &[EventId::DeviceRemovalFailed],
             Self::AgentLifecycle { .. } => &[EventId::AgentLifecycle],
             Self::MigrationIteration { .. } => &[EventId::MigrationIteration],
+            Self::JobCompleted { .. } => &[EventId::JobCompleted],
             Self::MetadataChange { .. } => &[EventId::MetadataChange],
             Self::BlockThreshold { .. } => &[EventId::BlockThreshold],
             Self::MemoryFailure { .. } => &[EventId::MemoryFailure],

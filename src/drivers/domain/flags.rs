@@ -44,6 +44,11 @@ flag_words!(
     AbortFlags of "qemuDomainAbortJobFlags" {
         POSTCOPY = 1,
     }
+    /// `virDomainGetJobStatsFlags`
+    JobStatsFlags of "qemuDomainGetJobStats" {
+        COMPLETED = 1,
+        KEEP_COMPLETED = 1 << 1,
+    }
     /// `virDomainShutdownFlagValues`, as far as QEMU has them.
     ShutdownFlags of "qemuDomainShutdownFlags" {
         ACPI_POWER_BTN = 1,

@@ -1,13 +1,11 @@
 //! What clients do with a running guest as a whole.
 
 use super::Domains;
-use super::flags::{AbortFlags, CallFlags, DestroyFlags, RebootFlags, ShutdownFlags, no_flags};
+use super::flags::{CallFlags, DestroyFlags, RebootFlags, ShutdownFlags, no_flags};
 use crate::conf::domain::LifecycleAction;
 use crate::error::{Error, Result};
-use crate::qemu::job::{Abort, DomainHandle, Ending, Job, Modify, Operation, Suspend};
-use crate::qemu::monitor::{
-    Cont, InjectNmi, MigrateCancel, Stop, SystemPowerdown, SystemReset, SystemWakeup,
-};
+use crate::qemu::job::{DomainHandle, Ending, Job, Modify, Suspend};
+use crate::qemu::monitor::{Cont, InjectNmi, Stop, SystemPowerdown, SystemReset, SystemWakeup};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Crashed, Paused, RunState, Running};
 
@@ -110,26 +108,6 @@ impl Domains {
         live.monitor().execute(SystemWakeup {}).await?;
         live.monitor().events_handled().await;
         Ok(())
-    }
-
-    /// Ends the async operation under way; the guest goes on as before it.
-    pub async fn abort_job(&self, mut domain: DomainHandle, flags: u32) -> Result<()> {
-        let flags = AbortFlags::accept(flags)?;
-        let object = domain.object().clone();
-        let job = domain.begin::<Abort>().await?;
-        let live = job.live()?;
-        if flags.contains(AbortFlags::POSTCOPY) {
-            return Err(invalid("current job is not outgoing migration in post-copy mode"));
-        }
-        match object.operation() {
-            None => Err(invalid("no job is active on the domain")),
-            Some(Operation::Start) => Err(invalid("cannot abort VM start; use virDomainDestroy instead")),
-            Some(Operation::MigrationIn) => {
-                Err(invalid("cannot abort incoming migration; use virDomainDestroy instead"))
-            }
-            Some(Operation::Dump) => Err(invalid("cannot abort memory-only dump")),
-            Some(_) => Ok(live.monitor().execute(MigrateCancel {}).await.map(drop)?),
-        }
     }
 
     /// Ends the guest's process now.

@@ -30,6 +30,7 @@
 //! | `start`, `lifecycle`, `lifecycle_action`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
 //! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
+//! | `job_info`, `job_abort` | how far a long operation is, how the last one went, and ending one |
 //! | `hotplug`, `refresh` | what changes in a guest while it runs, and what QEMU made of it |
 //! | `owners` | guests that end with a connection |
 //! | `event` | what subscribers hear |
@@ -53,6 +54,8 @@ mod filter;
 pub mod flags;
 pub mod graphics;
 pub mod hotplug;
+mod job_abort;
+pub mod job_info;
 pub mod keyboard;
 pub mod lifecycle;
 mod lifecycle_action;

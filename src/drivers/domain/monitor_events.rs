@@ -27,7 +27,9 @@ use super::status::recorded_alike;
 use crate::conf::devices::{Disk, Place, Storage};
 use crate::conf::domain::{ClockOffset, Domain, LifecycleAction};
 use crate::error::Error;
-use crate::qemu::job::{DomainHandle, DomainObject, Ending, Modify, State};
+use crate::qemu::job::{
+    DomainHandle, DomainObject, Ending, JobStatistics, JobStatus, Modify, Operation, State,
+};
 use crate::qemu::monitor::{Cont, Event, EventKind, MonitorError, MonitorEvent, SystemReset, VncClient};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running, Shutdown, Shutoff};
@@ -207,6 +209,7 @@ impl Domains {
                 self.note_unplugged(object, alias, Answer::Refused);
             }
             EventKind::VserportChange { id, open } => self.note_port(object, &id, PortChange::new(open)),
+            EventKind::MigrationPass { pass } => self.note_pass(object, pass),
             EventKind::BalloonChange { actual } => self.note_balloon(object, actual / 1024),
             EventKind::VncConnected(client) => self.note_graphics(object, GraphicsPhase::Connect, client),
             EventKind::VncInitialized(client) => {
@@ -226,9 +229,25 @@ impl Domains {
             if !matches!(state.run, RunState::Running(_)) || state.restarting {
                 return Vec::new();
             }
-            let reason = std::mem::replace(&mut state.pausing, Paused::Unknown);
+            let mut reason = std::mem::replace(&mut state.pausing, Paused::Unknown);
+            if let Some(underway) = &mut state.operation {
+                underway.note(JobStatistics::note_stop);
+                if underway.operation == Operation::MigrationOut {
+                    let postcopy = underway.statistics.status == JobStatus::Postcopy;
+                    reason = if postcopy { Paused::Postcopy } else { Paused::Migration };
+                }
+            }
             state.run = RunState::Paused(reason);
             vec![DomainEvent::Lifecycle(Lifecycle::Suspended(suspended(reason)))]
+        });
+    }
+
+    /// A migration goes through the guest's memory once more.
+    fn note_pass(&self, object: &DomainObject, pass: u64) {
+        self.tell(object, |state| {
+            let iteration = i32::try_from(pass).unwrap_or(i32::MAX);
+            let event = DomainEvent::MigrationIteration { iteration };
+            state.operation.iter().map(|_| event.clone()).collect()
         });
     }
 

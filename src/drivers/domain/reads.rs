@@ -155,6 +155,8 @@ pub(super) fn affinity(thread: u32) -> Bitmap {
 pub struct Control {
     /// `virDomainControlState`
     pub state: u32,
+    /// `virDomainControlErrorReason`
+    pub details: u32,
     pub since: Duration,
 }
 
@@ -162,9 +164,20 @@ pub struct Control {
 pub fn control(domain: &DomainHandle) -> Result<Control> {
     const FREE: u32 = 0;
     const JOB: u32 = 1;
-    running(&domain.state())?;
-    let busy = domain.operation().map(|(_, age)| age).or(domain.occupied().map(|(_, age)| age));
-    Ok(busy.map_or(Control { state: FREE, since: Duration::ZERO }, |since| Control { state: JOB, since }))
+    const OCCUPIED: u32 = 2;
+    const ERROR: u32 = 3;
+    const MONITOR: u32 = 2;
+    let state = domain.state();
+    running(&state)?;
+    let control = |state, since| Control { state, details: 0, since };
+    if state.is_deaf() {
+        return Ok(Control { details: MONITOR, ..control(ERROR, Duration::ZERO) });
+    }
+    Ok(match (domain.operation(), domain.occupied()) {
+        (Some((_, age)), _) => control(JOB, age),
+        (None, Some((_, age))) => control(OCCUPIED, age),
+        (None, None) => control(FREE, Duration::ZERO),
+    })
 }
 
 /// Title, description or a client's own element.

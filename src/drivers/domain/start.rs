@@ -17,7 +17,7 @@ use super::flags::{CallFlags, CreateFlags, StartFlags};
 use super::list::{Added, Existing};
 use super::{Domains, agent, blocking, devices, pins, vcpus};
 use crate::conf::devices::BalloonModel;
-use crate::conf::domain::{ClockOffset, Domain};
+use crate::conf::domain::{ClockOffset, Cpu, Domain};
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{CpuArguments, QemuCaps};
@@ -25,7 +25,7 @@ use crate::qemu::command::{self, CommandLine, Context, Sandbox, Settings};
 use crate::qemu::helpers::{self, Helper, Serving};
 use crate::qemu::hotplug::vcpu;
 use crate::qemu::job::{
-    AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
+    AsyncJob, AsyncOp, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
 };
 use crate::qemu::monitor::{
     Chardev, Cont, IoThreadStats, Monitor, MonitorError, QueryChardev, QueryCpusFast, QueryIothreads,
@@ -40,11 +40,27 @@ use crate::util::local_time;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT_PER_GIB: Duration = Duration::from_secs(1);
 
-/// What becomes of the vCPUs at the end of a start.
+/// How a guest begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Vcpus {
-    Go,
-    Stay,
+pub(super) enum Beginning {
+    /// With its firmware.
+    Boot,
+    /// The same, and its vCPUs wait for somebody to let them go.
+    BootPaused,
+    #[allow(dead_code, reason = "restoring and migrating build on it")]
+    /// With a state that is to be streamed into a QEMU that waits for it; it stands still for this reason.
+    Incoming(Paused),
+}
+
+/// What is to run, and how.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub definition: &'a Domain,
+    /// The connection that the guest is to end with.
+    pub owner: Option<ClientId>,
+    pub beginning: Beginning,
+    /// The CPU that the guest had where it comes from, to the last feature.
+    pub exact_cpu: Option<Box<Cpu>>,
 }
 
 impl Domains {
@@ -67,9 +83,11 @@ impl Domains {
         }
         // A later start must not restore it over disks that this one has written to.
         self.remove_managed_save(&state)?;
-        let vcpus = if flags.contains(StartFlags::PAUSED) { Vcpus::Stay } else { Vcpus::Go };
+        let beginning =
+            if flags.contains(StartFlags::PAUSED) { Beginning::BootPaused } else { Beginning::Boot };
         let owner = flags.contains(StartFlags::AUTODESTROY).then_some(client);
-        if let Err(error) = self.run(&mut job, &definition, owner, vcpus).await {
+        let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None };
+        if let Err(error) = self.run(&mut job, plan).await {
             // It may have been undefined meanwhile.
             self.forget_unused(job.object());
             return Err(error);
@@ -94,9 +112,11 @@ impl Domains {
                 let sentence = format!("domain '{name}' is already active");
                 return Err(Error::operation_invalid(sentence).from_origin(Origin::DOMAIN));
             }
-            let vcpus = if flags.contains(CreateFlags::PAUSED) { Vcpus::Stay } else { Vcpus::Go };
+            let beginning =
+                if flags.contains(CreateFlags::PAUSED) { Beginning::BootPaused } else { Beginning::Boot };
             let owner = flags.contains(CreateFlags::AUTODESTROY).then_some(client);
-            self.run(&mut job, &definition, owner, vcpus).await?;
+            let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None };
+            self.run(&mut job, plan).await?;
             Ok(job.state())
         };
         let started = started.await;
@@ -117,17 +137,17 @@ impl Domains {
         }
     }
 
-    /// The phases of a start, and what undoes them.
-    async fn run(
+    /// The phases of a start, and what undoes them. A guest whose state is to come is active when this returns,
+    /// and its QEMU waits.
+    pub(super) async fn run<O: AsyncOp>(
         self: &Arc<Self>,
-        job: &mut AsyncJob<Start>,
-        definition: &Domain,
-        owner: Option<ClientId>,
-        vcpus: Vcpus,
+        job: &mut AsyncJob<O>,
+        plan: Plan<'_>,
     ) -> Result<()> {
-        let attempt = Attempt::new(self, job.object(), definition, owner);
+        let (definition, beginning) = (plan.definition, plan.beginning);
+        let attempt = Attempt::new(self, job.object(), plan);
         let (mut attempt, started) = self.launch(attempt, definition).await?;
-        match self.bring_up(job, &mut attempt, &started, vcpus).await {
+        match self.bring_up(job, &mut attempt, &started, beginning).await {
             Ok(()) => {
                 self.hand_over(job, attempt, started);
                 Ok(())
@@ -178,12 +198,12 @@ impl Domains {
     }
 
     /// From a QEMU that answers to a guest that runs.
-    async fn bring_up(
+    async fn bring_up<O: AsyncOp>(
         &self,
-        job: &mut AsyncJob<Start>,
+        job: &mut AsyncJob<O>,
         attempt: &mut Attempt,
         started: &Started,
-        vcpus: Vcpus,
+        beginning: Beginning,
     ) -> Result<(), Failure> {
         self.attach(job, attempt, started)?;
         vcpus::plug_at_start(&started.monitor, &attempt.definition).await?;
@@ -205,16 +225,17 @@ impl Domains {
         );
         self.write_status(&job.state()).map_err(Error::from)?;
         let started_event = DomainEvent::Lifecycle(Lifecycle::Started(StartedDetail::Booted));
-        let (run, events) = match vcpus {
-            Vcpus::Go => {
+        let (run, events) = match beginning {
+            Beginning::Boot => {
                 started.monitor.execute(Cont {}).await?;
                 let resumed = DomainEvent::Lifecycle(Lifecycle::Resumed(Resumed::Unpaused));
-                (RunState::Running(Running::Booted), [resumed, started_event])
+                (RunState::Running(Running::Booted), vec![resumed, started_event])
             }
-            Vcpus::Stay => {
+            Beginning::BootPaused => {
                 let suspended = DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::Paused));
-                (RunState::Paused(Paused::User), [started_event, suspended])
+                (RunState::Paused(Paused::User), vec![started_event, suspended])
             }
+            Beginning::Incoming(reason) => (RunState::Paused(reason), Vec::new()),
         };
         job.update_then(
             |state| state.run = run,
@@ -229,7 +250,7 @@ impl Domains {
 
 impl Domains {
     /// The domain is active from here on, and whoever wants to can end it.
-    fn attach(&self, job: &AsyncJob<Start>, attempt: &Attempt, started: &Started) -> Result<()> {
+    fn attach<O: AsyncOp>(&self, job: &AsyncJob<O>, attempt: &Attempt, started: &Started) -> Result<()> {
         let machine = Machine::new(started.running());
         let live = Arc::new(attempt.definition.clone());
         let attached = job.update(|state| {
@@ -259,7 +280,7 @@ impl Domains {
     }
 
     /// From now on the process is its own, and the event task follows it.
-    fn hand_over(self: &Arc<Self>, job: &AsyncJob<Start>, attempt: Attempt, mut started: Started) {
+    fn hand_over<O: AsyncOp>(self: &Arc<Self>, job: &AsyncJob<O>, attempt: Attempt, mut started: Started) {
         let process = started.running().process;
         tracing::info!(domain = %job.state().name, pid = process.pid(), "started");
         if let Some(events) = started.events.take() {
@@ -278,6 +299,8 @@ struct Attempt {
     id: i32,
     /// The connection that the guest is to end with.
     owner: Option<ClientId>,
+    beginning: Beginning,
+    exact_cpu: Option<Box<Cpu>>,
     definition: Domain,
     /// What decides which CPU the guest gets.
     cpu_arguments: CpuArguments,
@@ -287,12 +310,8 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(
-        domains: &Arc<Domains>,
-        object: &Arc<DomainObject>,
-        definition: &Domain,
-        owner: Option<ClientId>,
-    ) -> Self {
+    fn new(domains: &Arc<Domains>, object: &Arc<DomainObject>, plan: Plan<'_>) -> Self {
+        let Plan { definition, owner, beginning, exact_cpu } = plan;
         let starting = Arc::new(Starting::default());
         object.observe(|state| state.starting = Some(Arc::clone(&starting)), |_, ()| ());
         let id = domains.last_id.fetch_add(1, Ordering::Relaxed) + 1;
@@ -306,6 +325,8 @@ impl Attempt {
             starting,
             id,
             owner,
+            beginning,
+            exact_cpu,
             definition,
             cpu_arguments,
             launched: None,
@@ -320,7 +341,9 @@ impl Attempt {
         let mut prepared = Prepared::new(&self.domains.directories, self.id, &definition.name)?;
         let defined_cpu = definition.cpu.clone();
         let accel = command::accel_of(definition);
-        if let Some(cpu) = &mut definition.cpu {
+        if let Some(exact) = self.exact_cpu.take() {
+            definition.cpu = Some(exact);
+        } else if let Some(cpu) = &mut definition.cpu {
             self.domains.emulators.complete_cpu(cpu, caps, accel)?;
         }
         self.domains.storage.locate_disks(definition)?;
@@ -344,7 +367,7 @@ impl Attempt {
             sandbox: Sandbox::On,
             now_s,
             local_offset_s: local_time::offset_s(now_s),
-            incoming: None,
+            incoming: matches!(self.beginning, Beginning::Incoming(_)).then_some("defer"),
             settings: &Settings::default(),
             inherited_env: &self.domains.inherited_env,
         };

@@ -57,7 +57,10 @@ pub(super) fn recorded_alike(one: &State, other: &State) -> bool {
             _ => false,
         }
     }
-    let small = |state: &State| (state.run, state.reboots, state.operation, state.agent_patience);
+    let small = |state: &State| {
+        let operation = state.operation.as_ref().map(Underway::recorded);
+        (state.run, state.reboots, operation, state.agent_patience)
+    };
     small(one) == small(other)
         && same(&one.live, &other.live)
         && same(&one.launched, &other.launched)
@@ -65,13 +68,13 @@ pub(super) fn recorded_alike(one: &State, other: &State) -> bool {
 }
 
 fn job(underway: &Underway) -> JobRecord {
-    let Underway { operation, phase, since_ms } = underway;
+    let (operation, phase, flags, since_ms) = underway.recorded();
     JobRecord {
         kind: "none".to_owned(),
         operation: operation.name().to_owned(),
         phase: phase.map(|Phase(name)| name.to_owned()),
-        flags: Some("0x0".to_owned()),
-        since_ms: Some(*since_ms),
+        flags: Some(format!("{flags:#x}")),
+        since_ms: Some(since_ms),
     }
 }
 

@@ -10,6 +10,7 @@ use super::kinds::{Allowed, AsyncOp, Beginnable, Destroy, Phase, Writes};
 use super::object::{DomainHandle, DomainObject};
 use super::slots::Want;
 use super::state::{Machine, State};
+use super::statistics::JobStatistics;
 use crate::qemu::agent::{Agent, AgentError, Done, Patience, Request};
 use crate::qemu::monitor::Monitor;
 use crate::qemu::process::Files;
@@ -175,6 +176,24 @@ impl<O: AsyncOp> AsyncJob<O> {
 
     pub fn object(&self) -> &Arc<DomainObject> {
         self.handle.object()
+    }
+
+    /// Changes what is told of how far it is.
+    pub fn note(&self, note: impl FnOnce(&mut JobStatistics)) {
+        self.update(|state| {
+            if let Some(underway) = &mut state.operation {
+                underway.note(note);
+            }
+        });
+    }
+
+    /// Keeps how it went, as of now, for those who ask later.
+    pub fn complete(&self) {
+        self.update(|state| {
+            if let Some(underway) = &state.operation {
+                state.completed = Some(Arc::new(underway.statistics.completed()));
+            }
+        });
     }
 
     pub fn state(&self) -> Arc<State> {

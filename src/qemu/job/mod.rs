@@ -65,6 +65,7 @@ mod kinds;
 mod object;
 mod slots;
 mod state;
+mod statistics;
 
 use std::sync::Arc;
 
@@ -81,7 +82,10 @@ pub use self::kinds::{
 };
 pub use self::object::{Configuration, DomainHandle, DomainObject};
 pub use self::slots::{Blocker, SlotName};
-pub use self::state::{Ending, Launched, Machine, Starting, State, Underway};
+pub use self::state::{AbortWish, Ending, Launched, Machine, Starting, State, Underway};
+pub use self::statistics::{
+    JobOperation, JobStatistics, JobStatus, JobSubject, Pages, Traffic, Xbzrle, now_ms,
+};
 
 /// Why a job did not begin.
 #[derive(Debug, Error)]

@@ -1,11 +1,11 @@
 //! What a domain is, as one immutable value.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
 use super::kinds::{Operation, Phase};
+use super::statistics::JobStatistics;
 use crate::conf::domain::{Cpu, Domain};
 use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
 use crate::qemu::capabilities::CapSet;
@@ -48,6 +48,8 @@ pub struct State {
     pub vcpu_threads: Arc<[u32]>,
     /// The async operation under way that the next daemon would have to end. A start shows by itself.
     pub operation: Option<Underway>,
+    /// How the last async operation that was reported on went.
+    pub completed: Option<Arc<JobStatistics>>,
     /// It ends with the connection that started it.
     pub autodestroy: bool,
     /// A start that has no process yet.
@@ -70,20 +72,54 @@ enum Line {
     Up(Arc<Agent>),
 }
 
-/// An async operation, as it is written down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An async operation, as it is written down and as clients see it.
+#[derive(Debug, Clone)]
 pub struct Underway {
     pub operation: Operation,
     /// How far it is, if it is parked.
     pub phase: Option<Phase>,
-    /// Milliseconds since 1970.
-    pub since_ms: u64,
+    /// The flag word of the call that began it.
+    pub flags: u32,
+    pub statistics: Arc<JobStatistics>,
+    /// A client wants it to end.
+    pub abort: Arc<AbortWish>,
 }
 
 impl Underway {
-    fn new(operation: Operation) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Self { operation, phase: None, since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
+    pub fn new(operation: Operation) -> Self {
+        let statistics = Arc::new(JobStatistics::new(operation.into()));
+        Self { operation, phase: None, flags: 0, statistics, abort: Arc::default() }
+    }
+
+    /// What of it is written down.
+    pub fn recorded(&self) -> (Operation, Option<Phase>, u32, u64) {
+        (self.operation, self.phase, self.flags, self.statistics.started_ms)
+    }
+
+    pub fn note(&mut self, note: impl FnOnce(&mut JobStatistics)) {
+        note(Arc::make_mut(&mut self.statistics));
+    }
+}
+
+/// Somebody's wish that an operation ends.
+#[derive(Debug, Default)]
+pub struct AbortWish {
+    wanted: watch::Sender<bool>,
+}
+
+impl AbortWish {
+    pub fn want(&self) {
+        self.wanted.send_replace(true);
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        *self.wanted.borrow()
+    }
+
+    /// Returns when it is wanted.
+    pub async fn wanted(&self) {
+        // The sender lives as long as self.
+        let _ = self.wanted.subscribe().wait_for(|wanted| *wanted).await;
     }
 }
 
@@ -135,6 +171,7 @@ impl State {
             launched: None,
             vcpu_threads: Arc::new([]),
             operation: None,
+            completed: None,
             autodestroy: false,
             starting: None,
             gone: false,
@@ -165,6 +202,11 @@ impl State {
     /// What its QEMU told of itself last.
     pub fn told(&self) -> Option<&Arc<Told>> {
         self.machine.as_ref().map(|machine| &machine.told)
+    }
+
+    /// Its QEMU runs, and there is no way to ask it anything any more.
+    pub fn is_deaf(&self) -> bool {
+        self.machine.as_ref().is_some_and(|machine| machine.running.monitor.progress().borrow().lost)
     }
 
     /// The files that exist as long as it runs.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::command::{Command, Done};
+use super::migration::{DumpFormats, DumpInfo, MigrationCapability, MigrationInfo, MigrationParameters};
 use super::redact::Secret;
 use super::stats::{BlockDevice, BlockNode, BlockStats, DirtyRate, IoThreadStats, StatsSchema, StatsSource};
 
@@ -45,8 +46,10 @@ impl<T> Absent for Option<T> {
 impl Absent for String {}
 impl Absent for &str {}
 impl Absent for bool {}
+impl Absent for u32 {}
 impl Absent for u64 {}
 impl Absent for Value {}
+impl<T> Absent for Vec<T> {}
 
 commands! {
     /// Ends the negotiation; no optional capability is asked for.
@@ -63,8 +66,24 @@ commands! {
     SystemWakeup = "system_wakeup" {} -> Done;
     /// Ends an outgoing migration, to wherever it goes.
     MigrateCancel = "migrate_cancel" {} -> Done;
-    /// The guest's memory as a core file; returns when it is written.
-    DumpGuestMemory = "dump-guest-memory" { paging: bool, protocol: String } -> Done;
+    /// Begins to stream the guest's state out; returns when it has begun.
+    Migrate = "migrate" { uri: String, detach: bool, resume: Option<bool> } -> Done;
+    /// Begins to take a guest's state in; returns when QEMU listens or reads.
+    MigrateIncoming = "migrate-incoming" { uri: String, exit_on_error: Option<bool> } -> Done;
+    QueryMigrate = "query-migrate" {} -> MigrationInfo;
+    QueryMigrateCapabilities = "query-migrate-capabilities" {} -> Vec<MigrationCapability>;
+    MigrateSetCapabilities = "migrate-set-capabilities" { capabilities: Vec<MigrationCapability> } -> Done;
+    QueryMigrateParameters = "query-migrate-parameters" {} -> MigrationParameters;
+    /// Goes on behind the status named by `state`.
+    MigrateContinue = "migrate-continue" { state: &'static str } -> Done;
+    MigrateStartPostcopy = "migrate-start-postcopy" {} -> Done;
+    /// Interrupts a migration in its postcopy phase.
+    MigratePause = "migrate-pause" {} -> Done;
+    MigrateRecover = "migrate-recover" { uri: String } -> Done;
+    /// The guest's memory as a core file; with `detach` it returns when the dump has begun.
+    DumpGuestMemory = "dump-guest-memory" { paging: bool, protocol: String, format: Option<String>, detach: Option<bool> } -> Done;
+    QueryDump = "query-dump" {} -> DumpInfo;
+    QueryDumpGuestMemoryCapability = "query-dump-guest-memory-capability" {} -> DumpFormats;
     InjectNmi = "inject-nmi" {} -> Done;
     /// `hold_time` in milliseconds.
     SendKey = "send-key" { keys: Value, hold_time: Option<u32> } -> Done;
@@ -116,6 +135,7 @@ commands! {
     SetLink = "set_link" { name: String, up: bool } -> Done;
     /// The descriptor travels beside the command.
     AddFd = "add-fd" { fdset_id: u64, opaque: String } -> Done;
+    RemoveFd = "remove-fd" { fdset_id: u32 } -> Done;
     QueryFdsets = "query-fdsets" {} -> Vec<FdSet>;
     /// The descriptor travels beside the command.
     Getfd = "getfd" { fdname: String } -> Done;
@@ -195,10 +215,25 @@ pub struct HotpluggableCpu {
     pub qom_path: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FdSet {
     pub fdset_id: u32,
+    #[serde(default)]
+    pub fds: Vec<FdSetEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct FdSetEntry {
+    /// What it was given with.
+    pub opaque: Option<String>,
+}
+
+impl FdSet {
+    /// Whether it was given with this word.
+    pub fn is(&self, opaque: &str) -> bool {
+        self.fds.iter().any(|entry| entry.opaque.as_deref() == Some(opaque))
+    }
 }
 
 /// 32 of a processor's features.

@@ -10,12 +10,13 @@ use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{Level, debug, enabled};
 
 use super::command::{Line, excerpt};
 use super::error::MonitorError;
-use super::event::Event;
+use super::event::{Event, EventKind};
+use super::migration::{DumpInfo, MigrationStatus};
 use super::{Greeting, MonitorEvent, redact};
 use crate::util::fds;
 
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     stream: UnixStream,
     state: Mutex<State>,
     outgoing: Notify,
+    progress: watch::Sender<Progress>,
     /// The reader's own end is the one that keeps the queue open.
     events: mpsc::WeakSender<MonitorEvent>,
 }
@@ -58,6 +60,16 @@ struct State {
 struct Outgoing {
     line: String,
     descriptor: Option<OwnedFd>,
+}
+
+/// What QEMU has last reported of its long operations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub migration: Option<MigrationStatus>,
+    /// How a dump of memory ended, and why if it failed.
+    pub dumped: Option<(DumpInfo, Option<String>)>,
+    /// Nothing more will be reported, or nobody is to wait for it.
+    pub lost: bool,
 }
 
 /// Where events go, with a place kept for the last one.
@@ -105,6 +117,7 @@ impl Shared {
             stream,
             state: Mutex::new(State { greeting: Some(greeting), ..State::default() }),
             outgoing: Notify::new(),
+            progress: watch::Sender::default(),
             events: sender.downgrade(),
         };
         Opened { shared: Arc::new(shared), greeted, events, sender: EventSender { events: sender, last } }
@@ -147,10 +160,39 @@ impl Shared {
         let mut state = self.state();
         state.sealed = Some(reason.clone());
         state.fail_waiting(reason);
+        drop(state);
+        self.progress.send_modify(|progress| progress.lost = true);
     }
 
     pub(super) fn unseal(&self) {
         self.state().sealed = None;
+        self.progress.send_modify(|progress| progress.lost = false);
+    }
+
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub(super) fn forget_progress(&self) {
+        self.progress.send_modify(|progress| {
+            progress.migration = None;
+            progress.dumped = None;
+        });
+    }
+
+    fn note_progress(&self, event: &Event) {
+        if !matches!(event.name.as_str(), "MIGRATION" | "DUMP_COMPLETED") {
+            return;
+        }
+        match event.kind() {
+            EventKind::Migration { status } => {
+                self.progress.send_modify(|progress| progress.migration = Some(status));
+            }
+            EventKind::DumpCompleted { result, error } => {
+                self.progress.send_modify(|progress| progress.dumped = Some((result, error)));
+            }
+            _ => {}
+        }
     }
 
     /// The connection is over; the first reason stays.
@@ -159,6 +201,8 @@ impl Shared {
         let reason = state.ended.get_or_insert_with(|| reason.clone()).clone();
         state.fail_waiting(&reason);
         state.greeting = None;
+        drop(state);
+        self.progress.send_modify(|progress| progress.lost = true);
     }
 
     /// Writes what is queued, as much as there is in one go.
@@ -270,6 +314,7 @@ impl Shared {
             Ok(())
         } else if head.event {
             let event = Event::parse(&line).ok_or_else(garbage)?;
+            self.note_progress(&event);
             // A domain that is not interested has dropped its end. Whoever handles events waits for no reply, so
             // that the replies behind them come through.
             let _ = events.send(MonitorEvent::Guest(event)).await;

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::migration::{DumpInfo, MigrationStatus};
+
 /// When QEMU saw it happen, on the host's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Timestamp {
@@ -141,13 +143,13 @@ pub enum EventKind {
         action: String,
     },
     Migration {
-        status: String,
+        status: MigrationStatus,
     },
     MigrationPass {
         pass: u64,
     },
     DumpCompleted {
-        result: Value,
+        result: DumpInfo,
         error: Option<String>,
     },
     VncConnected(VncClient),

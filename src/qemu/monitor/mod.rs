@@ -22,6 +22,7 @@ mod commands;
 mod connection;
 mod error;
 mod event;
+mod migration;
 mod redact;
 mod stats;
 #[cfg(test)]
@@ -35,14 +36,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 pub use command::{Command, Done};
 pub use commands::*;
-pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES};
+pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES, Progress};
 pub use error::MonitorError;
 pub use event::{Event, EventKind, Timestamp, VncClient};
+pub use migration::*;
 pub use stats::*;
 
 use crate::util::unix;
@@ -188,6 +190,17 @@ impl Monitor {
     /// late would undo what was done in the meantime.
     pub async fn events_handled(&self) {
         let Err(oneshot::error::RecvError { .. }) = self.link.shared.fence().await.await;
+    }
+
+    /// What QEMU has last reported of the long operations that clients drive one at a time. Whoever drives one
+    /// waits here, and need not be the one who handles events.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.link.shared.progress()
+    }
+
+    /// Forgets what was reported of an earlier operation; called before the next one begins.
+    pub fn forget_progress(&self) {
+        self.link.shared.forget_progress();
     }
 
     /// Ends every wait with `reason`, and refuses new commands with it. Events still arrive.

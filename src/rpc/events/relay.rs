@@ -9,6 +9,7 @@ use ferrovirt_protocol::remote::event as wire;
 use ferrovirt_protocol::remote::*;
 
 use crate::drivers::domain::event::{DomainEvent, DomainRef, EventId, GraphicsAddress};
+use crate::drivers::domain::job_info;
 use crate::drivers::event_bus::{Event, Subscriber};
 use crate::drivers::secret::event::{SecretEvent, SecretRef};
 use crate::drivers::storage::event::{PoolEvent, PoolRef};
@@ -240,6 +241,12 @@ impl Relay {
             DomainEvent::MigrationIteration { iteration } => {
                 let message = DomainEventCallbackMigrationIterationMsg { callback_id, dom, iteration };
                 self.send::<wire::DomainEventCallbackMigrationIteration>(&message);
+            }
+            DomainEvent::JobCompleted { statistics } => {
+                let Ok(params) = job_info::params(&statistics) else { return };
+                let params = convert::params(params);
+                let message = DomainEventCallbackJobCompletedMsg { callback_id, dom, params };
+                self.send::<wire::DomainEventCallbackJobCompleted>(&message);
             }
             DomainEvent::MetadataChange { kind, uri: nsuri } => {
                 let r#type = kind.number();

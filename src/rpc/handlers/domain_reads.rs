@@ -6,8 +6,10 @@ use ferrovirt_protocol::remote::*;
 use super::domain::{referred, state};
 use super::domain_usage::maps;
 use crate::drivers::domain::flags::{VcpuFlags, no_flags};
+use crate::drivers::domain::job_info::JobInfo;
 use crate::drivers::domain::reads;
 use crate::error::{Error, Result};
+use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes};
 
 pub fn routes(r: &mut Routes) {
@@ -119,7 +121,7 @@ async fn get_control_info(call: Call, args: DomainGetControlInfoArgs) -> Result<
     no_flags(args.flags, "qemuDomainGetControlInfo")?;
     let control = reads::control(&referred(&call, &args.dom)?)?;
     let state_time = u64::try_from(control.since.as_millis()).unwrap_or(u64::MAX);
-    Ok(DomainGetControlInfoRet { state: control.state, details: 0, state_time })
+    Ok(DomainGetControlInfoRet { state: control.state, details: control.details, state_time })
 }
 
 async fn get_messages(call: Call, args: DomainGetMessagesArgs) -> Result<DomainGetMessagesRet> {
@@ -195,33 +197,29 @@ async fn get_security_label_list(
     Ok(DomainGetSecurityLabelListRet { labels: Vec::new(), ret: 0 })
 }
 
-/// No operation here reports progress.
 async fn get_job_info(call: Call, args: DomainGetJobInfoArgs) -> Result<DomainGetJobInfoRet> {
-    reads::running(&*state(&call, &args.dom)?)?;
+    let domain = referred(&call, &args.dom)?;
+    let JobInfo { kind, elapsed_ms, data, memory, file } = call.drivers.domains.job_info(domain).await?;
     Ok(DomainGetJobInfoRet {
-        r#type: 0,
-        time_elapsed: 0,
+        r#type: kind,
+        time_elapsed: elapsed_ms,
         time_remaining: 0,
-        data_total: 0,
-        data_processed: 0,
-        data_remaining: 0,
-        mem_total: 0,
-        mem_processed: 0,
-        mem_remaining: 0,
-        file_total: 0,
-        file_processed: 0,
-        file_remaining: 0,
+        data_total: data.total,
+        data_processed: data.processed,
+        data_remaining: data.remaining,
+        mem_total: memory.total,
+        mem_processed: memory.processed,
+        mem_remaining: memory.remaining,
+        file_total: file.total,
+        file_processed: file.processed,
+        file_remaining: file.remaining,
     })
 }
 
 async fn get_job_stats(call: Call, args: DomainGetJobStatsArgs) -> Result<DomainGetJobStatsRet> {
-    /// `VIR_DOMAIN_JOB_STATS_COMPLETED`: of the last operation, for which nobody needs to run.
-    const COMPLETED: u32 = 1;
-    let state = state(&call, &args.dom)?;
-    if args.flags & COMPLETED == 0 {
-        reads::running(&state)?;
-    }
-    Ok(DomainGetJobStatsRet { r#type: 0, params: Vec::new() })
+    let domain = referred(&call, &args.dom)?;
+    let (r#type, params) = call.drivers.domains.job_stats(domain, args.flags).await?;
+    Ok(DomainGetJobStatsRet { r#type, params: convert::params(params) })
 }
 
 fn nanoseconds(time: std::time::Duration) -> u64 {
