@@ -50,6 +50,7 @@ impl Origin {
             _ if name.starts_with("qemu") => Self::QEMU,
             _ if name.starts_with("storage") || name.starts_with("virStorage") => Self::STORAGE,
             _ if name.starts_with("virDomain") || name.starts_with("virNode") => Self::DOMAIN,
+            _ if name.starts_with("virConnect") => Self::DOMAIN,
             _ => Self::NONE,
         }
     }

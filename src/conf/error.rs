@@ -109,6 +109,14 @@ impl ConfError {
         .by_xml_parser()
     }
 
+    /// An attribute that has to be a number other than 0.
+    pub fn zero_attribute(name: &str, element: &str) -> Self {
+        Self::xml(format!(
+            "Invalid value for attribute '{name}' in element '{element}': Zero is not permitted"
+        ))
+        .by_xml_parser()
+    }
+
     pub fn missing_attribute(name: &str, element: &str) -> Self {
         Self::xml(format!("Missing required attribute '{name}' in element '{element}'")).by_xml_parser()
     }

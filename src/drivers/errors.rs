@@ -144,7 +144,14 @@ impl From<CpuError> for Error {
         let sentence = error.to_string();
         let code = match error {
             CpuError::UnknownModel(_) | CpuError::UnknownFeature(_) => Code::INTERNAL_ERROR,
-            CpuError::Conflict(_) | CpuError::Mismatch { .. } => Code::OPERATION_FAILED,
+            CpuError::NoSuitableModel => Code::INTERNAL_ERROR,
+            CpuError::NoModel(_) => Code::INVALID_ARG,
+            CpuError::Conflict(_)
+            | CpuError::Mismatch { .. }
+            | CpuError::UnknownVendor(_)
+            | CpuError::OtherVendor { .. }
+            | CpuError::VendorsDiffer
+            | CpuError::NothingInCommon => Code::OPERATION_FAILED,
         };
         Self::new(code, sentence).from_origin(Origin::CPU)
     }

@@ -14,6 +14,7 @@ mod agent;
 mod attach;
 mod autodestroy;
 mod console;
+mod cpu;
 mod define;
 mod endings;
 mod errors;

@@ -98,7 +98,7 @@ fn keeps_alias(name: &str, form: Form) -> bool {
 fn read_boot(element: Element<'_>) -> Result<Boot> {
     let boot = Boot::read(element)?;
     if boot.order == 0 {
-        return Err(ConfError::invalid_attribute("order", "boot", "0", " Expected positive integer value"));
+        return Err(ConfError::zero_attribute("order", "boot"));
     }
     Ok(boot)
 }

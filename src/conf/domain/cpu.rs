@@ -230,7 +230,7 @@ impl Cpu {
         }
     }
 
-    fn check_rest(&self) -> Result<()> {
+    pub(in crate::conf) fn check_rest(&self) -> Result<()> {
         let rest = &self.rest;
         if rest.vendor.is_some() && self.model.is_none() {
             return Err(ConfError::xml("CPU vendor specified without CPU model").by_cpu_parser());
@@ -247,9 +247,13 @@ impl Cpu {
                 ("threads", topology.threads),
             ];
             if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
-                let expected = " Expected positive integer value";
-                return Err(ConfError::invalid_attribute(name, "topology", "0", expected));
+                return Err(ConfError::zero_attribute(name, "topology"));
             }
+        }
+        let limits = |bits: MaxPhysAddr| bits.limit.is_some() && bits.mode != PhysAddrMode::Passthrough;
+        if rest.maxphysaddr.is_some_and(limits) {
+            let sentence = "attribute 'limit' is only supported for maxphysaddr mode 'passthrough'";
+            return Err(ConfError::unsupported(sentence).by_cpu_parser());
         }
         if rest.cache.is_some_and(|cache| cache.level.is_some_and(|level| !(1..=3).contains(&level))) {
             return Err(ConfError::xml("invalid CPU cache level, must be in range [1,3]").by_cpu_parser());
@@ -259,9 +263,10 @@ impl Cpu {
         if names.first() == Some(&"") {
             return Err(ConfError::xml("Invalid CPU feature name").by_cpu_parser());
         }
-        match names.windows(2).find(|pair| pair.first() == pair.last()) {
-            Some(pair) => {
-                let message = format!("CPU feature '{}' specified more than once", pair.concat());
+        let mut pairs = names.iter().zip(names.iter().skip(1));
+        match pairs.find(|(one, next)| one == next) {
+            Some((name, _)) => {
+                let message = format!("CPU feature '{name}' specified more than once");
                 Err(ConfError::xml(message).by_cpu_parser())
             }
             None => Ok(()),

@@ -17,8 +17,15 @@ const DRIVER_NAMESPACES: &str = "http://libvirt.org/schemas/domain/";
 pub fn check(text: &str) -> Result<()> {
     let document = Document::parse(text, Form::INACTIVE)?;
     let root = document.root().expect_root("domain")?;
-    let rows = TABLE.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(':'));
-    Schema { rows: rows.collect() }.check("", root)
+    Schema::read().check("", root)
+}
+
+/// As [`check`] for a `<cpu>` that stands alone: a host's, which names its architecture, or a guest's.
+pub fn check_cpu(text: &str) -> Result<()> {
+    let document = Document::parse(text, Form::INACTIVE).map_err(ConfError::by_cpu_parser)?;
+    let root = document.root();
+    let parent = if root.child("arch").is_some() { "host" } else { "domain" };
+    Schema::read().check(parent, root)
 }
 
 /// Attributes and children by `PARENT/ELEMENT`.
@@ -27,6 +34,11 @@ struct Schema {
 }
 
 impl Schema {
+    fn read() -> Self {
+        let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
+        Self { rows: lines.filter_map(|line| line.split_once(':')).collect() }
+    }
+
     fn check(&self, parent: &str, element: Element<'_>) -> Result<()> {
         let name = element.qualified_name();
         // A name that the parent has and that has no row has nothing in it.

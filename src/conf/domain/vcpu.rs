@@ -234,12 +234,7 @@ impl Part for IoThread {
     fn read(element: Element<'_>) -> Result<Self> {
         let id = element.required("id")?;
         if id == 0 {
-            return Err(ConfError::invalid_attribute(
-                "id",
-                "iothread",
-                "0",
-                " Expected positive integer value",
-            ));
+            return Err(ConfError::zero_attribute("id", "iothread"));
         }
         let poll = element.child("poll").map(Poll::read).transpose()?.unwrap_or_default();
         Ok(Self { id, explicit: true, pool: ThreadPool::read(element)?, poll })

@@ -9,8 +9,9 @@
 //!
 //! After that the definition says everything: another host, or another QEMU, can give the guest the same CPU.
 
-use super::{Accel, Features, QemuCaps, feature_from_qemu, processor};
-use crate::conf::capabilities::cpu::{Comparison, CpuError, CpuMap, Decoded, Policy, Purpose};
+use super::compare::{Against, full_host};
+use super::{Accel, Features, QemuCaps};
+use crate::conf::capabilities::cpu::{Comparison, CpuError, CpuMap, Decoded, Described, Policy};
 use crate::conf::domain::{Cpu, CpuCheck, CpuFeature, CpuMatch, CpuMode, Fallback, FeaturePolicy};
 use crate::conf::xml::Value;
 use crate::util::arch::Arch;
@@ -33,7 +34,7 @@ pub enum GuestCpuError {
 }
 
 /// Features that QEMU never had, or no longer has.
-const IGNORED: [&str; 8] = [
+pub const IGNORED: [&str; 8] = [
     "cmt",
     "mbm_total",
     "mbm_local",
@@ -128,94 +129,10 @@ fn check_host(cpu: &Cpu, caps: &QemuCaps, accel: Accel, map: &CpuMap) -> Result<
     if cpu.check != Some(CpuCheck::Partial) || !cpu.mode.has_model() {
         return Ok(());
     }
-    match caps.compare_cpu(cpu, accel, map, Against::Everything)? {
+    match caps.compare_cpu(Described::guest(cpu), accel, map, Against::Everything)? {
         Comparison::Incompatible(sentence) => Err(GuestCpuError::Incompatible(sentence)),
         Comparison::Identical | Comparison::Superset => Ok(()),
     }
-}
-
-/// What a guest's CPU is held against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Against {
-    /// What QEMU offers.
-    Qemu,
-    /// That, and what the processor itself has.
-    Everything,
-}
-
-impl QemuCaps {
-    /// Whether guests can have the CPU here. Models that QEMU knows are judged by QEMU, unless libvirt's
-    /// description of them is as good.
-    pub fn compare_cpu(
-        &self,
-        cpu: &Cpu,
-        accel: Accel,
-        map: &CpuMap,
-        against: Against,
-    ) -> Result<Comparison, GuestCpuError> {
-        let cpus = self.accel(accel);
-        let definition = cpu.model.as_deref().and_then(|model| cpus?.cpu(model));
-        let blockers = definition.and_then(|definition| definition.blockers.as_ref());
-        let only_disables = cpu.rest.features.iter().all(|it| it.policy == FeaturePolicy::Disable);
-        if only_disables && blockers.is_some_and(Vec::is_empty) {
-            return Ok(Comparison::Superset);
-        }
-        let reported = self.host_model(accel, Features::All, map);
-        if let (Some(definition), Some(reported)) = (definition, reported) {
-            let described =
-                map.model(&definition.name).ok_or_else(|| GuestCpuError::NoModel(definition.name.clone()))?;
-            if !described.is_complete() {
-                return self.compare_blockers(cpu, blockers.map_or(&[], Vec::as_slice), reported, map);
-            }
-        }
-        let full = match against {
-            Against::Everything => full_host(self, accel, map),
-            Against::Qemu => reported.cloned(),
-        };
-        let Some(host) = full else { return Ok(Comparison::Incompatible("unknown host CPU".to_owned())) };
-        Ok(map.compare(&map.bits_of_decoded(&host)?, host.vendor.as_deref(), cpu)?)
-    }
-
-    /// A CPU whose model QEMU knows: `blockers` is what the host lacks of that.
-    fn compare_blockers(
-        &self,
-        cpu: &Cpu,
-        blockers: &[String],
-        host: &Decoded,
-        map: &CpuMap,
-    ) -> Result<Comparison, GuestCpuError> {
-        let offered = map.bits_of_decoded(host)?;
-        let is_disabled = |name: &str| {
-            let mut features = cpu.rest.features.iter();
-            features.any(|it| *it.name == *name && it.policy == FeaturePolicy::Disable)
-        };
-        let blockers = blockers.iter().map(|name| feature_from_qemu(self.arch, name));
-        let mut lacking: Vec<&str> = blockers.filter(|name| !is_disabled(name)).collect();
-        let required = cpu.rest.features.iter().filter(|it| it.policy == FeaturePolicy::Require);
-        lacking.extend(required.map(|it| &*it.name).filter(|name| !map.has_feature(&offered, name)));
-        if lacking.is_empty() {
-            return Ok(Comparison::Superset);
-        }
-        let sentence = format!("Host CPU does not provide required features: {}", lacking.join(", "));
-        Ok(Comparison::Incompatible(sentence))
-    }
-}
-
-/// The host's CPU as QEMU offers it, with what the processor has beyond that where it runs the guest itself.
-fn full_host(caps: &QemuCaps, accel: Accel, map: &CpuMap) -> Option<Decoded> {
-    let reported = caps.host_model(accel, Features::All, map)?;
-    if accel == Accel::Tcg {
-        return Some(reported.clone());
-    }
-    let mut full = map.decode(&processor::bits(map)?, Purpose::Guest, None)?;
-    let offered = map.bits_of_decoded(reported).ok()?;
-    for name in map.feature_names().filter(|name| map.has_feature(&offered, name)) {
-        match full.features.iter_mut().find(|(known, _)| known == name) {
-            Some((_, policy)) => *policy = Policy::Require,
-            None => full.features.push((name.to_owned(), Policy::Require)),
-        }
-    }
-    Some(full)
 }
 
 fn decide_optional(cpu: &mut Cpu, has: impl Fn(&str) -> bool) {

@@ -11,6 +11,7 @@
 //! knows what to ask and what the answers mean, `converse` asks, `fingerprint` says when to ask again,
 //! `emulators` ties it together.
 
+mod compare;
 mod converse;
 pub mod domain;
 mod emulators;
@@ -27,11 +28,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use compare::Against;
 pub use converse::ConverseError;
 pub use emulators::{Emulators, LookupError};
 pub use flags::{Cap, CapSet};
 pub use given_cpu::CpuArguments;
-pub use guest_cpu::{Against, GuestCpuError, resolve as resolve_guest_cpu};
+pub use guest_cpu::{GuestCpuError, IGNORED as IGNORED_CPU_FEATURES, resolve as resolve_guest_cpu};
 pub use host_model::{Features, feature_from_qemu, feature_to_qemu};
 pub use probe::ProbeError;
 

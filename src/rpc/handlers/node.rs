@@ -29,6 +29,10 @@ pub fn routes(r: &mut Routes) {
     r.on::<ConnectGetCapabilities>(get_capabilities);
     r.on::<ConnectGetDomainCapabilities>(get_domain_capabilities);
     r.on::<ConnectGetCpuModelNames>(get_cpu_model_names);
+    r.on::<ConnectCompareCpu>(compare_cpu);
+    r.on::<ConnectCompareHypervisorCpu>(compare_hypervisor_cpu);
+    r.on::<ConnectBaselineCpu>(baseline_cpu);
+    r.on::<ConnectBaselineHypervisorCpu>(baseline_hypervisor_cpu);
     r.on::<ConnectGetMaxVcpus>(get_max_vcpus);
     r.on::<ConnectGetVersion>(get_version);
 }
@@ -211,6 +215,46 @@ async fn get_cpu_model_names(
         models.clear();
     }
     Ok(ConnectGetCpuModelNamesRet { models, ret })
+}
+
+async fn compare_cpu(call: Call, args: ConnectCompareCpuArgs) -> Result<ConnectCompareCpuRet> {
+    let result = call.drivers.capabilities.compare_cpu(&args.xml, args.flags)?;
+    Ok(ConnectCompareCpuRet { result: result as i32 })
+}
+
+async fn compare_hypervisor_cpu(
+    call: Call,
+    args: ConnectCompareHypervisorCpuArgs,
+) -> Result<ConnectCompareHypervisorCpuRet> {
+    let wanted = Wanted {
+        emulator: args.emulator.as_deref(),
+        arch: args.arch.as_deref(),
+        machine: args.machine.as_deref(),
+        virt_type: args.virttype.as_deref(),
+    };
+    let capabilities = &call.drivers.capabilities;
+    let result = capabilities.compare_hypervisor_cpu(wanted, &args.xml_cpu, args.flags).await?;
+    Ok(ConnectCompareHypervisorCpuRet { result: result as i32 })
+}
+
+async fn baseline_cpu(call: Call, args: ConnectBaselineCpuArgs) -> Result<ConnectBaselineCpuRet> {
+    let cpu = call.drivers.capabilities.baseline_cpu(&args.xml_cpus, args.flags)?;
+    Ok(ConnectBaselineCpuRet { cpu })
+}
+
+async fn baseline_hypervisor_cpu(
+    call: Call,
+    args: ConnectBaselineHypervisorCpuArgs,
+) -> Result<ConnectBaselineHypervisorCpuRet> {
+    let wanted = Wanted {
+        emulator: args.emulator.as_deref(),
+        arch: args.arch.as_deref(),
+        machine: args.machine.as_deref(),
+        virt_type: args.virttype.as_deref(),
+    };
+    let capabilities = &call.drivers.capabilities;
+    let cpu = capabilities.baseline_hypervisor_cpu(wanted, &args.xml_cpus, args.flags).await?;
+    Ok(ConnectBaselineHypervisorCpuRet { cpu })
 }
 
 async fn get_max_vcpus(call: Call, args: ConnectGetMaxVcpusArgs) -> Result<ConnectGetMaxVcpusRet> {

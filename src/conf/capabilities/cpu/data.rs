@@ -43,9 +43,8 @@ impl CpuData {
 
     pub fn contains(&self, other: &Self) -> bool {
         other.0.iter().all(|(place, bits)| {
-            self.0
-                .get(place)
-                .is_some_and(|known| known.iter().zip(bits).all(|(known, bits)| known & bits == *bits))
+            let known = self.0.get(place).copied().unwrap_or_default();
+            known.iter().zip(bits).all(|(known, bits)| known & bits == *bits)
         })
     }
 

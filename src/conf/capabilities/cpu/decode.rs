@@ -2,7 +2,8 @@
 //!
 //! Every model is tried, the newest first; what the processor has beyond it is required, what it lacks is
 //! disabled. A model with the processor's own family and model number wins; among those, the one with the
-//! fewest features to name, where a disabled one counts for more than a required one.
+//! fewest features to name, where a disabled one counts for more than a required one. A client's own model is
+//! preferred: the only one is taken whatever it costs, one of several where it needs fewer features disabled.
 
 use super::data::CpuData;
 use super::map::{CpuMap, CpuModel};
@@ -35,12 +36,38 @@ pub struct Decoded {
     pub features: Vec<(String, Policy)>,
 }
 
+/// The models that a client named.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Preference<'a> {
+    pub models: &'a [&'a str],
+}
+
+impl Preference<'_> {
+    fn is_for(self, model: &CpuModel) -> bool {
+        self.models.contains(&model.name.as_str())
+    }
+
+    fn is_only_for(self, model: &CpuModel) -> bool {
+        self.models == [model.name.as_str()]
+    }
+}
+
 /// How much the first disabled feature counts; each further one counts one more.
 const BASE_PENALTY: usize = 2;
 
 impl CpuMap {
     /// The closest model, of those that `known` knows where it is given.
     pub fn decode(&self, data: &CpuData, purpose: Purpose, known: Option<&Known<'_>>) -> Option<Decoded> {
+        self.decode_preferring(data, purpose, known, Preference::default())
+    }
+
+    pub(super) fn decode_preferring(
+        &self,
+        data: &CpuData,
+        purpose: Purpose,
+        known: Option<&Known<'_>>,
+        preference: Preference<'_>,
+    ) -> Option<Decoded> {
         let mut data = data.clone();
         let vendor = self.vendors.iter().find(|(_, bits)| data.contains(bits));
         if let Some((_, bits)) = vendor {
@@ -66,11 +93,16 @@ impl CpuMap {
             if purpose == Purpose::Host && features.iter().any(|(_, policy)| *policy == Policy::Disable) {
                 continue;
             }
+            let is_only = preference.is_only_for(model);
             let better = best.as_ref().is_none_or(|(current, of_current)| {
-                is_better((model, &features), (current, of_current), purpose, signature)
+                let judge = Judge { purpose, signature, is_preferred: preference.is_for(model) };
+                is_only || judge.is_better((model, &features), (current, of_current))
             });
             if better {
                 best = Some((model, features));
+            }
+            if is_only {
+                break;
             }
         }
         let (model, features) = best?;
@@ -124,7 +156,7 @@ impl CpuMap {
     }
 
     /// The features that a set of bits consists of. Bits that two features share count for the first.
-    fn names(&self, mut data: CpuData, policy: Policy) -> Vec<(String, Policy)> {
+    pub(super) fn names<P: Copy>(&self, mut data: CpuData, policy: P) -> Vec<(String, P)> {
         let mut names = Vec::new();
         for feature in &self.features {
             if data.contains(&feature.data) {
@@ -138,21 +170,25 @@ impl CpuMap {
 
 type Candidate<'a> = (&'a CpuModel, &'a Vec<(String, Policy)>);
 
-fn is_better(
-    (candidate, features): Candidate<'_>,
-    (current, of_current): Candidate<'_>,
+/// What decides between two models.
+struct Judge {
     purpose: Purpose,
     signature: Option<Signature>,
-) -> bool {
-    if let Some(Signature { family, model, stepping }) = signature {
-        let fits = |of: &CpuModel| of.has_signature(family, model, stepping);
-        if fits(candidate) != fits(current) {
-            return fits(candidate);
+    is_preferred: bool,
+}
+
+impl Judge {
+    fn is_better(&self, (candidate, features): Candidate<'_>, (current, of_current): Candidate<'_>) -> bool {
+        if let Some(Signature { family, model, stepping }) = self.signature {
+            let fits = |of: &CpuModel| of.has_signature(family, model, stepping);
+            if fits(candidate) != fits(current) {
+                return fits(candidate);
+            }
         }
+        let (named, disabled) = cost(features, self.purpose);
+        let (named_now, disabled_now) = cost(of_current, self.purpose);
+        named < named_now || (disabled < disabled_now && (named == named_now || self.is_preferred))
     }
-    let (named, disabled) = cost(features, purpose);
-    let (named_now, disabled_now) = cost(of_current, purpose);
-    named < named_now || (named == named_now && disabled < disabled_now)
 }
 
 /// How much is to be said, and how much of it to disable features. As libvirt counts, each disabled feature

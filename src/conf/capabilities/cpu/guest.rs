@@ -2,6 +2,7 @@
 
 use super::data::CpuData;
 use super::decode::{Decoded, Policy};
+use super::described::Described;
 use super::map::CpuMap;
 use crate::conf::domain::{Cpu, CpuCheck, CpuFeature, CpuMatch, FeaturePolicy};
 
@@ -18,6 +19,18 @@ pub enum CpuError {
     Conflict(String),
     #[error("guest CPU doesn't match specification{}", differences(extra, missing))]
     Mismatch { extra: Vec<String>, missing: Vec<String> },
+    #[error("no CPU model specified at index {0}")]
+    NoModel(usize),
+    #[error("Unknown CPU vendor {0}")]
+    UnknownVendor(String),
+    #[error("CPU vendor {vendor} of model {model} differs from vendor {said}")]
+    OtherVendor { vendor: String, model: String, said: String },
+    #[error("CPU vendors do not match")]
+    VendorsDiffer,
+    #[error("CPUs are incompatible")]
+    NothingInCommon,
+    #[error("Cannot find suitable CPU model for given data")]
+    NoSuitableModel,
 }
 
 fn differences(extra: &[String], missing: &[String]) -> String {
@@ -46,7 +59,7 @@ pub enum Comparison {
 
 /// Which of a definition's features count.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+pub(super) enum Which {
     /// The model, with all that is said about it.
     All,
     Of(FeaturePolicy),
@@ -100,7 +113,16 @@ impl CpuMap {
     }
 
     /// Whether a host with these bits and of this vendor can give a guest the CPU.
-    pub fn compare(&self, host: &CpuData, vendor: Option<&str>, cpu: &Cpu) -> Result<Comparison, CpuError> {
+    pub fn compare(
+        &self,
+        host: &CpuData,
+        vendor: Option<&str>,
+        Described { arch, cpu }: Described<'_>,
+    ) -> Result<Comparison, CpuError> {
+        if let Some(arch) = arch.filter(|arch| !arch.is_x86()) {
+            let sentence = format!("CPU arch {arch} does not match host arch");
+            return Ok(Comparison::Incompatible(sentence));
+        }
         if let Some(wanted) = cpu.rest.vendor.as_deref()
             && vendor != Some(wanted)
         {
@@ -168,7 +190,7 @@ impl CpuMap {
         Ok(data)
     }
 
-    fn bits_of(&self, cpu: &Cpu, which: Which) -> Result<CpuData, CpuError> {
+    pub(super) fn bits_of(&self, cpu: &Cpu, which: Which) -> Result<CpuData, CpuError> {
         let with_model = matches!(which, Which::All | Which::Of(FeaturePolicy::Require));
         let mut data = match cpu.model.as_deref().filter(|_| with_model) {
             Some(model) => self.bits(model, [])?,
@@ -197,7 +219,7 @@ impl CpuMap {
     }
 }
 
-fn set(cpu: &mut Cpu, name: &str, policy: FeaturePolicy) {
+pub(super) fn set(cpu: &mut Cpu, name: &str, policy: FeaturePolicy) {
     match cpu.rest.features.iter_mut().find(|feature| *feature.name == *name) {
         Some(feature) => feature.policy = policy,
         None => cpu.rest.features.push(CpuFeature { policy, name: name.into() }),

@@ -3,6 +3,8 @@
 //! The document about the host is kept as text and made again only when a QEMU binary, the processors
 //! that are switched on, or the pages that are set aside changed.
 
+mod cpu;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -171,18 +173,8 @@ impl HostCapabilities {
     /// `virConnectGetDomainCapabilities`
     pub async fn of_domain(&self, wanted: Wanted<'_>) -> Result<String> {
         let (caps, arch, accel) = self.emulator(wanted).await?;
-        let machine = match wanted.machine {
-            Some(name) => {
-                let machine = caps.machine(accel, name).ok_or_else(|| {
-                    let binary = caps.binary.display();
-                    Error::invalid_arg(format!(
-                        "the machine '{name}' is not supported by emulator '{binary}'"
-                    ))
-                })?;
-                Some(machine.name.as_str())
-            }
-            None => caps.default_machine(accel).map(|machine| machine.name.as_str()),
-        };
+        let named = wanted.machine.and_then(|name| caps.machine(accel, name));
+        let machine = named.or_else(|| caps.default_machine(accel)).map(|machine| machine.name.as_str());
         if !supports_arch(caps.arch, arch) {
             let binary = caps.binary.display();
             return Err(Error::invalid_arg(format!("Emulator '{binary}' does not support arch '{arch}'")));
@@ -237,6 +229,10 @@ impl HostCapabilities {
                 return Err(Error::invalid_arg(sentence));
             }
         };
+        if let Some(name) = wanted.machine.filter(|name| caps.machine(accel, name).is_none()) {
+            let sentence = format!("the machine '{name}' is not supported by emulator '{named}'");
+            return Err(Error::invalid_arg(sentence));
+        }
         Ok((caps, arch, accel))
     }
 
