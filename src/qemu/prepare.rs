@@ -12,7 +12,7 @@ use crate::conf::devices::{
     Address, BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, Listen,
     ListenPlace, SourceMode, Spice, SpiceMode, Tray, VirtioSerialAddress, Vnc,
 };
-use crate::conf::domain::{Domain, Seclabel, SeclabelType};
+use crate::conf::domain::{Domain, LoaderType, Seclabel, SeclabelType};
 use crate::conf::xml::YesNo;
 use crate::conf::{ConfError, ErrorKind};
 use crate::qemu::alias::assign_aliases;
@@ -58,7 +58,14 @@ pub fn prepare(
 ) -> Result<(), CommandError> {
     domain.id = Some(place.id);
     domain.assign_usb_ports().map_err(refused)?;
-    let loads = domain.os.loader.as_ref().is_some_and(|loader| loader.path.is_some());
+    // A path that no descriptor on this host has leaves the variables without a place.
+    let has_variables = domain.os.nvram.as_ref().is_some_and(|nvram| !nvram.place.is_empty());
+    let loads = domain.os.loader.as_ref().is_some_and(|loader| {
+        let needs_variables = loader.kind == Some(LoaderType::Pflash)
+            && loader.readonly == Some(YesNo::Yes)
+            && loader.stateless != Some(YesNo::Yes);
+        loader.path.is_some() && (has_variables || !needs_variables)
+    });
     if let (Some(kind), false) = (domain.os.firmware, loads || domain.os.kernel.is_some()) {
         let message =
             format!("Unable to find '{kind}' firmware that is compatible with the current configuration");

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::{by_qemu, unsupported};
 use crate::conf::devices::{
     Address, ChannelTarget, CharBackend, CharSource, Controller, ControllerKind, DeviceInfo, Devices,
-    Graphics, Input, InputBus, InputKind, Interface, PciModel, Serial, SerialModel, SerialType, SourceMode,
+    Graphics, Input, InputBus, InputKind, Interface, Iommu,
+    IommuDriver, IommuModel, PciModel, Reconnect, Serial, SerialModel, SerialType, SourceMode, TcpProtocol,
     VideoKind, VirtioOptions, Watchdog, WatchdogModel,
 };
 use crate::conf::domain::Domain;
@@ -47,6 +48,10 @@ pub(super) fn check_all(domain: &Domain, facts: &Facts<'_>) -> Result<()> {
     }
     for graphics in &devices.graphics {
         check_graphics(graphics)?;
+        check_headless(devices, graphics)?;
+    }
+    for iommu in &devices.iommus {
+        check_iommu(domain, iommu)?;
     }
     Ok(())
 }
@@ -81,6 +86,12 @@ fn check_interface(interface: &Interface) -> Result<()> {
 fn check_videos(devices: &Devices, facts: &Facts<'_>) -> Result<()> {
     for (at, video) in devices.videos.iter().enumerate() {
         let kind = video.model.kind;
+        if kind == VideoKind::None && devices.videos.len() > 1 {
+            return unsupported("a 'none' video type must be the only video device defined for the domain");
+        }
+        if kind == VideoKind::Ramfb && video.info.address.is_some() {
+            return unsupported("address not supported for video type ramfb");
+        }
         let needed = match kind {
             VideoKind::None => continue,
             VideoKind::Vga => Has::VGA,
@@ -175,9 +186,24 @@ fn check_char(source: &CharSource, chooser: PathChooser) -> Result<()> {
         {
             return Err(ConfError::internal("chardev reconnect is possible only for connect mode"));
         }
-        return Ok(());
+        return check_reconnect(socket.reconnect);
+    }
+    if let CharBackend::Tcp(tcp, protocol) = &source.backend {
+        source.validate()?;
+        if matches!(protocol, TcpProtocol::Telnets | TcpProtocol::Tls) {
+            return by_qemu(format!("tcp chardev protocol '{protocol}' not supported"));
+        }
+        return check_reconnect(tcp.reconnect);
     }
     source.validate()
+}
+
+fn check_reconnect(reconnect: Option<Reconnect>) -> Result<()> {
+    if reconnect.is_some_and(|it| it.enabled == Some(YesNo::Yes) && it.timeout_s == 0) {
+        let message = "chardev reconnect source timeout cannot be '0'";
+        return Err(ConfError::invalid_arg(message).by_qemu_driver());
+    }
+    Ok(())
 }
 
 fn check_serial(domain: &Domain, serial: &Serial) -> Result<()> {
@@ -290,6 +316,45 @@ fn check_graphics(graphics: &Graphics) -> Result<()> {
         return by_qemu(format!("VNC password is {length} characters long, only 8 permitted"));
     }
     Ok(())
+}
+
+/// Screens beside one that only draws.
+fn check_headless(devices: &Devices, graphics: &Graphics) -> Result<()> {
+    if !devices.graphics.iter().any(|other| matches!(other, Graphics::EglHeadless(_))) {
+        return Ok(());
+    }
+    match graphics {
+        Graphics::Spice(spice) if spice.options.gl.as_ref().is_some_and(|gl| gl.enable == Some(YesNo::Yes)) => {
+            by_qemu("multiple OpenGL displays are not supported by QEMU")
+        }
+        Graphics::EglHeadless(_) | Graphics::Vnc(_) | Graphics::Spice(_) => Ok(()),
+        _ => by_qemu(
+            "graphics type 'egl-headless' is only supported with one of: 'vnc', 'spice' graphics types",
+        ),
+    }
+}
+
+fn check_iommu(domain: &Domain, iommu: &Iommu) -> Result<()> {
+    let model = iommu.model;
+    let device = format!("IOMMU device: '{model}'");
+    if model != IommuModel::Intel && iommu.driver != IommuDriver::default() {
+        return Err(ConfError::xml(format!("iommu model '{model}' doesn't support additional attributes")));
+    }
+    let acpi = domain.features.acpi;
+    match model {
+        IommuModel::Intel if !domain.is_q35() => {
+            by_qemu(format!("{device} is only supported with Q35 machines"))
+        }
+        IommuModel::Smmuv3 => by_qemu(format!("{device} is only supported with ARM Virt machines")),
+        IommuModel::Virtio if !domain.is_q35() => {
+            by_qemu(format!("{device} is only supported with Q35 and ARM Virt machines"))
+        }
+        IommuModel::Virtio if !acpi => by_qemu(format!("{device} requires ACPI")),
+        IommuModel::Virtio if !matches!(iommu.info.address, None | Some(Address::Pci(_))) => {
+            by_qemu(format!("{device} needs a PCI address"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Names that users gave are given once. The first serial port's counts as its console's.

@@ -26,9 +26,29 @@ pub(super) fn check_all(domain: &Domain) -> Result<()> {
 
 /// Who serves the image: QEMU itself.
 fn check_driver(disk: &Disk) -> Result<()> {
-    match disk.driver.name.as_deref() {
-        None | Some("qemu") => Ok(()),
-        Some(other) => by_qemu(format!("unsupported driver name '{other}' for disk '{}'", disk.name())),
+    let name = disk.name();
+    let is_raw = matches!(disk.format(), StorageFormat::Raw | StorageFormat::None);
+    if disk.shareable && !disk.readonly && !is_raw {
+        return by_qemu(format!(
+            "shared access for disk '{name}' requires use of supported storage format"
+        ));
+    }
+    if let Some(other) = disk.driver.name.as_deref().filter(|driver| *driver != "qemu") {
+        return by_qemu(format!("unsupported driver name '{other}' for disk '{name}'"));
+    }
+    let number = name.trim_start_matches(|letter: char| letter.is_ascii_lowercase());
+    if number.parse().is_ok_and(|partition: u32| partition != 0) {
+        return by_qemu(format!("invalid disk target '{name}', partitions can't appear in disk targets"));
+    }
+    match disk.format() {
+        StorageFormat::Cow => by_qemu("'cow' storage format is not supported"),
+        StorageFormat::Dir => by_qemu(
+            "'directory' storage format is not directly supported by QEMU, use 'dir' disk type instead",
+        ),
+        StorageFormat::Iso => {
+            by_qemu("storage format 'iso' is not directly supported by QEMU, use 'raw' instead")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 mod devices;
 mod disks;
 mod early;
+mod processor;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,7 @@ pub(super) use early::{timers, vcpus};
 
 use super::defaults::Facts;
 use super::{Domain, FirmwareFeatureName, FirmwareKind, LifecycleAction, LoaderType, OsType, ThreadPool};
-use crate::conf::xml::YesNo;
+use crate::conf::xml::{OnOff, YesNo};
 use crate::conf::{ConfError, ErrorKind, Result};
 
 pub(super) fn unsupported<T>(message: impl Into<String>) -> Result<T> {
@@ -35,7 +36,14 @@ impl Domain {
         self.check_firmware_console()?;
         self.check_lifecycle()?;
         self.check_iothreads()?;
+        self.check_platform()?;
         self.check_topology(facts)?;
+        if let Some(cpu) = &self.cpu {
+            processor::check(cpu)?;
+        }
+        if let Some(tune) = &self.numatune {
+            processor::check_memory(self, tune)?;
+        }
         disks::check_all(self)?;
         devices::check_all(self, facts)?;
         disks::check_duplicates(&self.devices)?;
@@ -71,6 +79,22 @@ impl Domain {
         }
         if self.memtune.as_ref().and_then(|memtune| memtune.min_guarantee).is_some_and(|kib| kib.0 != 0) {
             return by_qemu("Parameter 'min_guarantee' not supported by QEMU.");
+        }
+        Ok(())
+    }
+
+    /// What firmware and the board's old devices need of each other.
+    fn check_platform(&self) -> Result<()> {
+        let features = &self.features;
+        let vmport_on = features.vmport.is_some_and(|vmport| vmport.state == OnOff::On);
+        if vmport_on && features.ps2.is_some_and(|ps2| ps2.state == OnOff::Off) {
+            return by_qemu("vmport feature requires the ps2 feature not to be disabled");
+        }
+        let loader = self.os.loader.as_ref().and_then(|loader| loader.kind);
+        let is_uefi =
+            self.os.firmware == Some(FirmwareKind::Efi) || loader == Some(LoaderType::Pflash);
+        if is_uefi && self.arch().is_x86() && !features.acpi {
+            return by_qemu("UEFI requires ACPI on this architecture");
         }
         Ok(())
     }
