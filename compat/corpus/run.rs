@@ -14,12 +14,14 @@ use ferrovirt::error::Error;
 use ferrovirt::qemu::block;
 use ferrovirt::qemu::capabilities::{QemuCaps, resolve_guest_cpu};
 use ferrovirt::qemu::command::{
-    self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, VsockDescriptor,
+    self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, SecretNeed, SecretSource,
+    Settings, VsockDescriptor,
 };
 use ferrovirt::qemu::facts::facts;
 use ferrovirt::qemu::firmware;
 use ferrovirt::qemu::prepare::{Chooser, Place, prepare};
 use ferrovirt::qemu::process::short_name;
+use ferrovirt::qemu::secret::MasterKey;
 use ferrovirt::util::mac::Mac;
 use ferrovirt::util::paths::Scope;
 use ferrovirt::util::uuid::Uuid;
@@ -282,6 +284,7 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
         spice_tls_dir: directory("spiceTLS", "/etc/pki/libvirt-spice"),
         spice_sasl_dir: directory("spiceSASL", "/etc/sasl2"),
         vnc_sasl_dir: directory("vncSASL", "/etc/sasl2"),
+        nbd_tls_dir: Some("/etc/pki/libvirt-nbd".to_owned()),
         dump_guest_core: on("dumpGuestCore"),
     };
     prepare(&mut domain, &place, &mut First { spice_tls: on("spiceTLS") })?;
@@ -298,7 +301,16 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
         disk.storage.is_host_cdrom = disk.storage.path() == Some("/dev/cdrom");
     }
     block::number_images(&mut domain, &mut 0);
-    let descriptors = descriptors(&mut domain);
+    let mut descriptors = descriptors(&mut domain);
+    let key = MasterKey(std::array::from_fn(|at| at as u8));
+    for SecretNeed { id, source } in command::secrets(&domain) {
+        let value = match source {
+            SecretSource::Text(text) => text,
+            SecretSource::Kept { .. } => "AQCVn5hO6HzFAhAAq0NCv8jtJcIcE+HOBlMQ1A".to_owned(),
+        };
+        let vector = std::array::from_fn(|at| at as u8);
+        descriptors.secrets.insert(id, key.seal(value.as_bytes(), vector));
+    }
     let inherited = [("PATH", "/bin"), ("USER", "test"), ("LOGNAME", "test")];
     let context = Context {
         scope: Scope::System,

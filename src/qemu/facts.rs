@@ -26,6 +26,11 @@ const SHOWN_BY: &[(Has, Cap)] = &[
     (Has::BOCHS, Cap::DeviceBochsDisplay),
     (Has::VIRTIO_GPU, Cap::DeviceVirtioGpu),
     (Has::RAMFB, Cap::DeviceRamfb),
+    (Has::NBD_TLS_HOSTNAME, Cap::BlockdevNbdTlsHostname),
+    (Has::RBD_ENCRYPTION, Cap::RbdEncryption),
+    (Has::RBD_ENCRYPTION_LAYERING, Cap::RbdEncryptionLayering),
+    (Has::RBD_ENCRYPTION_LUKS_ANY, Cap::RbdEncryptionLuksAny),
+    (Has::VIRTIO_BLK_SCSI, Cap::VirtioBlkScsi),
 ];
 
 /// The facts for a definition that runs on this binary.

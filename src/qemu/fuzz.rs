@@ -71,7 +71,8 @@ fn arguments(mut domain: Domain, caps: &QemuCaps) {
         return;
     }
     super::block::number_images(&mut domain, &mut 0);
-    let mut descriptors = Descriptors::default();
+    let mut descriptors =
+        Descriptors { secrets: Descriptors::placeholders(&domain).secrets, ..Descriptors::default() };
     for need in command::needs(&domain) {
         match need {
             Need::ListenUnix { name, .. } | Need::File { name, .. } => {

@@ -21,6 +21,7 @@ pub mod network;
 pub mod prepare;
 pub mod process;
 pub mod run_state;
+pub mod secret;
 pub mod setup;
 pub mod stats;
 pub mod status;

@@ -1,14 +1,17 @@
 //! `<disk>`: hard disks, CD-ROM and floppy drives.
 
 use super::info::{DeviceInfo, VirtioOptions};
+use super::network_storage::StorageAuth;
 use super::raw::Raw;
 use super::storage::{MetadataCache, Storage, StorageFormat};
+use crate::conf::storage::{Encryption, EncryptionFormat};
 use crate::conf::xml::{OnOff, YesNo, xml, xml_enum};
 
 xml! {
     pub struct Disk {
         group driver: DiskDriver = "driver";
-        child auth: Option<Box<Raw>> = "auth";
+        /// The older place of the source's own.
+        child auth: Option<Box<StorageAuth>> = "auth";
         flat storage: Storage;
         attr device: DiskDevice = "device", or DiskDevice::Disk;
         attr(omit) model: DiskModel = "model", or DiskModel::Default;
@@ -28,7 +31,8 @@ xml! {
         text wwn: Option<Box<str>> = "wwn";
         text vendor: Option<Box<str>> = "vendor";
         text product: Option<Box<str>> = "product";
-        child encryption: Option<Box<Raw>> = "encryption";
+        /// The older place of the source's own.
+        child encryption: Option<Box<Encryption>> = "encryption";
         flat info: DeviceInfo;
     }
 }
@@ -245,6 +249,22 @@ impl Disk {
             return DiskCache::None;
         }
         self.driver.cache
+    }
+
+    /// Who asks for the image, wherever the definition has it.
+    pub fn storage_auth(&self) -> Option<&StorageAuth> {
+        self.storage.auth.as_deref().or(self.auth.as_deref())
+    }
+
+    /// How the first image is encrypted, wherever the definition has it.
+    pub fn storage_encryption(&self) -> Option<&Encryption> {
+        self.storage.encryption.as_deref().or(self.encryption.as_deref())
+    }
+
+    /// Whether the first image is encrypted as a whole and QEMU opens it.
+    pub fn is_luks(&self) -> bool {
+        let by_qemu = |it: &&Encryption| it.format == EncryptionFormat::Luks && !it.is_by_librbd();
+        self.format() == StorageFormat::Raw && self.storage_encryption().as_ref().is_some_and(by_qemu)
     }
 
     /// The image's format; raw where nobody said.

@@ -23,6 +23,7 @@ mod input;
 mod interface;
 mod iommu;
 mod memballoon;
+mod network_storage;
 mod panic;
 mod plugged;
 mod raw;
@@ -74,6 +75,11 @@ pub use interface::{
 };
 pub use iommu::{Iommu, IommuDriver, IommuModel};
 pub use memballoon::{BalloonModel, MemBalloon};
+pub use network_storage::{
+    AuthKind, Cookie, InitiatorName, NetworkProtocol, NfsIdentity, NvmeSource, ReconnectDelay, RemoteSource,
+    Reservations, Slice, SshIdentity, StorageAuth, StorageHost, StorageTransport, VhostUserSource,
+    VolumeMode, VolumeSource,
+};
 pub use panic::{Panic, PanicModel};
 pub use plugged::refuse_plugging;
 pub use raw::Raw;

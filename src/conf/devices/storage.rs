@@ -1,6 +1,10 @@
 //! Where a disk's blocks come from: a place, and the images below it.
 
+use super::network_storage::{
+    NvmeSource, RemoteSource, Reservations, Slice, StorageAuth, VhostUserSource, VolumeSource,
+};
 use super::raw::Raw;
+use crate::conf::storage::Encryption;
 use crate::conf::xml::{Element, Form, Part, Writer, xml, xml_enum};
 use crate::conf::{ConfError, Result};
 
@@ -67,13 +71,19 @@ pub struct Storage {
     pub startup_policy: Option<StartupPolicy>,
     /// The layer's number in block node names, once the guest was started.
     pub index: Option<u32>,
-    /// `<seclabel>`, `<slices>`, `<reservations>`, `<encryption>` and the like, kept as they are.
-    pub extras: Vec<(Box<str>, Raw)>,
+    /// The part of the file that is the image.
+    pub slice: Option<Slice>,
+    pub seclabels: Vec<Raw>,
+    pub auth: Option<Box<StorageAuth>>,
+    pub encryption: Option<Box<Encryption>>,
+    pub reservations: Option<Box<Reservations>>,
+    /// Another file that has the image's data.
+    pub data_store: Option<Box<Raw>>,
     pub backing: Option<Box<Backing>>,
     /// `backing` was found in the image, not in the definition: no part of the inactive form.
     pub backing_detected: bool,
     /// The source as the definition has it, where `place` is the volume of a pool that it names.
-    pub volume: Option<Box<Raw>>,
+    pub volume: Option<Box<VolumeSource>>,
     /// The host's CD-ROM drive, found out at start.
     pub is_host_cdrom: bool,
 }
@@ -84,8 +94,13 @@ pub enum Place {
     File(Option<Box<str>>),
     Block(Option<Box<str>>),
     Dir(Option<Box<str>>),
-    /// Kinds that are kept but not understood.
-    Other(StorageKind, Box<Raw>),
+    Network(Box<RemoteSource>),
+    /// A pool's volume that nobody has looked up yet.
+    Volume(Box<VolumeSource>),
+    Nvme(Box<NvmeSource>),
+    VhostUser(Box<VhostUserSource>),
+    /// A device of the host that speaks virtio itself.
+    VhostVdpa(Box<str>),
 }
 
 /// What lies below an image.
@@ -156,7 +171,12 @@ impl Storage {
             fdgroup: None,
             startup_policy: None,
             index: None,
-            extras: Vec::new(),
+            slice: None,
+            seclabels: Vec::new(),
+            auth: None,
+            encryption: None,
+            reservations: None,
+            data_store: None,
             backing: None,
             backing_detected: false,
             volume: None,
@@ -170,7 +190,11 @@ impl Storage {
             Place::File(_) => StorageKind::File,
             Place::Block(_) => StorageKind::Block,
             Place::Dir(_) => StorageKind::Dir,
-            Place::Other(kind, _) => *kind,
+            Place::Network(_) => StorageKind::Network,
+            Place::Volume(_) => StorageKind::Volume,
+            Place::Nvme(_) => StorageKind::Nvme,
+            Place::VhostUser(_) => StorageKind::VhostUser,
+            Place::VhostVdpa(_) => StorageKind::VhostVdpa,
         }
     }
 
@@ -178,29 +202,35 @@ impl Storage {
     pub fn path(&self) -> Option<&str> {
         match &self.place {
             Place::File(path) | Place::Block(path) | Place::Dir(path) => path.as_deref(),
-            Place::Other(..) => None,
+            _ => None,
         }
     }
 
     /// Whether there is nothing in the drive.
     pub fn is_empty(&self) -> bool {
-        !matches!(self.place, Place::Other(..)) && self.path().is_none()
+        matches!(self.place, Place::File(None) | Place::Block(None) | Place::Dir(None))
+    }
+
+    /// The other host that has the image, if one has.
+    pub fn remote(&self) -> Option<&RemoteSource> {
+        match &self.place {
+            Place::Network(remote) => Some(remote),
+            _ => None,
+        }
     }
 
     /// The pool and the volume that stand for a place nobody has looked up yet.
     pub fn pool_and_volume(&self) -> Option<(&str, &str)> {
         match &self.place {
-            Place::Other(StorageKind::Volume, raw) => {
-                Some((raw.attribute("pool")?, raw.attribute("volume")?))
-            }
+            Place::Volume(source) => Some((&source.pool, &source.volume)),
             _ => None,
         }
     }
 
     /// Notes where the volume is; the definition goes on naming pool and volume.
     pub fn locate(&mut self, place: Place) {
-        if let Place::Other(StorageKind::Volume, raw) = std::mem::replace(&mut self.place, place) {
-            self.volume = Some(raw);
+        if let Place::Volume(source) = std::mem::replace(&mut self.place, place) {
+            self.volume = Some(source);
         }
     }
 
@@ -224,28 +254,56 @@ impl Storage {
                 Place::File(path) => write_path(out, "file", path),
                 Place::Block(path) => write_path(out, "dev", path),
                 Place::Dir(path) => write_path(out, "dir", path),
-                Place::Other(_, raw) => raw.write_attributes(out),
+                Place::Network(source) => source.write_attributes(out),
+                Place::Volume(source) => source.write_attributes(out),
+                Place::Nvme(source) => source.write_attributes(out),
+                Place::VhostUser(source) => source.write_attributes(out),
+                Place::VhostVdpa(device) => out.attribute("dev", device),
             }
-            if let Some(raw) = &self.volume {
-                raw.write_attributes(out);
+            if let Some(source) = &self.volume {
+                source.write_attributes(out);
             }
             if let Some(group) = &self.fdgroup {
                 out.attribute("fdgroup", group);
             }
-            if let Some(policy) = &self.startup_policy {
+            if let Some(policy) = self.startup_policy.as_ref().filter(|_| self.remote().is_none()) {
                 out.attribute("startupPolicy", policy);
             }
             let shown = out.form().contains(Form::LIVE) && !self.is_empty();
             if let (WithIndex::Yes, Some(index), true) = (with_index, &self.index, shown) {
                 out.attribute("index", index);
             }
-            if let Place::Other(_, raw) = &self.place {
-                raw.write_children(out);
+            match &self.place {
+                Place::Network(source) => source.write_children(out),
+                Place::Nvme(source) => source.write_children(out),
+                Place::VhostUser(source) => source.write_children(out),
+                _ => {}
             }
-            for (name, extra) in &self.extras {
-                Part::write(extra, out, name);
-            }
+            self.write_extras(out);
         });
+    }
+
+    /// What any source may have.
+    fn write_extras(&self, out: &mut Writer) {
+        if let Some(slice) = self.slice {
+            slice.write(out);
+        }
+        for label in self.seclabels.iter().filter(|_| self.remote().is_none()) {
+            Part::write(label, out, "seclabel");
+        }
+        let is_volume = self.kind() == StorageKind::Volume;
+        if let Some(auth) = self.auth.as_ref().filter(|_| !is_volume) {
+            Part::write(&**auth, out, "auth");
+        }
+        if let Some(encryption) = &self.encryption {
+            Part::write(&**encryption, out, "encryption");
+        }
+        if let Some(reservations) = &self.reservations {
+            Part::write(&**reservations, out, "reservations");
+        }
+        if let Some(data_store) = &self.data_store {
+            Part::write(data_store, out, "dataStore");
+        }
     }
 
     fn write_backing(&self, out: &mut Writer) {
@@ -306,11 +364,14 @@ fn read_source(source: Element<'_>, kind: StorageKind) -> Result<Storage> {
         StorageKind::File => Place::File(path("file")),
         StorageKind::Block => Place::Block(path("dev")),
         StorageKind::Dir => Place::Dir(path("dir")),
-        StorageKind::Network
-        | StorageKind::Volume
-        | StorageKind::Nvme
-        | StorageKind::VhostUser
-        | StorageKind::VhostVdpa => Place::Other(kind, Box::new(Raw::read(source)?)),
+        StorageKind::Network => Place::Network(Box::new(RemoteSource::read_source(source)?)),
+        StorageKind::Volume => match VolumeSource::read_source(source)? {
+            Some(volume) => Place::Volume(Box::new(volume)),
+            None => Place::File(None),
+        },
+        StorageKind::Nvme => Place::Nvme(Box::new(NvmeSource::read(source)?)),
+        StorageKind::VhostUser => Place::VhostUser(Box::new(VhostUserSource::read(source)?)),
+        StorageKind::VhostVdpa => Place::VhostVdpa(source.required("dev")?),
     });
     storage.startup_policy = source.value("startupPolicy")?;
     if kind == StorageKind::File {
@@ -319,20 +380,13 @@ fn read_source(source: Element<'_>, kind: StorageKind) -> Result<Storage> {
     if source.form().contains(Form::LIVE) {
         storage.index = source.value("index")?;
     }
-    match &mut storage.place {
-        Place::Other(_, raw) => raw.forget_attributes(&["startupPolicy", "index"]),
-        _ => {
-            for child in source.children() {
-                let name = child.qualified_name();
-                if matches!(
-                    name,
-                    "slices" | "seclabel" | "auth" | "encryption" | "reservations" | "dataStore"
-                ) {
-                    storage.extras.push((name.into(), Raw::read(child)?));
-                }
-            }
-        }
-    }
+    let child = |name: &str| source.child(name);
+    storage.auth = child("auth").map(StorageAuth::read).transpose()?.map(Box::new);
+    storage.encryption = child("encryption").map(Encryption::read).transpose()?.map(Box::new);
+    storage.reservations = child("reservations").map(Reservations::read).transpose()?.map(Box::new);
+    storage.slice = Slice::read_in(source)?;
+    storage.seclabels = source.children_named("seclabel").map(Raw::read).collect::<Result<_>>()?;
+    storage.data_store = child("dataStore").map(Raw::read).transpose()?.map(Box::new);
     Ok(storage)
 }
 

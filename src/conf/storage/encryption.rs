@@ -52,6 +52,11 @@ pub struct InitVector {
 }
 
 impl Encryption {
+    /// Whether the cluster's own library opens the image, not QEMU.
+    pub fn is_by_librbd(&self) -> bool {
+        self.engine.as_deref() == Some("librbd")
+    }
+
     /// An image that was found to be encrypted; with which secret nobody knows.
     pub fn found(format: EncryptionFormat) -> Self {
         Self { format, engine: None, secrets: Vec::new(), cipher: None }

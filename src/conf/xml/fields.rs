@@ -48,6 +48,14 @@ impl<T: Part> Part for Box<T> {
     fn write_children(&self, out: &mut Writer) {
         T::write_children(self, out);
     }
+
+    fn write(&self, out: &mut Writer, name: &str) {
+        T::write(self, out, name);
+    }
+
+    fn write_group(&self, out: &mut Writer, name: &str) {
+        T::write_group(self, out, name);
+    }
 }
 
 /// A field that is an attribute.

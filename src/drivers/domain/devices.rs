@@ -17,6 +17,7 @@ use crate::qemu::monitor::Chardev;
 use crate::qemu::network::{self, Accelerated, Wired};
 use crate::qemu::prepare::Place;
 use crate::qemu::process::{Files, Prepared};
+use crate::qemu::secret::MasterKey;
 use crate::qemu::{self, block};
 use crate::util::file::{self, Durability};
 use crate::util::random;
@@ -67,13 +68,24 @@ fn render_node() -> Option<String> {
     Some(format!("/dev/dri/{first}"))
 }
 
-/// The key under which secrets travel to this QEMU.
-pub(super) fn write_master_key(files: &Files) -> Result<()> {
-    let path = files.directory.join("master-key.aes");
-    let mut key = [0; 32];
+/// Makes the key under which secrets travel to this QEMU, and puts it where QEMU finds it.
+pub(super) fn write_master_key(files: &Files) -> Result<MasterKey> {
+    let path = files.directory.join(MasterKey::FILE);
+    let mut key = [0; MasterKey::LEN];
     random::fill(&mut key)
         .and_then(|()| file::replace(&path, &key, 0o600, Durability::Crash))
-        .map_err(|error| Error::io(format_args!("cannot write '{}'", path.display()), error))
+        .map_err(|error| Error::io(format_args!("cannot write '{}'", path.display()), error))?;
+    Ok(MasterKey(key))
+}
+
+/// The key of a QEMU that runs.
+pub(super) fn read_master_key(files: &Files) -> Result<MasterKey> {
+    let path = files.directory.join(MasterKey::FILE);
+    let mut key = [0; MasterKey::LEN];
+    std::fs::File::open(&path)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut key))
+        .map_err(|error| Error::io(format_args!("cannot read '{}'", path.display()), error))?;
+    Ok(MasterKey(key))
 }
 
 /// How descriptors get to a QEMU; answers the numbers that stand for them on its command line.

@@ -327,7 +327,10 @@ impl Domains {
         }
         block::number_images(&mut view, &mut last_node);
         let mut opened = Later::default();
-        let descriptors = devices::open(&mut view, command::accel_of(live), &mut opened)?;
+        let mut descriptors = devices::open(&mut view, command::accel_of(live), &mut opened)?;
+        if !command::secrets(&view).is_empty() {
+            descriptors.secrets = self.storage.seal_secrets(&view, &devices::read_master_key(files)?)?;
+        }
         let context = self.context(files, &descriptors);
         let before = command::devices(&without, caps, &context, fd_sets)?;
         let with = command::devices(&view, caps, &context, fd_sets)?;
@@ -363,7 +366,7 @@ impl Domains {
         without.devices.take(|info| info.alias.as_ref().is_some_and(|alias| gone.contains(alias)));
         let mut view = without.clone();
         plug(&mut view.devices, device.clone());
-        let descriptors = Descriptors::placeholders(&command::needs(&view));
+        let descriptors = Descriptors::placeholders(&view);
         let context = self.context(files, &descriptors);
         let before = command::devices(&without, &caps, &context, 0)?;
         let with = command::devices(&view, &caps, &context, 0)?;

@@ -561,6 +561,6 @@ impl Failed {
 fn source_path(place: &Place) -> Option<&str> {
     match place {
         Place::File(path) | Place::Block(path) | Place::Dir(path) => path.as_deref(),
-        Place::Other(..) => None,
+        _ => None,
     }
 }

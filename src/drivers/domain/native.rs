@@ -85,7 +85,8 @@ impl Domains {
         block::number_images(&mut definition, &mut 0);
         let mut stand_ins = StandIns::default();
         let monitor = stand_ins.listen(&files.monitor().display().to_string());
-        let descriptors = stand_ins.open(command::needs(&definition));
+        let mut descriptors = stand_ins.open(command::needs(&definition));
+        descriptors.secrets = Descriptors::placeholders(&definition).secrets;
         let context = Context {
             scope: self.paths.scope,
             state_dir: &files.directory,

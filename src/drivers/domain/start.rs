@@ -349,14 +349,15 @@ impl Attempt {
         self.domains.storage.locate_disks(definition)?;
         let last_node = devices::prepare(definition, self.id, prepared.files(), &self.domains.ports)?;
         self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu }));
-        devices::write_master_key(prepared.files())?;
+        let key = devices::write_master_key(prepared.files())?;
         let host = helpers::Host {
             files: prepared.files(),
             tpm_states: self.domains.tpm_states(),
             search_path: self.domains.search_path(),
         };
         let helpers = helpers::needed(definition, &host)?;
-        let descriptors = devices::open(definition, accel, &mut prepared)?;
+        let mut descriptors = devices::open(definition, accel, &mut prepared)?;
+        descriptors.secrets = self.domains.storage.seal_secrets(definition, &key)?;
         let now_s = seconds_since_1970();
         let context = Context {
             scope: self.domains.paths.scope,

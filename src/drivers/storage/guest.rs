@@ -1,10 +1,15 @@
 //! Volumes as disks of guests.
 
+use std::collections::BTreeMap;
+
 use super::{Storage, errors};
 use crate::conf::devices::Place;
 use crate::conf::domain::Domain;
-use crate::conf::storage::VolumeType;
+use crate::conf::storage::{SecretLookup, VolumeType};
 use crate::error::{Code, Error, Result};
+use crate::qemu::command::{self, Sealed, SecretNeed, SecretSource};
+use crate::qemu::secret::MasterKey;
+use crate::util::random;
 
 impl Storage {
     /// Finds the files of the volumes that a guest's disks name, as it starts.
@@ -15,6 +20,27 @@ impl Storage {
             disk.storage.locate(place);
         }
         Ok(())
+    }
+
+    /// The values that a guest's disks need, encrypted for its QEMU.
+    pub fn seal_secrets(&self, definition: &Domain, key: &MasterKey) -> Result<BTreeMap<String, Sealed>> {
+        let mut sealed = BTreeMap::new();
+        for SecretNeed { id, source } in command::secrets(definition) {
+            let mut vector = [0; 16];
+            random::fill(&mut vector).map_err(|error| Error::io("Failed to generate random bytes", error))?;
+            let value = match source {
+                SecretSource::Text(text) => key.seal(text.as_bytes(), vector),
+                SecretSource::Kept { lookup: SecretLookup::Uuid(uuid), .. } => {
+                    key.seal(&self.secrets.value_for_us(uuid)?, vector)
+                }
+                SecretSource::Kept { lookup: SecretLookup::Usage(name), usage } => {
+                    let secret = self.secrets.by_usage(usage.number(), &name)?;
+                    key.seal(&self.secrets.value_for_us(secret.uuid)?, vector)
+                }
+            };
+            sealed.insert(id, value);
+        }
+        Ok(sealed)
     }
 
     fn locate(&self, pool: &str, volume: &str) -> Result<Place> {

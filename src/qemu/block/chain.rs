@@ -153,7 +153,7 @@ fn end_chain(storage: &mut Storage) {
 fn local_path(place: &Place) -> Option<&str> {
     match place {
         Place::File(path) | Place::Block(path) => path.as_deref(),
-        Place::Dir(_) | Place::Other(..) => None,
+        _ => None,
     }
 }
 

@@ -13,6 +13,7 @@ pub use probe::{Backing, Header, capacity, probe, read};
 
 use crate::conf::devices::{Backing as Below, Disk, Storage, StorageFormat};
 use crate::conf::domain::Domain;
+use crate::conf::storage::{Encryption, EncryptionFormat};
 
 /// The names of an image's block nodes in QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,13 @@ impl Nodes {
     /// Nothing before the guest was started.
     pub fn of(image: &Storage, format: StorageFormat) -> Option<Self> {
         let number = image.index?;
-        let kind = if format == StorageFormat::Raw { "storage" } else { "format" };
+        let by_qemu = |it: &&Encryption| it.format == EncryptionFormat::Luks && !it.is_by_librbd();
+        let is_luks = image.encryption.as_deref().as_ref().is_some_and(by_qemu);
+        let kind = match image.slice {
+            _ if format != StorageFormat::Raw || is_luks => "format",
+            Some(_) => "slice-sto",
+            None => "storage",
+        };
         Some(Self { top: format!("libvirt-{number}-{kind}"), storage: format!("libvirt-{number}-storage") })
     }
 }

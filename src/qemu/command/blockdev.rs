@@ -3,27 +3,37 @@
 //! ```text
 //!   device ──► [copy-on-read] ──► N-format ──► N-storage      raw images have no format node
 //!                                     └─ backing ──► M-format ──► …
+//!
+//! Where only a part of a file is the image, `N-slice-sto` stands between the two.
 //! ```
 
 use serde_json::Value;
 
-use super::line::Props;
-use super::{Result, internal, unsupported};
-use crate::conf::devices::{DetectZeroes, Discard, Disk, DiskCache, Place, Storage, StorageFormat};
+use super::line::{Line, Props};
+use super::remote;
+use super::secret::{self, SecretNeed};
+use super::{Guest, Result, internal, unsupported};
+use crate::conf::devices::{
+    DetectZeroes, Discard, Disk, DiskCache, DiskDevice, NvmeSource, Place, Storage, StorageAuth,
+    StorageFormat,
+};
+use crate::conf::storage::{Encryption, EncryptionFormat};
 use crate::conf::xml::OnOff;
 
 /// One image of a chain.
-struct Image<'a> {
-    storage: &'a Storage,
+pub(super) struct Image<'a> {
+    pub storage: &'a Storage,
     format: StorageFormat,
     metadata_cache: Option<u64>,
     readonly: bool,
     detect_zeroes: Option<DetectZeroes>,
+    pub auth: Option<&'a StorageAuth>,
+    pub encryption: Option<&'a Encryption>,
     disk: &'a Disk,
 }
 
 /// The images of a disk, top first.
-fn images(disk: &Disk) -> Vec<Image<'_>> {
+pub(super) fn images(disk: &Disk) -> Vec<Image<'_>> {
     let cache = disk.driver.metadata_cache.as_ref().map(|cache| cache.max_size.bytes);
     let top = Image {
         storage: &disk.storage,
@@ -31,6 +41,8 @@ fn images(disk: &Disk) -> Vec<Image<'_>> {
         metadata_cache: cache,
         readonly: disk.readonly,
         detect_zeroes: disk.driver.detect_zeroes,
+        auth: disk.storage_auth(),
+        encryption: disk.storage_encryption(),
         disk,
     };
     let below = disk.storage.layers().map(|layer| Image {
@@ -39,27 +51,37 @@ fn images(disk: &Disk) -> Vec<Image<'_>> {
         metadata_cache: layer.format.metadata_cache.as_ref().map(|cache| cache.max_size.bytes),
         readonly: true,
         detect_zeroes: None,
+        auth: layer.storage.auth.as_deref(),
+        encryption: layer.storage.encryption.as_deref(),
         disk,
     });
     std::iter::once(top).chain(below).collect()
 }
 
-/// What `-blockdev` (or `blockdev-add`) takes for a disk's images, lowest first. Nothing for an empty drive.
-pub fn chain(disk: &Disk) -> Result<Vec<Props>> {
-    if disk.storage.is_empty() {
-        return Ok(Vec::new());
+/// Whether QEMU reads the image itself; else another process shows the guest a disk.
+fn has_nodes(disk: &Disk) -> bool {
+    !disk.storage.is_empty() && !matches!(disk.storage.place, Place::VhostUser(_))
+}
+
+/// What `-blockdev` (or `blockdev-add`) takes for a disk's images, lowest first, each behind the secrets that it
+/// needs. Nothing for an empty drive.
+pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>, disk: &Disk) -> Result<()> {
+    if !has_nodes(disk) {
+        return Ok(());
     }
     let images = images(disk);
-    let mut nodes = Vec::new();
     let mut below: Option<String> = None;
     for image in images.iter().rev() {
         let has_backing = below.is_some();
         if has_backing && !image.format.has_backing() {
             return unsupported(format!("storage format '{}' does not support backing store", image.format));
         }
-        nodes.push(image.storage_node()?);
-        if image.has_format_node() {
-            nodes.push(image.format_node(below.as_deref())?);
+        for SecretNeed { id, .. } in image.secrets()? {
+            guest.secret(line, &id)?;
+        }
+        remote::credentials(guest, line, image)?;
+        for node in image.nodes(below.as_deref())? {
+            line.json("-blockdev", node);
         }
         below = Some(image.top_node()?);
     }
@@ -68,14 +90,14 @@ pub fn chain(disk: &Disk) -> Result<Vec<Props>> {
             .set("node-name", copy_on_read_node(disk))
             .set("file", below.unwrap_or_default())
             .set("discard", "unmap");
-        nodes.push(props);
+        line.json("-blockdev", props);
     }
-    Ok(nodes)
+    Ok(())
 }
 
 /// The node that the disk's device reads and writes.
-pub fn top_node(disk: &Disk) -> Result<Option<String>> {
-    if disk.storage.is_empty() {
+pub(super) fn top_node(disk: &Disk) -> Result<Option<String>> {
+    if !has_nodes(disk) {
         return Ok(None);
     }
     if disk.driver.copy_on_read == Some(OnOff::On) {
@@ -89,17 +111,6 @@ fn copy_on_read_node(disk: &Disk) -> String {
     format!("libvirt-CoR-{}", disk.name())
 }
 
-/// QEMU's block driver for a place on this host.
-pub fn backend(place: &Place) -> Result<(&'static str, &str)> {
-    match place {
-        Place::File(Some(path)) => Ok(("file", path)),
-        Place::Block(Some(path)) => Ok(("host_device", path)),
-        Place::File(None) | Place::Block(None) | Place::Dir(None) => internal("disk source path is missing"),
-        Place::Dir(Some(_)) => unsupported("disk type 'dir' is not supported"),
-        Place::Other(kind, _) => unsupported(format!("disk type '{kind}' is not supported")),
-    }
-}
-
 impl Image<'_> {
     fn number(&self) -> Result<u32> {
         match self.storage.index {
@@ -108,35 +119,118 @@ impl Image<'_> {
         }
     }
 
+    /// Whether QEMU itself opens the encrypted image, and how.
+    fn crypto(&self) -> Option<EncryptionFormat> {
+        let encryption = self.encryption.filter(|encryption| !encryption.is_by_librbd())?;
+        Some(encryption.format)
+    }
+
     fn has_format_node(&self) -> bool {
-        self.format != StorageFormat::Raw
+        self.format != StorageFormat::Raw || self.crypto() == Some(EncryptionFormat::Luks)
+    }
+
+    pub(super) fn storage_name(&self) -> Result<String> {
+        Ok(format!("libvirt-{}-storage", self.number()?))
+    }
+
+    fn slice_name(&self) -> Result<String> {
+        Ok(format!("libvirt-{}-slice-sto", self.number()?))
     }
 
     fn top_node(&self) -> Result<String> {
-        let kind = if self.has_format_node() { "format" } else { "storage" };
-        Ok(format!("libvirt-{}-{kind}", self.number()?))
+        match (self.has_format_node(), self.storage.slice) {
+            (true, _) => Ok(format!("libvirt-{}-format", self.number()?)),
+            (false, Some(_)) => self.slice_name(),
+            (false, None) => self.storage_name(),
+        }
+    }
+
+    /// The values that QEMU must have before it opens the image.
+    pub(super) fn secrets(&self) -> Result<Vec<SecretNeed>> {
+        let storage = self.storage_name()?;
+        let encrypted = match self.has_format_node() {
+            true => format!("libvirt-{}-format", self.number()?),
+            false => storage.clone(),
+        };
+        let mut needs = Vec::new();
+        needs.extend(self.auth.map(|auth| secret::of_auth(&storage, auth, self.storage.remote())));
+        needs.extend(self.storage.remote().and_then(|remote| secret::of_cookies(&storage, remote)));
+        if let Some(encryption) = self.encryption {
+            needs.extend(secret::of_encryption(&encrypted, encryption));
+        }
+        Ok(needs)
+    }
+
+    /// From the bytes to what they mean.
+    fn nodes(&self, below: Option<&str>) -> Result<Vec<Props>> {
+        let mut nodes = vec![self.storage_node()?];
+        if let Some(slice) = self.storage.slice {
+            let props = Props::driver("raw")
+                .set("file", self.storage_name()?)
+                .set("offset", slice.offset)
+                .set("size", slice.size)
+                .set("node-name", self.slice_name()?);
+            nodes.push(if self.has_format_node() {
+                self.inner_options(props)
+            } else {
+                self.own_options(props)
+            });
+        }
+        if self.has_format_node() {
+            nodes.push(self.format_node(below)?);
+        }
+        Ok(nodes)
     }
 
     fn storage_node(&self) -> Result<Props> {
-        if let Some((name, _)) = self.storage.extras.iter().find(|(name, _)| &**name != "seclabel") {
-            return unsupported(format!("disk source element '{name}' is not supported"));
+        if self.storage.reservations.is_some() {
+            return unsupported("disk source element 'reservations' is not supported");
+        }
+        if self.storage.data_store.is_some() {
+            return unsupported("disk source element 'dataStore' is not supported");
         }
         if self.storage.fdgroup.is_some() {
             return unsupported("disk sources from descriptors are not supported");
         }
-        let (mut driver, path) = backend(&self.storage.place)?;
-        if self.storage.is_host_cdrom {
-            driver = "host_cdrom";
+        let props = self.backend()?.set("node-name", self.storage_name()?);
+        if self.has_format_node() || self.storage.slice.is_some() {
+            return Ok(self.inner_options(props));
         }
-        let props = Props::driver(driver)
-            .set("filename", path)
-            .maybe("aio", self.disk.driver.io.map(|io| io.as_str()));
-        let name = format!("libvirt-{}-storage", self.number()?);
-        if self.has_format_node() {
-            let props = props.set("node-name", name).set("auto-read-only", true).set("discard", "unmap");
-            return Ok(props.maybe("cache", self.cache()));
+        Ok(self.own_options(props))
+    }
+
+    /// QEMU's block driver for where the bytes are.
+    fn backend(&self) -> Result<Props> {
+        let local = |driver: &str, path: &str| {
+            let aio = self.disk.driver.io.map(|io| io.as_str());
+            Props::driver(driver).set("filename", path).maybe("aio", aio)
+        };
+        match &self.storage.place {
+            Place::File(Some(path)) => Ok(local("file", path)),
+            Place::Block(Some(path)) if self.storage.is_host_cdrom => Ok(local("host_cdrom", path)),
+            Place::Block(Some(path)) => Ok(local("host_device", path)),
+            Place::File(None) | Place::Block(None) | Place::Dir(None) => {
+                internal("disk source path is missing")
+            }
+            // QEMU makes a file system of it.
+            Place::Dir(Some(path)) => Ok(Props::driver("vvfat")
+                .set("dir", &**path)
+                .set("floppy", self.disk.device == DiskDevice::Floppy)
+                .set("rw", !self.readonly)),
+            Place::Network(source) => remote::backend(self, source),
+            Place::Nvme(source) => Ok(nvme(source)),
+            Place::VhostVdpa(_) => unsupported("disk type 'vhostvdpa' is not supported"),
+            Place::VhostUser(_) => internal("unable to create blockdev props for vhostuser disk type"),
+            Place::Volume(source) => internal(format!(
+                "storage source pool '{}' volume '{}' is not translated",
+                source.pool, source.volume
+            )),
         }
-        Ok(self.own_options(props.set("node-name", name)))
+    }
+
+    /// What concerns the nodes below the one that guests see.
+    fn inner_options(&self, props: Props) -> Props {
+        props.set("auto-read-only", true).set("discard", "unmap").maybe("cache", self.cache())
     }
 
     /// What concerns the node that guests see.
@@ -160,6 +254,22 @@ impl Image<'_> {
         Some(props.into_value())
     }
 
+    /// How QEMU opens what is encrypted inside the image's own format.
+    fn encrypt(&self) -> Result<Option<Value>> {
+        let format = match self.crypto() {
+            None => return Ok(None),
+            Some(EncryptionFormat::Qcow) => "aes",
+            Some(EncryptionFormat::Luks) => "luks",
+            Some(other) => return internal(format!("Unexpected enum value '{other}' for encryption format")),
+        };
+        let props = Props::new().set("format", format).set("key-secret", self.key()?);
+        Ok(Some(props.into_value()))
+    }
+
+    fn key(&self) -> Result<String> {
+        Ok(format!("libvirt-{}-format-encryption-secret0", self.number()?))
+    }
+
     fn format_node(&self, below: Option<&str>) -> Result<Props> {
         let driver = match self.format {
             StorageFormat::Qcow2 => "qcow2",
@@ -174,22 +284,31 @@ impl Image<'_> {
             | StorageFormat::Vpc
             | StorageFormat::Qed
             | StorageFormat::Vmdk => self.format.as_str(),
-            StorageFormat::Raw
-            | StorageFormat::None
-            | StorageFormat::Dir
-            | StorageFormat::Iso
-            | StorageFormat::Cow => {
+            StorageFormat::Raw => "luks",
+            StorageFormat::None | StorageFormat::Dir | StorageFormat::Iso | StorageFormat::Cow => {
                 return internal(format!("mishandled storage format '{}'", self.format));
             }
         };
         let name = format!("libvirt-{}-format", self.number()?);
         let mut props = self.own_options(Props::new().set("node-name", name)).set("driver", driver);
+        if self.format == StorageFormat::Raw {
+            props = props.set("key-secret", self.key()?);
+        }
+        if matches!(self.format, StorageFormat::Qcow2 | StorageFormat::Qcow) {
+            props = props.maybe("encrypt", self.encrypt()?);
+        }
         if self.format == StorageFormat::Qcow2 {
             props = props
                 .nonzero("cache-size", self.metadata_cache.unwrap_or_default())
                 .switch("discard-no-unref", self.disk.driver.discard_no_unref);
         }
-        props = props.set("file", format!("libvirt-{}-storage", self.number()?));
+        props = props.set(
+            "file",
+            match self.storage.slice {
+                Some(_) => self.slice_name()?,
+                None => self.storage_name()?,
+            },
+        );
         Ok(match below {
             Some(node) => props.set("backing", node),
             // QEMU shall not look for one itself.
@@ -199,6 +318,14 @@ impl Image<'_> {
             None => props,
         })
     }
+}
+
+fn nvme(source: &NvmeSource) -> Props {
+    let address = &source.address;
+    let (domain, bus, slot, function) = (address.domain, address.bus, address.slot, address.function);
+    Props::driver("nvme")
+        .set("device", format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"))
+        .set("namespace", source.namespace)
 }
 
 /// QEMU's three switches behind a cache mode.

@@ -104,7 +104,7 @@ impl Guest<'_> {
         Ok(text)
     }
 
-    fn push_reconnect(&self, text: &mut String, reconnect: Option<Reconnect>) {
+    pub(super) fn push_reconnect(&self, text: &mut String, reconnect: Option<Reconnect>) {
         let seconds = match reconnect {
             Some(Reconnect { enabled: Some(YesNo::Yes), timeout_s }) => timeout_s,
             Some(Reconnect { enabled: Some(YesNo::No), .. }) => 0,

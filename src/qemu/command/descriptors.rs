@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use super::Result;
+use super::secret::{Sealed, secrets};
 use crate::conf::devices::{
     Card, CharBackend, CharSource, ConsoleType, DeviceInfo, InterfaceKind, RngBackend, SourceMode,
 };
@@ -36,6 +37,8 @@ pub struct Descriptors {
     pub chardevs: BTreeMap<String, Opened>,
     pub interfaces: BTreeMap<String, InterfaceDescriptors>,
     pub vsocks: BTreeMap<String, VsockDescriptor>,
+    /// Values by the name of the object that has them.
+    pub secrets: BTreeMap<String, Sealed>,
 }
 
 /// A way into a guest, and the address that is reserved for the guest.
@@ -63,9 +66,10 @@ impl Descriptors {
 
 impl Descriptors {
     /// Something in the place of each, for arguments of which only the names count.
-    pub fn placeholders(needs: &[Need]) -> Self {
+    pub fn placeholders(domain: &Domain) -> Self {
         let mut all = Self::default();
-        for need in needs {
+        all.secrets.extend(secrets(domain).into_iter().map(|need| (need.id, Sealed::default())));
+        for need in &needs(domain) {
             match need {
                 Need::ListenUnix { name, .. } | Need::File { name, .. } => {
                     all.chardevs.insert(name.clone(), Opened(-1));

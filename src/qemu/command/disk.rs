@@ -2,17 +2,21 @@
 
 use super::address::Generation;
 use super::blockdev::{self, CacheFlags};
-use super::line::{Line, Props};
+use super::line::{Line, Props, escape_comma};
 use super::{CommandError, Guest, Result, internal, unsupported};
-use crate::conf::devices::{Address, Disk, DiskBus, DiskDevice, DiskModel, ErrorPolicy};
+use crate::conf::devices::{
+    Address, Disk, DiskBus, DiskDevice, DiskModel, ErrorPolicy, Place, VhostUserSource,
+};
 use crate::conf::xml::OnOff;
+use crate::qemu::capabilities::Cap;
 
 pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     floppy_controller(guest, line);
     for disk in &guest.domain.devices.disks {
         refuse(disk)?;
-        for node in blockdev::chain(disk)? {
-            line.json("-blockdev", node);
+        match &disk.storage.place {
+            Place::VhostUser(source) => guest.vhost_user(line, disk, source)?,
+            _ => blockdev::build(guest, line, disk)?,
         }
         line.device(guest.disk(disk)?);
     }
@@ -24,8 +28,6 @@ fn refuse(disk: &Disk) -> Result<()> {
         return unsupported(format!("transient disk '{}' is not supported", disk.name()));
     }
     let kept = [
-        ("auth", disk.auth.is_some()),
-        ("encryption", disk.encryption.is_some()),
         ("throttlefilters", disk.throttle_filters.is_some()),
         ("iothreads", disk.driver.iothreads.is_some()),
     ];
@@ -59,6 +61,15 @@ fn floppy_controller(guest: &Guest<'_>, line: &mut Line<'_>) {
 }
 
 impl Guest<'_> {
+    /// The connection with the process that makes the disk.
+    fn vhost_user(&self, line: &mut Line<'_>, disk: &Disk, source: &VhostUserSource) -> Result<()> {
+        let id = vhost_user_stream(self.alias(&disk.info)?);
+        let mut text = format!("socket,id={id},path={}", escape_comma(&source.path));
+        self.push_reconnect(&mut text, source.reconnect);
+        line.option("-chardev", text);
+        Ok(())
+    }
+
     fn disk(&self, disk: &Disk) -> Result<Props> {
         let Some(bus) = disk.target.bus else { return internal("disk has no bus") };
         let props = self.disk_driver(disk, bus)?;
@@ -82,13 +93,16 @@ impl Guest<'_> {
         let geometry = disk.geometry.as_deref();
         let dimension = |value: Option<u32>| value.unwrap_or_default();
         let (werror, rerror) = error_policies(disk);
+        let alias = self.alias(&disk.info)?;
+        let stream = matches!(disk.storage.place, Place::VhostUser(_)).then(|| vhost_user_stream(alias));
         // QEMU reads it as an option, where a blank ends the value.
         let serial = disk.serial.as_ref().map(|serial| serial.replace('\\', "\\\\").replace(' ', "\\ "));
         Ok(props
             .maybe("device_id", device_id)
             .maybe("share-rw", disk.shareable.then_some(true))
             .maybe("drive", blockdev::top_node(disk)?)
-            .set("id", self.alias(&disk.info)?)
+            .maybe("chardev", stream)
+            .set("id", alias)
             .nonzero("bootindex", place)
             .nonzero("logical_block_size", disk.blockio.logical_block_size)
             .nonzero("physical_block_size", disk.blockio.physical_block_size)
@@ -127,10 +141,16 @@ impl Guest<'_> {
                     DiskModel::Default | DiskModel::Virtio => Generation::Any,
                 };
                 let driver = &disk.driver;
-                self.virtio("virtio-blk", generation, &disk.info, &driver.virtio)?
+                let name = match disk.storage.place {
+                    Place::VhostUser(_) => "vhost-user-blk",
+                    _ => "virtio-blk",
+                };
+                let speaks_scsi = disk.device == DiskDevice::Lun && self.supports(Cap::VirtioBlkScsi);
+                self.virtio(name, generation, &disk.info, &driver.virtio)?
                     .maybe("iothread", driver.iothread.map(|id| format!("iothread{id}")))
                     .switch("ioeventfd", driver.ioeventfd)
                     .switch("event_idx", driver.event_idx)
+                    .maybe("scsi", speaks_scsi.then_some(true))
                     .nonzero("num-queues", driver.queues)
                     .nonzero("queue-size", driver.queue_size)
             }
@@ -139,6 +159,10 @@ impl Guest<'_> {
             }
         })
     }
+}
+
+fn vhost_user_stream(alias: &str) -> String {
+    format!("chr-vu-{alias}")
 }
 
 /// What a SCSI disk answers when it is asked for its identity: once the name of QEMU's drive, for ever.

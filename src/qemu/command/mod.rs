@@ -38,7 +38,9 @@ mod memory;
 mod numa;
 mod panic;
 mod redirection;
+mod remote;
 mod rng;
+mod secret;
 mod serial;
 mod smartcard;
 mod smbios;
@@ -52,11 +54,11 @@ mod vsock;
 mod watchdog;
 
 pub(crate) use address::{has_builtin_ide, is_q35};
-pub use blockdev::{backend as blockdev_backend, chain as blockdev_chain, top_node};
 pub(crate) use cpu::libvirt_feature;
 pub use descriptors::{Descriptors, InterfaceDescriptors, Need, Opened, VsockDescriptor, needs};
 pub use line::Props;
 pub use memory::is_in_files as has_memory_in_files;
+pub use secret::{Sealed, SecretNeed, SecretSource, secrets};
 
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -121,6 +123,8 @@ pub struct Settings {
     /// Users of SPICE and VNC screens prove who they are, by the configuration in this directory.
     pub spice_sasl_dir: Option<String>,
     pub vnc_sasl_dir: Option<String>,
+    /// Where the certificates are that servers of disks are shown.
+    pub nbd_tls_dir: Option<String>,
     /// Guests' memory is in core dumps unless a definition says otherwise.
     pub dump_guest_core: bool,
 }
@@ -132,6 +136,7 @@ impl Settings {
         spice_tls_dir: None,
         spice_sasl_dir: None,
         vnc_sasl_dir: None,
+        nbd_tls_dir: None,
         dump_guest_core: false,
     };
 }

@@ -53,7 +53,8 @@ fn detect(disk: &mut Disk) {
         "over-raw.qcow2" | "over-unformatted.qcow2" => Some(("disk2.raw", StorageFormat::Raw)),
         _ => None,
     };
-    if disk.storage.is_empty() {
+    // Nobody but QEMU looks into images of other hosts.
+    if disk.storage.is_empty() || disk.storage.remote().is_some() {
         return;
     }
     let mut here = &mut disk.storage;

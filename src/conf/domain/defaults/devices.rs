@@ -3,13 +3,14 @@
 use super::lists::disk_index;
 use super::{Facts, Has};
 use crate::conf::devices::{
-    AccessMode, Address, ChannelTarget, CharBackend, CharSource, Console, ConsoleType, Controller,
+    AccessMode, Address, Backing, ChannelTarget, CharBackend, CharSource, Console, ConsoleType, Controller,
     ControllerKind, Devices, Disk, DiskBus, DiskDevice, DriveAddress, Input, InputBus, InputKind, Interface,
-    InterfaceKind, ModelName, PanicModel, PciModel, RngBackend, ScsiModel, Serial, SerialModel, SerialType,
-    SoundModel, SourceMode, StorageFormat, StorageKind, Tpm, TpmBackend, TpmModel, TpmVersion, UsbModel,
-    Video, VideoKind,
+    InterfaceKind, ModelName, PanicModel, PciModel, Place, RngBackend, ScsiModel, Serial, SerialModel,
+    SerialType, SnapshotLocation, SoundModel, SourceMode, Storage, StorageFormat, StorageKind, Tpm,
+    TpmBackend, TpmModel, TpmVersion, UsbModel, Video, VideoKind,
 };
 use crate::conf::domain::Domain;
+use crate::conf::storage::Encryption;
 use crate::conf::xml::YesNo;
 use crate::conf::{ConfError, Result};
 use crate::util::arch::Arch;
@@ -87,6 +88,7 @@ fn complete_tpm(tpm: &mut Tpm, arch: Arch) {
 }
 
 fn complete_disk(disk: &mut Disk) -> Result<()> {
+    complete_source(disk)?;
     disk.driver.name.get_or_insert_with(|| "qemu".into());
     if disk.storage.kind() != StorageKind::Volume {
         disk.driver.format = disk.driver.format.filter(|format| *format != StorageFormat::None);
@@ -103,6 +105,48 @@ fn complete_disk(disk: &mut Disk) -> Result<()> {
         disk.info.address = drive_address(bus, name)?.map(Address::Drive);
     }
     Ok(())
+}
+
+fn complete_source(disk: &mut Disk) -> Result<()> {
+    for (twice, element) in [
+        (disk.auth.is_some() && disk.storage.auth.is_some(), "auth"),
+        (disk.encryption.is_some() && disk.storage.encryption.is_some(), "encryption"),
+    ] {
+        if twice {
+            let message = format!("an <{element}> definition already found for disk source");
+            return Err(ConfError::unsupported(message));
+        }
+    }
+    // Nobody takes snapshots of what cannot be written; there is no need to say so.
+    if disk.readonly || disk.device == DiskDevice::Cdrom {
+        disk.snapshot = disk.snapshot.filter(|location| *location != SnapshotLocation::No);
+    }
+    let snapshot = &mut disk.snapshot;
+    match &mut disk.storage.place {
+        Place::Network(source) => source.complete_unit(),
+        Place::Nvme(source) => _ = source.managed.get_or_insert(YesNo::Yes),
+        Place::VhostUser(_) => _ = snapshot.get_or_insert(SnapshotLocation::No),
+        _ => {}
+    }
+    let own = disk.encryption.as_deref_mut().into_iter();
+    for encryption in own.chain(encryptions(&mut disk.storage)) {
+        encryption.engine.get_or_insert_with(|| "qemu".into());
+    }
+    Ok(())
+}
+
+/// How the images of a chain are encrypted.
+fn encryptions(storage: &mut Storage) -> Vec<&mut Encryption> {
+    let mut all = Vec::new();
+    let mut here = Some(storage);
+    while let Some(storage) = here {
+        all.extend(storage.encryption.as_deref_mut());
+        here = match storage.backing.as_deref_mut() {
+            Some(Backing::Layer(layer)) => Some(&mut layer.storage),
+            _ => None,
+        };
+    }
+    all
 }
 
 fn default_bus(device: DiskDevice, name: Option<&str>) -> DiskBus {

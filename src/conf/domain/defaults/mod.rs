@@ -33,7 +33,7 @@ use crate::util::uuid::Uuid;
 bitflags::bitflags! {
     /// Which of the devices that serve as defaults, or that not every emulator has, this one has.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub struct Has: u32 {
+    pub struct Has: u64 {
         const QEMU_XHCI = 1;
         const NEC_XHCI = 1 << 1;
         const ICH9_EHCI = 1 << 2;
@@ -55,6 +55,11 @@ bitflags::bitflags! {
         const BOCHS = 1 << 17;
         const VIRTIO_GPU = 1 << 18;
         const RAMFB = 1 << 19;
+        const NBD_TLS_HOSTNAME = 1 << 20;
+        const RBD_ENCRYPTION = 1 << 21;
+        const RBD_ENCRYPTION_LAYERING = 1 << 22;
+        const RBD_ENCRYPTION_LUKS_ANY = 1 << 23;
+        const VIRTIO_BLK_SCSI = 1 << 24;
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::{by_qemu, unsupported};
 use crate::conf::devices::{
     Address, ChannelTarget, CharBackend, CharSource, Controller, ControllerKind, DeviceInfo, Devices,
-    Graphics, Input, InputBus, InputKind, Interface, Iommu,
-    IommuDriver, IommuModel, PciModel, Reconnect, Serial, SerialModel, SerialType, SourceMode, TcpProtocol,
-    VideoKind, VirtioOptions, Watchdog, WatchdogModel,
+    Graphics, Input, InputBus, InputKind, Interface, Iommu, IommuDriver, IommuModel, PciModel, Reconnect,
+    Serial, SerialModel, SerialType, SourceMode, TcpProtocol, VideoKind, VirtioOptions, Watchdog,
+    WatchdogModel,
 };
 use crate::conf::domain::Domain;
 use crate::conf::domain::defaults::{Facts, Has};
@@ -324,7 +324,9 @@ fn check_headless(devices: &Devices, graphics: &Graphics) -> Result<()> {
         return Ok(());
     }
     match graphics {
-        Graphics::Spice(spice) if spice.options.gl.as_ref().is_some_and(|gl| gl.enable == Some(YesNo::Yes)) => {
+        Graphics::Spice(spice)
+            if spice.options.gl.as_ref().is_some_and(|gl| gl.enable == Some(YesNo::Yes)) =>
+        {
             by_qemu("multiple OpenGL displays are not supported by QEMU")
         }
         Graphics::EglHeadless(_) | Graphics::Vnc(_) | Graphics::Spice(_) => Ok(()),

@@ -2,36 +2,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{by_qemu, unsupported};
+use super::{by_qemu, sources, unsupported};
 use crate::conf::devices::{
-    Address, Devices, Disk, DiskBus, DiskCache, DiskDevice, DiskIo, DiskModel, StartupPolicy, StorageFormat,
-    StorageKind, Tray,
+    Address, Devices, Disk, DiskBus, DiskCache, DiskDevice, DiskIo, DiskModel, NetworkProtocol,
+    StartupPolicy, StorageFormat, StorageKind, Tray,
 };
 use crate::conf::domain::Domain;
+use crate::conf::domain::defaults::{Facts, Has};
+use crate::conf::storage::EncryptionFormat;
 use crate::conf::xml::OnOff;
 use crate::conf::{ConfError, ErrorKind, Result};
 
-pub(super) fn check_all(domain: &Domain) -> Result<()> {
+pub(super) fn check_all(domain: &Domain, facts: &Facts<'_>) -> Result<()> {
     for disk in &domain.devices.disks {
         check_model(disk)?;
         check_texts(disk)?;
         check_names(disk)?;
-        check_frontend(disk)?;
+        check_frontend(disk, facts)?;
         check_address(disk)?;
         check_options(domain, disk)?;
-        check_driver(disk)?;
+        check_driver(domain, disk, facts)?;
     }
     Ok(())
 }
 
 /// Who serves the image: QEMU itself.
-fn check_driver(disk: &Disk) -> Result<()> {
+fn check_driver(domain: &Domain, disk: &Disk, facts: &Facts<'_>) -> Result<()> {
     let name = disk.name();
-    let is_raw = matches!(disk.format(), StorageFormat::Raw | StorageFormat::None);
+    let is_raw = disk.format() == StorageFormat::Raw && !disk.is_luks();
     if disk.shareable && !disk.readonly && !is_raw {
-        return by_qemu(format!(
-            "shared access for disk '{name}' requires use of supported storage format"
-        ));
+        return by_qemu(format!("shared access for disk '{name}' requires use of supported storage format"));
     }
     if let Some(other) = disk.driver.name.as_deref().filter(|driver| *driver != "qemu") {
         return by_qemu(format!("unsupported driver name '{other}' for disk '{name}'"));
@@ -40,16 +40,7 @@ fn check_driver(disk: &Disk) -> Result<()> {
     if number.parse().is_ok_and(|partition: u32| partition != 0) {
         return by_qemu(format!("invalid disk target '{name}', partitions can't appear in disk targets"));
     }
-    match disk.format() {
-        StorageFormat::Cow => by_qemu("'cow' storage format is not supported"),
-        StorageFormat::Dir => by_qemu(
-            "'directory' storage format is not directly supported by QEMU, use 'dir' disk type instead",
-        ),
-        StorageFormat::Iso => {
-            by_qemu("storage format 'iso' is not directly supported by QEMU, use 'raw' instead")
-        }
-        _ => Ok(()),
-    }
+    sources::check_for_qemu(domain, disk, facts)
 }
 
 fn internal<T>(message: impl Into<String>) -> Result<T> {
@@ -66,14 +57,12 @@ fn check_model(disk: &Disk) -> Result<()> {
         let source = disk.storage.path().unwrap_or_default();
         return Err(ConfError::new(ErrorKind::NoTarget, source));
     }
+    sources::check(disk)?;
     let bus = bus(disk);
     if disk.device == DiskDevice::Lun {
-        if !matches!(disk.storage.kind(), StorageKind::Block | StorageKind::Volume | StorageKind::Network) {
-            return unsupported("disk device='lun' is only valid for block type disk source");
-        }
-        if disk.format() != StorageFormat::Raw {
-            return unsupported("disk device 'lun' must use 'raw' format");
-        }
+        check_lun(disk)?;
+    } else if disk.storage.reservations.is_some() {
+        return unsupported("<reservations/> allowed only for lun devices");
     } else if disk.rawio.is_some() {
         return unsupported("rawio can be used only with device='lun'");
     } else if disk.sgio.is_some() {
@@ -93,6 +82,28 @@ fn check_model(disk: &Disk) -> Result<()> {
     }
     if disk.target.tray != Tray::Closed && !disk.device.is_removable() {
         return unsupported("tray is only valid for cdrom and floppy");
+    }
+    Ok(())
+}
+
+/// A disk that the guest speaks SCSI with.
+fn check_lun(disk: &Disk) -> Result<()> {
+    if let Some(remote) = disk.storage.remote() {
+        if remote.protocol != NetworkProtocol::Iscsi {
+            let protocol = remote.protocol;
+            return unsupported(format!("disk device='lun' is not supported for protocol='{protocol}'"));
+        }
+    } else if !matches!(disk.storage.kind(), StorageKind::Block | StorageKind::Volume) {
+        return unsupported("disk device='lun' is only valid for block type disk source");
+    }
+    if disk.format() != StorageFormat::Raw {
+        return unsupported("disk device 'lun' must use 'raw' format");
+    }
+    if disk.storage.slice.is_some() {
+        return unsupported("disk device 'lun' doesn't support storage slice");
+    }
+    if disk.storage_encryption().is_some_and(|it| it.format != EncryptionFormat::Default) {
+        return unsupported("disk device 'lun' doesn't support encryption");
     }
     Ok(())
 }
@@ -187,7 +198,7 @@ fn check_names(disk: &Disk) -> Result<()> {
 }
 
 /// What the guest sees, as QEMU can show it.
-fn check_frontend(disk: &Disk) -> Result<()> {
+fn check_frontend(disk: &Disk, facts: &Facts<'_>) -> Result<()> {
     let (bus, name) = (bus(disk), disk.name());
     if let Some(geometry) = disk.geometry.as_deref()
         && geometry.cylinders > 0
@@ -221,8 +232,8 @@ fn check_frontend(disk: &Disk) -> Result<()> {
     if disk.product.is_some() && !matches!(bus, DiskBus::Ide | DiskBus::Sata | DiskBus::Scsi) {
         return by_qemu("Only ide, sata and scsi disk supports 'product'");
     }
-    if disk.device == DiskDevice::Lun && !matches!(bus, DiskBus::Scsi | DiskBus::Virtio) {
-        return by_qemu(format!("disk device='lun' is not supported for bus='{bus}'"));
+    if disk.device == DiskDevice::Lun {
+        check_lun_device(disk, bus, facts)?;
     }
     if disk.target.rotation_rate != 0 {
         let refuse = |message: &str| Err(ConfError::internal(message).by_qemu_driver());
@@ -232,6 +243,22 @@ fn check_frontend(disk: &Disk) -> Result<()> {
         if disk.device != DiskDevice::Disk {
             return refuse("rotation rate is only valid for disk device");
         }
+    }
+    Ok(())
+}
+
+fn check_lun_device(disk: &Disk, bus: DiskBus, facts: &Facts<'_>) -> Result<()> {
+    if !matches!(bus, DiskBus::Scsi | DiskBus::Virtio) {
+        return by_qemu(format!("disk device='lun' is not supported for bus='{bus}'"));
+    }
+    if bus == DiskBus::Virtio && !facts.has.contains(Has::VIRTIO_BLK_SCSI) {
+        return by_qemu("This QEMU doesn't support SCSI emulation with 'virtio-blk' device");
+    }
+    if disk.wwn.is_some() {
+        return by_qemu("Setting wwn is not supported for lun device");
+    }
+    if disk.vendor.is_some() || disk.product.is_some() {
+        return by_qemu("Setting vendor or product is not supported for lun device");
     }
     Ok(())
 }

@@ -7,13 +7,16 @@ mod devices;
 mod disks;
 mod early;
 mod processor;
+mod sources;
 #[cfg(test)]
 mod tests;
 
 pub(super) use early::{timers, vcpus};
 
 use super::defaults::Facts;
-use super::{Domain, FirmwareFeatureName, FirmwareKind, LifecycleAction, LoaderType, OsType, ThreadPool};
+use super::{
+    Domain, FirmwareFeatureName, FirmwareKind, LifecycleAction, LoaderType, MemoryAccess, OsType, ThreadPool,
+};
 use crate::conf::xml::{OnOff, YesNo};
 use crate::conf::{ConfError, ErrorKind, Result};
 
@@ -44,7 +47,7 @@ impl Domain {
         if let Some(tune) = &self.numatune {
             processor::check_memory(self, tune)?;
         }
-        disks::check_all(self)?;
+        disks::check_all(self, facts)?;
         devices::check_all(self, facts)?;
         disks::check_duplicates(&self.devices)?;
         devices::check_aliases(&self.devices)?;
@@ -91,12 +94,21 @@ impl Domain {
             return by_qemu("vmport feature requires the ps2 feature not to be disabled");
         }
         let loader = self.os.loader.as_ref().and_then(|loader| loader.kind);
-        let is_uefi =
-            self.os.firmware == Some(FirmwareKind::Efi) || loader == Some(LoaderType::Pflash);
+        let is_uefi = self.os.firmware == Some(FirmwareKind::Efi) || loader == Some(LoaderType::Pflash);
         if is_uefi && self.arch().is_x86() && !features.acpi {
             return by_qemu("UEFI requires ACPI on this architecture");
         }
         Ok(())
+    }
+
+    /// Memory that a process beside QEMU shall see must be shared.
+    pub(super) fn require_shared_memory(&self, what: &str) -> Result<()> {
+        let usual = self.memory_backing.as_deref().and_then(|backing| backing.access);
+        let cells =
+            self.cpu.as_ref().and_then(|cpu| cpu.rest.numa.as_deref()).map_or(&[][..], |it| &it.cells);
+        let shared = |own: Option<MemoryAccess>| own.or(usual) == Some(MemoryAccess::Shared);
+        let all = if cells.is_empty() { shared(None) } else { cells.iter().all(|cell| shared(cell.access)) };
+        if all { Ok(()) } else { by_qemu(format!("'{what}' requires shared memory")) }
     }
 
     fn check_firmware_console(&self) -> Result<()> {
