@@ -91,6 +91,12 @@ pub fn prepare_devices(domain: &mut Domain, place: &Place<'_>) -> Result<(), Com
     prepare_streams(domain, place)
 }
 
+/// As [`prepare`], for a guest that runs already and whose definition was made from its command line.
+pub fn prepare_found(domain: &mut Domain, place: &Place<'_>) -> Result<(), CommandError> {
+    label(domain, place);
+    prepare_streams(domain, place)
+}
+
 fn refused(error: ConfError) -> CommandError {
     match error.kind {
         ErrorKind::Failed => CommandError::Failed(error.message),

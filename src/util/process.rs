@@ -332,6 +332,25 @@ impl Process {
         Ok(Self { inner: Arc::new(Inner { pid, start_time, pidfd, exit: Mutex::new(None) }) })
     }
 
+    /// All processes whose arguments have these bytes somewhere, as far as this one may see them.
+    pub fn with_arguments(part: &[u8]) -> io::Result<Vec<Self>> {
+        let has_it = |arguments: &[u8]| arguments.windows(part.len()).any(|bytes| bytes == part);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let entry = entry?;
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // Looked at before it is held, because most are others; and again then, because it may be another by now.
+            if !std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| has_it(&line)) {
+                continue;
+            }
+            let Ok(process) = Self::find(pid) else { continue };
+            if process.arguments().is_ok_and(|arguments| has_it(&arguments.join(&0))) {
+                found.push(process);
+            }
+        }
+        Ok(found)
+    }
+
     pub fn pid(&self) -> u32 {
         self.inner.pid.as_raw_nonzero().get().unsigned_abs()
     }
@@ -567,6 +586,15 @@ mod tests {
         assert!(!process.is_gone().unwrap());
         process.signal(Signal::KILL).unwrap();
         assert_eq!(process.exited().await.unwrap(), Exit::Unknown);
+    }
+
+    #[tokio::test]
+    async fn processes_are_found_by_what_they_were_started_with() {
+        let (stdin, _open) = std::io::pipe().unwrap();
+        let waits = shell("read line # by-this-very-word").stdin(stdin.into());
+        let child = waits.start().await.unwrap();
+        let found = Process::with_arguments(b"by-this-very-word").unwrap();
+        assert!(found.len() == 1 && found[0].is(child.process()), "{found:?}");
     }
 
     #[test]

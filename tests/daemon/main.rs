@@ -36,6 +36,7 @@ mod secret;
 mod session;
 mod stats;
 mod storage;
+mod strays;
 mod stress;
 mod takeover;
 mod tunables;

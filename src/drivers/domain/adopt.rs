@@ -7,6 +7,8 @@
 //!                                └─ gone ─► shut off (crashed); never let run, or its owner is gone ─► ended
 //! ```
 //!
+//! A guest whose status file is gone or broken is looked for among the processes (`strays`).
+//!
 //! Reads answer from the first moment on, and so does destroy; calls that need the monitor wait for the job.
 
 use std::ffi::OsStr;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Domains;
+use super::attach::Found;
 use super::list::Existing;
 use crate::drivers::ClientId;
 use crate::error::Error;
@@ -28,8 +31,8 @@ use crate::qemu::job::{
 use crate::qemu::monitor::{
     Cont, MigrateCancel, Monitor, MonitorError, QueryChardev, QueryStatus, Status as QemuStatus,
 };
-use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How};
-use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running};
+use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How, Running};
+use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running as Runs};
 use crate::qemu::status::Status;
 use crate::util::boot;
 
@@ -40,15 +43,20 @@ const HOST: ClientId = ClientId(0);
 #[derive(Debug)]
 pub(super) struct Inherited {
     object: Arc<DomainObject>,
-    claim: Claim,
+    pub(super) claim: Claim,
     /// What was under way.
     operation: Option<Operation>,
+    /// For want of a status file: what its process was started with.
+    pub(super) found: Option<Found>,
 }
 
 impl Domains {
     /// Shows the guests that ran under the last daemon, before their processes have been asked.
     pub(super) fn inherit(&self) -> io::Result<Vec<Inherited>> {
-        Ok(self.status_files()?.iter().filter_map(|path| self.inherit_one(path)).collect())
+        let mut inherited: Vec<_> =
+            self.status_files()?.iter().filter_map(|path| self.inherit_one(path)).collect();
+        inherited.extend(self.inherit_strays(&inherited)?);
+        Ok(inherited)
     }
 
     fn status_files(&self) -> io::Result<Vec<PathBuf>> {
@@ -62,10 +70,15 @@ impl Domains {
         let status = match Status::load(path) {
             Ok(status) => status,
             Err(error) => {
-                tracing::error!(%error, "skipped a status file; its guest, if it runs, is not known");
+                tracing::error!(%error, "skipped a status file; its guest, if it runs, is looked for");
                 return None;
             }
         };
+        self.inherit_status(&status)
+    }
+
+    /// Shows a guest as it was written down.
+    pub(super) fn inherit_status(&self, status: &Status) -> Option<Inherited> {
         let live = Arc::clone(&status.domain.0);
         let (name, uuid) = (&*live.name, live.uuid);
         let Some(id) = live.id else {
@@ -103,20 +116,22 @@ impl Domains {
             },
             |_, ()| (),
         );
-        let operation = status.job.and_then(|job| Operation::from_name(&job.operation));
-        Some(Inherited { object, claim, operation })
+        let operation = status.job.as_ref().and_then(|job| Operation::from_name(&job.operation));
+        Some(Inherited { object, claim, operation, found: None })
     }
 
     /// Takes hold of the guests; returns when every one of them is held by a job.
     pub(super) async fn adopt_all(self: &Arc<Self>, inherited: Vec<Inherited>) {
-        for Inherited { object, claim, operation } in inherited {
+        for guest in inherited {
+            let object = Arc::clone(&guest.object);
             let Ok(job) = DomainHandle::new(object).begin_async::<Start>().await else { continue };
             let domains = Arc::clone(self);
-            tokio::spawn(async move { domains.adopt(job, claim, operation).await });
+            tokio::spawn(async move { domains.adopt(job, guest).await });
         }
     }
 
-    async fn adopt(self: Arc<Self>, job: AsyncJob<Start>, claim: Claim, operation: Option<Operation>) {
+    async fn adopt(self: Arc<Self>, job: AsyncJob<Start>, guest: Inherited) {
+        let Inherited { claim, operation, found, .. } = guest;
         let state = job.state();
         if state.run == RunState::Paused(Paused::StartingUp) {
             // Nobody was told that it is there.
@@ -128,16 +143,21 @@ impl Domains {
         }
         let (name, files) = (claim.name.clone(), claim.files.clone());
         match process::adopt(claim).await {
-            Ok(adopted) => self.go_on(job, adopted, operation).await,
+            Ok(adopted) => self.go_on(job, adopted, (operation, found)).await,
             Err(AdoptError::Gone { pid, .. }) => {
                 tracing::warn!(domain = name, pid, "the guest ended while no daemon watched it");
                 self.clear_away(job, &files).await;
             }
             Err(AdoptError::Deaf { process, source, .. }) => {
-                // Nobody could ever steer it, and a second start would run it twice.
-                tracing::error!(domain = name, error = %source, "there is no way to the guest's monitor; ending it");
-                match process::stop(&process, How::Forced).await {
-                    Ok(_) => self.clear_away(job, &files).await,
+                // It is worth more than its monitor. It stays on the list, so nobody starts it twice, and it can be
+                // destroyed.
+                tracing::error!(domain = name, error = %source, "the guest runs, and there is no way to its monitor");
+                match Monitor::unreachable(&name, &source) {
+                    Ok((monitor, events)) => {
+                        let running = Running { process: process.clone(), monitor, files };
+                        job.update(|state| state.attach(Machine::new(running)));
+                        self.follow(job.object(), process, events);
+                    }
                     Err(error) => tracing::error!(domain = name, %error, "the guest runs on unwatched"),
                 }
             }
@@ -173,7 +193,12 @@ impl Domains {
     }
 
     /// Follows a guest whose process is there, and asks its QEMU what it does now.
-    async fn go_on(self: Arc<Self>, job: AsyncJob<Start>, adopted: Adopted, operation: Option<Operation>) {
+    async fn go_on(
+        self: Arc<Self>,
+        job: AsyncJob<Start>,
+        adopted: Adopted,
+        (operation, found): (Option<Operation>, Option<Found>),
+    ) {
         let Adopted { running, events, introduction } = adopted;
         let (monitor, process) = (running.monitor.clone(), running.process.clone());
         let object = Arc::clone(job.object());
@@ -183,6 +208,11 @@ impl Domains {
             tracing::error!(domain = %object.state().name, %error, "the guest cannot be steered");
             // Nothing is ever asked of another guest; this one's process can still be ended.
             return monitor.fail_all(&MonitorError::Closed);
+        }
+        if let Some(found) = found
+            && let Err(error) = self.complete_stray(&job, &monitor, &found).await
+        {
+            tracing::error!(domain = %object.state().name, %error, "the guest's definition stays incomplete");
         }
         let status = monitor.execute(QueryStatus {}).await;
         let ports = monitor.execute(QueryChardev {}).await.unwrap_or_default();
@@ -223,7 +253,7 @@ impl Domains {
         if !for_it && reason != Paused::Unknown {
             return;
         }
-        job.update(|state| state.resuming = Running::SaveCanceled);
+        job.update(|state| state.resuming = Runs::SaveCanceled);
         let resumed = monitor.execute(Cont {}).await;
         monitor.events_handled().await;
         match resumed {
@@ -273,7 +303,7 @@ impl Domains {
 fn actual(noted: RunState, status: &QemuStatus) -> RunState {
     match (noted, status.status.as_str()) {
         (RunState::Running(_), _) | (RunState::PmSuspended(_), _) if status.running => noted,
-        (_, _) if status.running => RunState::Running(Running::Unpaused),
+        (_, _) if status.running => RunState::Running(Runs::Unpaused),
         (RunState::Running(_), "io-error") => RunState::Paused(Paused::IoError),
         (RunState::Running(_), "watchdog") => RunState::Paused(Paused::Watchdog),
         (RunState::Running(_), "guest-panicked") => RunState::Crashed(Crashed::Panicked),
@@ -292,12 +322,12 @@ mod tests {
     #[test]
     fn qemu_has_the_last_word_about_what_the_guest_does() {
         let status = |running, status: &str| QemuStatus { running, status: status.to_owned() };
-        let running = RunState::Running(Running::Booted);
+        let running = RunState::Running(Runs::Booted);
         let paused = RunState::Paused(Paused::User);
         for (noted, status, expected) in [
             (running, status(true, "running"), running),
             (paused, status(false, "paused"), paused),
-            (paused, status(true, "running"), RunState::Running(Running::Unpaused)),
+            (paused, status(true, "running"), RunState::Running(Runs::Unpaused)),
             (running, status(false, "paused"), RunState::Paused(Paused::Unknown)),
             (running, status(false, "io-error"), RunState::Paused(Paused::IoError)),
             (running, status(false, "guest-panicked"), RunState::Crashed(Crashed::Panicked)),

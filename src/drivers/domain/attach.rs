@@ -9,6 +9,7 @@
 //! Nothing is asked of the process before its monitor is, and the monitor is asked questions only: an attempt
 //! that fails leaves the process as it was.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,9 +32,10 @@ use crate::qemu::monitor::{
     QueryName, QueryStatus, QueryUuid,
 };
 use crate::qemu::native::{self, Invocation, MonitorMode, MonitorPlace, Native, NativeMonitor, Surroundings};
+use crate::qemu::prepare::{self, Place};
 use crate::qemu::process::{Files, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as Runs};
-use crate::util::file;
+use crate::util::file::{self, Durability};
 use crate::util::process::{Origin, Process};
 use crate::util::uuid::Uuid;
 
@@ -47,12 +49,12 @@ const MAX_CONFIG: u64 = 1024 * 1024;
 const TELLING_VARIABLES: &[&str] = &["QEMU_", "SDL_", "PULSE_", "PIPEWIRE_", "ALSA_", "TZ", "LIBGL_"];
 
 /// What its monitor says of a process.
-struct Answers {
+pub(super) struct Answers {
     runs: bool,
     kvm: bool,
-    threads: Arc<[u32]>,
+    pub(super) threads: Arc<[u32]>,
     ptys: Vec<(String, String)>,
-    streams: Vec<Chardev>,
+    pub(super) streams: Vec<Chardev>,
 }
 
 impl Domains {
@@ -74,8 +76,8 @@ impl Domains {
         let object = self.claim_names(&seen.name, uuid)?;
         let attached = async {
             let mut job = DomainHandle::new(Arc::clone(&object)).begin_async::<Start>().await?;
-            let guest = Found { process, invocation, surroundings, native, uuid };
-            self.take_over(&mut job, guest).await?;
+            let found = Found { invocation, surroundings, uuid };
+            self.take_over(&mut job, process, found, native).await?;
             Ok(job.state())
         };
         let attached = attached.await;
@@ -106,25 +108,34 @@ impl Domains {
         }
     }
 
-    async fn take_over(self: &Arc<Self>, job: &mut AsyncJob<Start>, found: Found) -> Result<()> {
+    async fn take_over(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<Start>,
+        process: Process,
+        found: Found,
+        native: Native,
+    ) -> Result<()> {
         let name = job.state().name.to_string();
-        let pid = found.process.pid();
-        let socket = socket_of(pid, &found.native.monitors)?;
+        let pid = process.pid();
+        let socket = socket_of(pid, &native.monitors)?;
         let Connected { monitor, events, .. } =
             Monitor::open(&socket, &name, LIMIT).await.map_err(|error| unreachable(&socket, error))?;
-        let named = found.native.xml.contains("<uuid>").then_some(found.uuid);
+        let named = native.xml.contains("<uuid>").then_some(found.uuid);
         let answers = ask(&monitor, &name, named).await?;
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let (live, capabilities) = self.complete_live(&found, &answers, id).await?;
+        let (mut live, capabilities) = self.complete_live(&found, &answers, id).await?;
         let last_node = last_node(&found.invocation.args);
         let launched = Launched { capabilities, last_node, defined_cpu: live.cpu.clone() };
         let mut files = Files::new(&self.directories, id, &name);
+        prepare_found(&mut live, id, &files, &process)?;
         for directory in [&files.directory, &files.channels, &self.directories.runtime] {
             file::make_directory(directory, 0o750)
                 .map_err(|error| Error::io(format_args!("cannot create '{}'", directory.display()), error))?;
         }
+        file::replace(&files.pidfile, pid.to_string().as_bytes(), 0o644, Durability::Crash)
+            .map_err(|error| Error::io(format_args!("cannot create '{}'", files.pidfile.display()), error))?;
         files.monitor = socket;
-        let running = Running { process: found.process, monitor, files };
+        let running = Running { process, monitor, files };
         self.list.bind_id(id, job.object());
         self.ports.reserve(&live);
         self.announce(job, Attached { id, live, launched, answers, running, events });
@@ -162,7 +173,7 @@ impl Domains {
     }
 
     /// The definition with what only the running QEMU knows.
-    async fn complete_live(
+    pub(super) async fn complete_live(
         &self,
         found: &Found,
         answers: &Answers,
@@ -183,12 +194,11 @@ impl Domains {
 }
 
 /// A QEMU that runs, and what was found out without touching it.
-struct Found {
-    process: Process,
-    invocation: Invocation,
-    surroundings: Surroundings,
-    native: Native,
-    uuid: Uuid,
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) invocation: Invocation,
+    pub(super) surroundings: Surroundings,
+    pub(super) uuid: Uuid,
 }
 
 struct Attached {
@@ -198,6 +208,21 @@ struct Attached {
     answers: Answers,
     running: Running,
     events: mpsc::Receiver<MonitorEvent>,
+}
+
+/// Gives a definition what every running guest's has and no command line tells.
+pub(super) fn prepare_found(live: &mut Domain, id: i32, files: &Files, process: &Process) -> Result<()> {
+    let owner = std::fs::metadata(format!("/proc/{}", process.pid()));
+    let owner = owner.ok().map(|owned| format!("+{}:+{}", owned.uid(), owned.gid()));
+    let place = Place {
+        id,
+        state_dir: &files.directory,
+        channel_dir: &files.channels,
+        vnc_listen: "",
+        render_node: None,
+        credentials: owner.as_deref(),
+    };
+    Ok(prepare::prepare_found(live, &place)?)
 }
 
 fn no_process(pid: u32, error: &std::io::Error) -> Error {
@@ -213,7 +238,7 @@ fn no_process(pid: u32, error: &std::io::Error) -> Error {
 }
 
 /// What the process executes, if that is a QEMU.
-fn invocation_of(pid: u32, origin: &Origin) -> Result<Invocation> {
+pub(super) fn invocation_of(pid: u32, origin: &Origin) -> Result<Invocation> {
     let program = origin.program.display().to_string();
     let name = origin.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if !(name.starts_with("qemu-system-") || matches!(&*name, "qemu-kvm" | "kvm")) {
@@ -225,7 +250,7 @@ fn invocation_of(pid: u32, origin: &Origin) -> Result<Invocation> {
     Ok(Invocation { env, program, args: origin.args.iter().skip(1).cloned().collect() })
 }
 
-fn surroundings_of(pid: u32, origin: &Origin, invocation: &Invocation) -> Surroundings {
+pub(super) fn surroundings_of(pid: u32, origin: &Origin, invocation: &Invocation) -> Surroundings {
     let read = |name: &String| {
         let path = origin.directory.join(name);
         // Who put a pipe there would have this wait for him.
@@ -242,7 +267,7 @@ fn surroundings_of(pid: u32, origin: &Origin, invocation: &Invocation) -> Surrou
 }
 
 /// The monitor that a daemon can use.
-fn socket_of(pid: u32, monitors: &[NativeMonitor]) -> Result<PathBuf> {
+pub(super) fn socket_of(pid: u32, monitors: &[NativeMonitor]) -> Result<PathBuf> {
     let refuse =
         |why: String| Err(Error::operation_unsupported(format!("cannot attach to process {pid}: {why}")));
     let sockets = monitors.iter().filter_map(|monitor| match &monitor.place {
@@ -278,7 +303,7 @@ fn unreachable(socket: &Path, error: MonitorError) -> Error {
 }
 
 /// Who it is and what it does. A guest without a uuid says that it has the one of zeros.
-async fn ask(monitor: &Monitor, name: &str, uuid: Option<Uuid>) -> Result<Answers> {
+pub(super) async fn ask(monitor: &Monitor, name: &str, uuid: Option<Uuid>) -> Result<Answers> {
     let (names, uuids) = (monitor.submit(QueryName {}), monitor.submit(QueryUuid {}));
     let (status, kvm) = (monitor.submit(QueryStatus {}), monitor.submit(QueryKvm {}));
     let (cpus, chardevs) = (monitor.submit(QueryCpusFast {}), monitor.submit(QueryChardev {}));
@@ -301,7 +326,7 @@ async fn ask(monitor: &Monitor, name: &str, uuid: Option<Uuid>) -> Result<Answer
 }
 
 /// The highest number of a block node that is named as the daemon names its own.
-fn last_node(args: &[String]) -> u32 {
+pub(super) fn last_node(args: &[String]) -> u32 {
     let numbers = args.iter().flat_map(|arg| arg.split("libvirt-").skip(1)).filter_map(|rest| {
         let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
         digits.parse().ok()

@@ -24,7 +24,7 @@
 //! | `stats` | all numbers about many domains at once |
 //! | `complete` | from a client's text to a definition that can run |
 //! | `agent`, `agent_…` | what is asked of the agent inside a guest |
-//! | `adopt`, `status` | guests that outlive the daemon |
+//! | `adopt`, `status`, `strays` | guests that outlive the daemon |
 //! | `attach`, `native` | guests that others started, and command lines of QEMU |
 //! | `core_dump` | what is kept of a guest that panicked |
 //! | `start`, `lifecycle`, `lifecycle_action`, `teardown` | from nothing to a running guest, what is done with it, and back |
@@ -76,6 +76,7 @@ pub mod screenshot;
 mod start;
 pub mod stats;
 mod status;
+mod strays;
 mod teardown;
 pub mod tunables;
 mod turns;

@@ -338,6 +338,7 @@ impl Attempt {
     /// Completes the definition for this run, opens what QEMU inherits and writes the command line.
     fn assemble(mut self, caps: &QemuCaps) -> Result<(Self, Prepared, Launch, Vec<Helper>)> {
         let definition = &mut self.definition;
+        self.domains.refuse_twin(definition)?;
         let mut prepared = Prepared::new(&self.domains.directories, self.id, &definition.name)?;
         let defined_cpu = definition.cpu.clone();
         let accel = command::accel_of(definition);

@@ -79,7 +79,7 @@ fn job(underway: &Underway) -> JobRecord {
 }
 
 /// None for a domain that does not run.
-fn status(state: &State, process: &Process, files: &Files) -> Option<Status> {
+pub(super) fn status(state: &State, process: &Process, files: &Files) -> Option<Status> {
     let (live, launched) = (state.live.as_ref()?, state.launched.as_ref()?);
     let capability = |name: &str| Capability { name: name.to_owned() };
     let threads = (0..).zip(state.vcpu_threads.iter()).filter(|(_, thread)| **thread != 0);

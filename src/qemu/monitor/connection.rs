@@ -195,14 +195,15 @@ impl Shared {
         }
     }
 
-    /// The connection is over; the first reason stays.
-    pub(super) fn end(&self, reason: &MonitorError) {
+    /// The connection is over; the first reason stays, and is answered.
+    pub(super) fn end(&self, reason: &MonitorError) -> MonitorError {
         let mut state = self.state();
         let reason = state.ended.get_or_insert_with(|| reason.clone()).clone();
         state.fail_waiting(&reason);
         state.greeting = None;
         drop(state);
         self.progress.send_modify(|progress| progress.lost = true);
+        reason
     }
 
     /// Writes what is queued, as much as there is in one go.
@@ -238,7 +239,7 @@ impl Shared {
     pub(super) async fn read(self: Arc<Self>, events: EventSender) {
         let reason = self.read_lines(&events.events).await;
         debug!(vm = self.vm, "QMP ended: {reason}");
-        self.end(&reason);
+        let reason = self.end(&reason);
         events.last.send(MonitorEvent::End(reason));
     }
 

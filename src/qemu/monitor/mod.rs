@@ -120,6 +120,17 @@ impl Monitor {
         Ok(Reopened { monitor, negotiated, events })
     }
 
+    /// The monitor of a guest that cannot be reached: over from the beginning, for this reason.
+    pub fn unreachable(
+        vm: &str,
+        reason: &MonitorError,
+    ) -> std::io::Result<(Self, mpsc::Receiver<MonitorEvent>)> {
+        let (stream, _nobody) = UnixStream::pair()?;
+        let (monitor, _greeted, events) = Self::over(stream, vm);
+        monitor.link.shared.end(reason);
+        Ok((monitor, events))
+    }
+
     fn over(
         stream: UnixStream,
         vm: &str,

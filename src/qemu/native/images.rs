@@ -13,6 +13,8 @@ pub(super) struct Image {
     /// `file` or `block`
     pub kind: &'static str,
     pub source: Option<Node>,
+    /// The one in its node's name, where a daemon has chosen the name.
+    pub number: Option<u32>,
     pub backing: Option<Node>,
     /// The node below it, until that has become `backing`.
     pub below: Option<String>,
@@ -124,34 +126,42 @@ impl Draft<'_> {
         Some(image)
     }
 
-    fn node(&self, name: &str) -> Option<(usize, Options)> {
+    /// A node without its name, and the number in it where a daemon has chosen the name.
+    fn node(&self, name: &str) -> Option<(usize, Options, Option<u32>)> {
         let (at, mut options) = self.backend("blockdev", "node-name", name)?;
         options.take("node-name");
-        Some((at, options))
+        let number = name.strip_prefix("libvirt-").and_then(|rest| rest.split_once('-')?.0.parse().ok());
+        Some((at, options, number))
     }
 
     fn top_node(&self, name: &str) -> Option<Image> {
-        let (at, mut options) = self.node(name)?;
+        let (at, mut options, number) = self.node(name)?;
         if options.get("driver") != Some("copy-on-read") {
-            let mut image = self.layer(at, options)?;
-            image.backing = self.chain(&mut image)?;
-            return Some(image);
+            return self.chained(self.layer(at, options, number)?);
         }
         options.take("driver");
         options.skip("discard", "unmap");
         let below = options.take("file")?;
         options.done()?;
-        let (below_at, below) = self.node(&below)?;
-        let mut image = self.layer(below_at, below)?;
-        image.backing = self.chain(&mut image)?;
+        let (below_at, below, number) = self.node(&below)?;
+        let mut image = self.chained(self.layer(below_at, below, number)?)?;
         image.note("copy_on_read", Some("on".to_owned()));
         image.uses.push(at);
         Some(image)
     }
 
+    /// With its number, and with what is below it.
+    fn chained(&self, mut image: Image) -> Option<Image> {
+        // A daemon knows the end of every chain.
+        let ends = image.number.is_some() && image.below.is_none() && image.format.as_deref() == Some("raw");
+        image.backing = if ends { Some(Node::new("backingStore")) } else { self.chain(&mut image)? };
+        image.source = image.source.map(|source| source.maybe("index", image.number));
+        Some(image)
+    }
+
     /// One image: its format, and where its bytes are.
-    fn layer(&self, at: usize, mut options: Options) -> Option<Image> {
-        let mut image = Image { uses: vec![at], ..Image::default() };
+    fn layer(&self, at: usize, mut options: Options, number: Option<u32>) -> Option<Image> {
+        let mut image = Image { uses: vec![at], number, ..Image::default() };
         image.readonly = options.take_switch("read-only") == Some("on");
         image.cache = Cache::take(&mut options);
         image.take_common(&mut options);
@@ -177,7 +187,7 @@ impl Draft<'_> {
         image.below = options.take("backing");
         let mut storage = match options.take("file") {
             Some(node) => {
-                let (at, storage) = self.node(&node)?;
+                let (at, storage, _) = self.node(&node)?;
                 image.uses.push(at);
                 storage
             }
@@ -208,8 +218,8 @@ impl Draft<'_> {
                 layers.push(Node::new("backingStore"));
                 break;
             }
-            let (at, options) = self.node(&name)?;
-            let mut layer = self.layer(at, options)?;
+            let (at, options, number) = self.node(&name)?;
+            let mut layer = self.layer(at, options, number)?;
             if layers.len() > MAX_LAYERS {
                 return None;
             }
@@ -218,6 +228,7 @@ impl Draft<'_> {
             layers.push(
                 Node::new("backingStore")
                     .set("type", layer.kind)
+                    .maybe("index", layer.number)
                     .with(format.with_any(layer.metadata_cache.take()))
                     .with_any(layer.source.take()),
             );

@@ -16,6 +16,7 @@ mod adopt;
 mod files;
 mod start;
 mod stop;
+mod strays;
 
 use std::path::Path;
 
@@ -23,6 +24,7 @@ pub use adopt::{AdoptError, Adopted, Claim, Introduction, adopt};
 pub use files::{Directories, Files, Prepared, listen_at, short_name};
 pub use start::{Launch, Spawned, StartError, Started};
 pub use stop::{How, StopError, gone, stop};
+pub use strays::{Stray, strays, twin};
 
 use super::monitor::Monitor;
 use crate::util::process::Process;
