@@ -43,6 +43,10 @@ pub struct ServerConfig {
     /// Seconds; -1 or 0: no pings.
     pub keepalive_interval: i32,
     pub keepalive_count: u32,
+    /// Told to administrators and without effect: there is no pool of threads.
+    pub min_workers: u32,
+    pub max_workers: u32,
+    pub prio_workers: u32,
 }
 
 /// What is logged, and where to; see `logging`.
@@ -83,6 +87,9 @@ impl Default for Config {
                 max_client_requests: 5,
                 keepalive_interval: 5,
                 keepalive_count: 5,
+                min_workers: 5,
+                max_workers: 20,
+                prio_workers: 5,
             },
             admin: ServerConfig {
                 max_clients: 5000,
@@ -91,6 +98,9 @@ impl Default for Config {
                 max_client_requests: 5,
                 keepalive_interval: 5,
                 keepalive_count: 5,
+                min_workers: 5,
+                max_workers: 20,
+                prio_workers: 0,
             },
             log: LogConfig::default(),
             host_uuid: None,
@@ -100,11 +110,9 @@ impl Default for Config {
     }
 }
 
-/// Keys of libvirt's without a meaning here: there is no worker pool, no network listener, no audit.
+/// Keys of libvirt's without a meaning here: there is no network listener, no audit.
 const WITHOUT_EFFECT: &[&str] = &[
     "admin_keepalive_required",
-    "admin_max_workers",
-    "admin_min_workers",
     "audit_level",
     "audit_logging",
     "auth_tcp",
@@ -117,10 +125,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "listen_addr",
     "listen_tcp",
     "listen_tls",
-    "max_workers",
-    "min_workers",
     "ovs_timeout",
-    "prio_workers",
     "sasl_allowed_username_list",
     "tcp_min_ssf",
     "tcp_port",
@@ -176,6 +181,9 @@ impl Config {
             "max_client_requests" => server.max_client_requests = positive(&setting)?,
             "keepalive_interval" => server.keepalive_interval = number(&setting)?,
             "keepalive_count" => server.keepalive_count = number(&setting)?,
+            "min_workers" => server.min_workers = number(&setting)?,
+            "max_workers" => server.max_workers = positive(&setting)?,
+            "prio_workers" if key_of_server == key => server.prio_workers = number(&setting)?,
             _ => self.apply_other(setting)?,
         }
         Ok(())
@@ -280,9 +288,9 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_named() {
-        let config = read("max_workers = 3\n\ncolour = 'green'\nadmin_max_anonymous_clients = 1").unwrap();
+        let config = read("ovs_timeout = 3\n\ncolour = 'green'\nadmin_max_anonymous_clients = 1").unwrap();
         let remarks = [
-            "line 1: 'max_workers' has no effect here",
+            "line 1: 'ovs_timeout' has no effect here",
             "line 3: unknown setting 'colour'",
             "line 4: unknown setting 'admin_max_anonymous_clients'",
         ];

@@ -13,12 +13,14 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, ServerConfig, SocketConfig};
 use crate::drivers::Drivers;
+use crate::logging::Logging;
 use crate::qemu::log_limit;
+use crate::rpc::administration::Administration;
 use crate::rpc::keepalive::Patience;
 use crate::rpc::listen::{self, Access, Listener, Service};
 use crate::rpc::router::RouteError;
 use crate::rpc::routes;
-use crate::rpc::server::{Limits, Server};
+use crate::rpc::server::{Limits, Server, Workers};
 use crate::rpc::session::Rights;
 use crate::util::file;
 use crate::util::paths::{Paths, Scope};
@@ -55,13 +57,17 @@ pub struct Setup {
     pub search_path: OsString,
     /// A pid file beside the standard ones.
     pub pid_file: Option<PathBuf>,
+    pub logging: Logging,
+    /// How long it goes on without anybody who needs it; `None` is for ever.
+    pub idle: Option<Duration>,
 }
 
 #[derive(Debug)]
 pub struct Daemon {
     listeners: Vec<(Listener, Service)>,
     hypervisor: Arc<Server>,
-    administration: Arc<Server>,
+    admin: Arc<Server>,
+    administration: Arc<Administration>,
     drivers: Arc<Drivers>,
     /// Ends with the daemon.
     _housekeeping: JoinSet<()>,
@@ -72,7 +78,7 @@ pub struct Daemon {
 impl Daemon {
     /// Takes the directories, binds the sockets, loads what is there. Clients wait in the backlog meanwhile.
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
-        let Setup { paths, config, search_path, pid_file } = setup;
+        let Setup { paths, config, search_path, pid_file, logging, idle } = setup;
         let directory = |path: PathBuf, mode| {
             file::make_directory(&path, mode).map_err(|source| StartError::Directory { path, source })
         };
@@ -110,10 +116,13 @@ impl Daemon {
         });
         let server = |name, router, limits| Server::new(name, router, Arc::clone(&drivers), limits);
         let hypervisor = server("libvirtd", routes::hypervisor()?, limits(&config.server));
-        let administration = server("admin", routes::administration()?, limits(&config.admin));
+        let administration = Administration::new(logging, idle);
+        let admin = server("admin", routes::administration(&administration)?, limits(&config.admin));
+        administration.introduce([&hypervisor, &admin]);
         Ok(Self {
             listeners,
             hypervisor,
+            admin,
             administration,
             drivers,
             _housekeeping: housekeeping,
@@ -132,25 +141,31 @@ impl Daemon {
 
     /// Serves until `stop` is ready, then lets running calls finish.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, hypervisor, administration, .. } = self;
+        let Self { listeners, hypervisor, admin, .. } = self;
         let mut accepting = JoinSet::new();
         for (listener, service) in listeners {
             let (server, rights) = match service {
                 Service::ReadWrite => (&hypervisor, Rights::ReadWrite),
                 Service::ReadOnly => (&hypervisor, Rights::ReadOnly),
-                Service::Admin => (&administration, Rights::ReadWrite),
+                Service::Admin => (&admin, Rights::ReadWrite),
             };
             let server = Arc::clone(server);
             accepting.spawn(async move { listener.accept_all(server, rights).await });
         }
         stop.await;
         accepting.shutdown().await;
-        tokio::join!(hypervisor.stop(STOP_PATIENCE), administration.stop(STOP_PATIENCE));
+        tokio::join!(hypervisor.stop(STOP_PATIENCE), admin.stop(STOP_PATIENCE));
     }
 
-    /// Ready once nobody has been connected and no guest has run for `patience`.
-    pub fn idle(&self, patience: Duration) -> impl Future<Output = ()> + Send + 'static {
-        let mut counts = [self.hypervisor.client_count(), self.administration.client_count()];
+    /// What administrators see and change of it.
+    pub fn administration(&self) -> &Arc<Administration> {
+        &self.administration
+    }
+
+    /// Ready once nobody has been connected and no guest has run for as long as the daemon waits for any.
+    pub fn idle(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut counts = [self.hypervisor.client_count(), self.admin.client_count()];
+        let mut patience = self.administration.idle();
         let drivers = Arc::clone(&self.drivers);
         let guests_run =
             move || drivers.domains.list_all(LIST_ACTIVE, |_| ()).is_ok_and(|guests| !guests.is_empty());
@@ -162,13 +177,15 @@ impl Daemon {
                     }
                 }
                 let [first, second] = &mut counts;
-                let somebody = async {
+                let limit = patience.borrow_and_update().unwrap_or(Duration::MAX);
+                let anything = async {
                     tokio::select! {
                         _ = first.wait_for(|&clients| clients > 0) => {}
                         _ = second.wait_for(|&clients| clients > 0) => {}
+                        _ = patience.changed() => {}
                     }
                 };
-                if tokio::time::timeout(patience, somebody).await.is_err() && !guests_run() {
+                if tokio::time::timeout(limit, anything).await.is_err() && !guests_run() {
                     return;
                 }
             }
@@ -199,6 +216,7 @@ fn limits(config: &ServerConfig) -> Limits {
         anonymous_clients: Some(whole(config.max_anonymous_clients)).filter(|&places| places > 0),
         requests_per_client: whole(config.max_client_requests),
         keepalive: Patience { interval: interval.map(Duration::from_secs), count: config.keepalive_count },
+        workers: Workers { min: config.min_workers, max: config.max_workers, priority: config.prio_workers },
     }
 }
 

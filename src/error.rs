@@ -171,6 +171,8 @@ codes! {
     91 CPU_INCOMPATIBLE cpu_incompatible "the CPU is incompatible with host CPU" "the CPU is incompatible with host CPU: {}";
     92 XML_INVALID_SCHEMA xml_invalid_schema "XML document failed to validate against schema" "XML document failed to validate against schema: {}";
     94 AUTH_UNAVAILABLE auth_unavailable "authentication unavailable" "authentication unavailable: {}";
+    95 NO_SERVER no_server "Server not found" "Server not found: {}";
+    96 NO_CLIENT no_client "Client not found" "Client not found: {}";
     97 AGENT_UNSYNCED agent_unsynced "guest agent replied with wrong id to guest-sync command" "guest agent replied with wrong id to guest-sync command: {}";
     99 DEVICE_MISSING device_missing "device not found" "device not found: {}";
     108 NO_HOSTNAME no_hostname "no hostname found" "no hostname found: {}";

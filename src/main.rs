@@ -91,7 +91,7 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         std::fs::create_dir_all(&paths.log)?;
         config.log.outputs = format!("1:file:{}", paths.log.join("ferrovirtd.log").display());
     }
-    logging::start(&config.log)?;
+    let logging = logging::start(&config.log)?;
     for remark in std::mem::take(&mut config.remarks) {
         tracing::warn!("configuration: {remark}");
     }
@@ -99,17 +99,17 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         tracing::warn!("--listen: there is no network listener, serving unix sockets only");
     }
     let pid_file = options.pid_file.map(std::path::absolute).transpose()?;
-    let setup = Setup { paths, config, search_path: environment.search_path, pid_file };
+    let idle =
+        options.timeout.filter(|&seconds| seconds > 0).map(|seconds| Duration::from_secs(seconds.into()));
+    let setup = Setup { paths, config, search_path: environment.search_path, pid_file, logging, idle };
     let ready = if options.in_background { report_ready } else { || Ok(()) };
-    let idle = options.timeout.filter(|&seconds| seconds > 0);
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()?;
-    let served =
-        runtime.block_on(serve(setup, idle.map(|seconds| Duration::from_secs(seconds.into())), ready));
+    let served = runtime.block_on(serve(setup, ready));
     runtime.shutdown_timeout(EXIT_PATIENCE);
     served.map(|()| ExitCode::SUCCESS)
 }
@@ -125,7 +125,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn serve(setup: Setup, idle: Option<Duration>, ready: fn() -> io::Result<()>) -> Result<(), Failure> {
+async fn serve(setup: Setup, ready: fn() -> io::Result<()>) -> Result<(), Failure> {
     // Before anything is started: a signal must find its handler.
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
         .map(signal)
@@ -136,15 +136,9 @@ async fn serve(setup: Setup, idle: Option<Duration>, ready: fn() -> io::Result<(
     ready()?;
     tracing::info!("ready");
     let drivers = Arc::clone(daemon.drivers());
-    let idle = idle.map(|patience| daemon.idle(patience));
+    let (idle, administration) = (daemon.idle(), Arc::clone(daemon.administration()));
     let stop = async move {
         let [terminate, interrupt, quit] = ends.as_mut_slice() else { return };
-        let idle = async {
-            match idle {
-                Some(idle) => idle.await,
-                None => std::future::pending().await,
-            }
-        };
         let reload = async {
             while reload.recv().await.is_some() {
                 tracing::info!("SIGHUP: definitions are read again");
@@ -159,6 +153,7 @@ async fn serve(setup: Setup, idle: Option<Duration>, ready: fn() -> io::Result<(
             _ = interrupt.recv() => "SIGINT",
             _ = quit.recv() => "SIGQUIT",
             () = idle => "idle",
+            () = administration.stopped() => "an administrator",
             () = reload => "SIGHUP",
         };
         tracing::info!(reason, "stopping");

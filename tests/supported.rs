@@ -7,6 +7,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use ferrovirt::logging::Logging;
+use ferrovirt::rpc::administration::Administration;
 use ferrovirt::rpc::routes;
 use ferrovirt_protocol::procedure::Entry;
 use ferrovirt_protocol::{admin, qemu, remote};
@@ -18,7 +20,10 @@ Printed from the routes; a test fails when it is stale. A call that is not route
 
 fn printed() -> String {
     let mut page = HEAD.to_owned();
-    let routers = [routes::hypervisor().unwrap(), routes::administration().unwrap()];
+    let routers = [
+        routes::hypervisor().unwrap(),
+        routes::administration(&Administration::new(Logging::default(), None)).unwrap(),
+    ];
     let routed: BTreeSet<(u32, i32)> = routers
         .iter()
         .flat_map(|router| router.supported())

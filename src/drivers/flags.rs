@@ -38,4 +38,4 @@ macro_rules! flag_words {
     )*};
 }
 
-pub(in crate::drivers) use flag_words;
+pub(crate) use flag_words;

@@ -4,7 +4,7 @@ pub mod capabilities;
 pub mod domain;
 mod errors;
 pub mod event_bus;
-mod flags;
+pub(crate) mod flags;
 pub mod node;
 pub mod params;
 pub mod secret;

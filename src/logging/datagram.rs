@@ -2,13 +2,14 @@
 //!
 //! A log service that is stuck or gone costs lines and never time: nothing here waits.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
+
+use super::lines::Head;
 
 /// Where syslog listens, whichever program that is.
 pub(super) const SYSLOG: &str = "/dev/log";
@@ -47,8 +48,8 @@ impl Service {
     }
 
     /// What stands before the line itself.
-    fn head(&self, metadata: &Metadata<'_>) -> Vec<u8> {
-        let priority = priority(*metadata.level());
+    fn before(&self, level: Level, head: &Head) -> Vec<u8> {
+        let priority = priority(level);
         match &self.form {
             Form::Syslog { identity } => {
                 let header = SYSLOG_FACILITY | priority;
@@ -59,14 +60,33 @@ impl Service {
                 field(&mut fields, "PRIORITY", &priority.to_string());
                 field(&mut fields, "SYSLOG_FACILITY", &JOURNAL_FACILITY.to_string());
                 field(&mut fields, "SYSLOG_IDENTIFIER", "ferrovirtd");
-                field(&mut fields, "LIBVIRT_SOURCE", metadata.target());
-                if let (Some(file), Some(number)) = (metadata.file(), metadata.line()) {
+                field(&mut fields, "LIBVIRT_SOURCE", &head.target);
+                if let Some((file, number)) = &head.place {
                     field(&mut fields, "CODE_FILE", file);
                     field(&mut fields, "CODE_LINE", &number.to_string());
                 }
                 fields
             }
         }
+    }
+
+    /// Sends one line, as much of it as is usual. A guest's or a client's words in it stay one line.
+    pub(super) fn send(&self, level: Level, head: &Head, line: &[u8]) {
+        let line = line.get(..MAX_LINE).unwrap_or(line);
+        let text = String::from_utf8_lossy(line);
+        let line = text.trim_end();
+        if line.is_empty() {
+            return;
+        }
+        let mut datagram = self.before(level, head);
+        match self.form {
+            Form::Syslog { .. } => {
+                datagram.extend_from_slice(line.replace(char::is_control, " ").as_bytes());
+            }
+            Form::Journald => field(&mut datagram, "MESSAGE", line),
+        }
+        // There is nobody to tell: this is where one would be told.
+        let _ = self.socket.send_to(&datagram, &self.address);
     }
 }
 
@@ -89,61 +109,24 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-impl<'a> MakeWriter<'a> for Service {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Line<'a> {
-        Line { service: self, head: Vec::new(), text: Vec::new() }
-    }
-
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
-        Line { service: self, head: self.head(metadata), text: Vec::new() }
-    }
-}
-
-/// One line in the making; it is sent when it is complete.
-#[derive(Debug)]
-pub(super) struct Line<'a> {
-    service: &'a Service,
-    head: Vec<u8>,
-    text: Vec<u8>,
-}
-
-impl Write for Line<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = MAX_LINE.saturating_sub(self.text.len()).min(bytes.len());
-        self.text.extend_from_slice(bytes.get(..room).unwrap_or_default());
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        let text = String::from_utf8_lossy(&self.text);
-        let line = text.trim_end();
-        if line.is_empty() {
-            return;
-        }
-        let mut datagram = std::mem::take(&mut self.head);
-        match self.service.form {
-            Form::Syslog { .. } => datagram.extend_from_slice(line.as_bytes()),
-            Form::Journald => field(&mut datagram, "MESSAGE", line),
-        }
-        // There is nobody to tell: this is where one would be told.
-        let _ = self.service.socket.send_to(&datagram, &self.service.address);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tracing::level_filters::LevelFilter;
     use tracing_subscriber::layer::SubscriberExt;
 
+    use std::sync::Arc;
+
+    use arc_swap::ArcSwap;
+    use tracing_subscriber::{Layer, Registry};
+
+    use super::super::lines::{self, Current, Output, Style};
     use super::*;
+
+    fn layer_of(service: Service) -> Box<dyn Layer<Registry> + Send + Sync> {
+        let outputs = vec![Arc::new(Output::of_service(LevelFilter::INFO, service))];
+        let current = Current { level: LevelFilter::INFO, filters: Vec::new(), outputs };
+        lines::layer(&Arc::new(ArcSwap::from_pointee(current)), Style::Theirs)
+    }
 
     /// What arrives of three lines, the first of them below the level.
     fn arrives(form: Form) -> Vec<Vec<u8>> {
@@ -151,12 +134,7 @@ mod tests {
         let address = directory.path().join("log");
         let service = UnixDatagram::bind(&address).unwrap();
         service.set_nonblocking(true).unwrap();
-        let layer = super::super::plain_layer(
-            Service::new(&address, form).unwrap(),
-            Vec::new(),
-            LevelFilter::INFO,
-            LevelFilter::INFO,
-        );
+        let layer = layer_of(Service::new(&address, form).unwrap());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             tracing::debug!("too detailed");
             tracing::error!(domain = "x", "cannot\nstart");
@@ -171,7 +149,7 @@ mod tests {
         let lines = arrives(Form::Syslog { identity: "virt".to_owned() });
         let first = String::from_utf8(lines[0].clone()).unwrap();
         let header = format!("<11>virt[{}]: ", process::id());
-        assert!(first.starts_with(&header) && first.contains("cannot"), "{first}");
+        assert!(first.starts_with(&header) && first.contains("cannot start"), "{first}");
         assert!(first.ends_with("domain=\"x\""), "{first}");
         assert!(lines[1].starts_with(b"<14>virt[") && lines[1].len() < MAX_LINE + 100);
         assert_eq!(lines.len(), 2);
@@ -201,14 +179,7 @@ mod tests {
     fn a_service_that_is_gone_or_stuck_holds_nobody_up() {
         let directory = tempfile::tempdir().unwrap();
         let address = directory.path().join("log");
-        let layer = || {
-            super::super::plain_layer(
-                Service::new(&address, Form::Journald).unwrap(),
-                Vec::new(),
-                LevelFilter::INFO,
-                LevelFilter::INFO,
-            )
-        };
+        let layer = || layer_of(Service::new(&address, Form::Journald).unwrap());
         for service in [None, Some(UnixDatagram::bind(&address).unwrap())] {
             tracing::subscriber::with_default(tracing_subscriber::registry().with(layer()), || {
                 for _ in 0..10_000 {

@@ -140,7 +140,8 @@ impl<T: Transport> Connection<T> {
         let mut progress = self.send(context)?;
         let status = self.client.outbox.status();
         let ended = match status.ending {
-            Some(Ending::Now) => return Err(End::Unread),
+            Some(Ending::Unread) => return Err(End::Unread),
+            Some(Ending::Now) => true,
             Some(Ending::Flush) => status.unsent == 0,
             Some(Ending::Drain) => status.unsent == 0 && status.running == 0,
             None => false,

@@ -10,6 +10,7 @@
 //! becomes a task of its own, which finishes whether or not the client stays.
 
 pub mod access;
+pub mod administration;
 pub mod connection;
 pub mod convert;
 pub mod events;
@@ -17,6 +18,7 @@ pub mod handlers;
 pub mod keepalive;
 pub mod listen;
 pub mod outbox;
+mod places;
 pub mod router;
 pub mod routes;
 pub mod server;

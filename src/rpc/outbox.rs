@@ -35,6 +35,8 @@ pub enum Ending {
     Flush,
     /// The socket is closed at once.
     Now,
+    /// As [`Ending::Now`]: the client does not read.
+    Unread,
 }
 
 /// The connection is gone, or its client does not read.
@@ -165,7 +167,7 @@ impl Outbox {
             state.events.push_back((state.end, len));
             state.event_bytes += len;
             if state.event_bytes > MAX_EVENT_BYTES {
-                state.ending = Some(Ending::Now);
+                state.ending = Some(Ending::Unread);
                 return Err(Closed);
             }
             Ok(())

@@ -1,7 +1,10 @@
 //! Everything that is served, one line per part.
 
+use std::sync::Arc;
+
 use ferrovirt_protocol::{admin, qemu, remote};
 
+use super::administration::Administration;
 use super::handlers;
 use super::router::{RouteError, Router};
 
@@ -31,17 +34,19 @@ pub fn hypervisor() -> Result<Router, RouteError> {
 }
 
 /// The server for the daemon's administration.
-pub fn administration() -> Result<Router, RouteError> {
-    Router::builder().program(admin::PROGRAM, admin::ENTRIES).routes(handlers::admin::routes).build()
+pub fn administration(administration: &Arc<Administration>) -> Result<Router, RouteError> {
+    let routes = |routes: &mut _| handlers::admin::routes(routes, administration);
+    Router::builder().program(admin::PROGRAM, admin::ENTRIES).routes(routes).build()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logging::Logging;
 
     #[test]
     fn every_route_leads_somewhere() {
-        for router in [hypervisor(), administration()] {
+        for router in [hypervisor(), administration(&Administration::new(Logging::default(), None))] {
             assert!(router.unwrap().supported().count() > 0);
         }
     }

@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use ferrovirt_protocol::frame::Frame;
 use ferrovirt_protocol::procedure::Entry;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use super::connection::{self, End};
 use super::keepalive::Patience;
 use super::outbox::Ending;
+use super::places::{Places, Taken};
 use super::router::{Router, Running};
 use super::session::{Authentication, Client, Identity, Rights};
 use super::transport::Transport;
 use crate::drivers::{ClientId, Drivers};
 
-/// What clients may take.
+/// What clients may take. How many there may be is changed while the server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub clients: usize,
@@ -29,6 +30,15 @@ pub struct Limits {
     /// Calls of one client that run at the same time.
     pub requests_per_client: usize,
     pub keepalive: Patience,
+    pub workers: Workers,
+}
+
+/// The numbers of a pool of threads. Calls need none here; administrators ask for them and set them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    pub min: u32,
+    pub max: u32,
+    pub priority: u32,
 }
 
 #[derive(Debug)]
@@ -38,8 +48,9 @@ pub struct Server {
     router: Router,
     drivers: Arc<Drivers>,
     limits: Limits,
-    places: Arc<Semaphore>,
-    anonymous_places: Option<Arc<Semaphore>>,
+    places: Arc<Places>,
+    anonymous_places: Arc<Places>,
+    workers: Mutex<Workers>,
     last_id: AtomicU64,
     clients: Mutex<BTreeMap<ClientId, Arc<Client>>>,
     count: watch::Sender<usize>,
@@ -60,20 +71,20 @@ impl Drop for RunningCall {
 /// Room for one more client.
 #[derive(Debug)]
 pub struct Place {
-    client: OwnedSemaphorePermit,
-    anonymous: Option<OwnedSemaphorePermit>,
+    client: Taken,
+    anonymous: Taken,
 }
 
 impl Server {
     pub fn new(name: &'static str, router: Router, drivers: Arc<Drivers>, limits: Limits) -> Arc<Self> {
-        let semaphore = |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
         Arc::new(Self {
             name,
             router,
             drivers,
             limits,
-            places: semaphore(limits.clients),
-            anonymous_places: limits.anonymous_clients.map(semaphore),
+            places: Places::new(Some(limits.clients)),
+            anonymous_places: Places::new(limits.anonymous_clients),
+            workers: Mutex::new(limits.workers),
             last_id: AtomicU64::new(0),
             clients: Mutex::default(),
             count: watch::Sender::new(0),
@@ -99,14 +110,44 @@ impl Server {
         self.lock_clients().values().map(Arc::clone).collect()
     }
 
+    /// The client with this number.
+    pub fn client(&self, id: u64) -> Option<Arc<Client>> {
+        self.lock_clients().get(&ClientId(id)).map(Arc::clone)
+    }
+
+    /// How many clients there may be, and how many of them unauthenticated (0: as many as that).
+    pub fn client_limits(&self) -> (usize, usize) {
+        (self.places.limit().unwrap_or(usize::MAX), self.anonymous_places.limit().unwrap_or(0))
+    }
+
+    /// Who is connected stays, even beyond a lower limit.
+    pub fn set_client_limits(&self, clients: usize, anonymous: usize) {
+        self.places.set_limit(Some(clients));
+        self.anonymous_places.set_limit(Some(anonymous).filter(|&places| places > 0));
+    }
+
+    /// The clients that have not authenticated yet.
+    pub fn anonymous_count(&self) -> usize {
+        self.lock_clients().values().filter(|client| !client.is_authenticated()).count()
+    }
+
+    /// Calls that run as tasks of their own.
+    pub fn running_calls(&self) -> usize {
+        *self.calls.borrow()
+    }
+
+    pub fn workers(&self) -> Workers {
+        *self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_workers(&self, workers: Workers) {
+        *self.workers.lock().unwrap_or_else(PoisonError::into_inner) = workers;
+    }
+
     /// Waits for room. Who has been accepted without room waits unserved, the others in the backlog.
     pub async fn place(&self) -> Option<Place> {
-        let client = Arc::clone(&self.places).acquire_owned().await.ok()?;
-        let anonymous = match &self.anonymous_places {
-            Some(places) => Some(Arc::clone(places).acquire_owned().await.ok()?),
-            None => None,
-        };
-        Some(Place { client, anonymous })
+        let client = self.places.take().await?;
+        Some(Place { client, anonymous: self.anonymous_places.take().await? })
     }
 
     /// Serves a client in a task of its own.
@@ -121,7 +162,7 @@ impl Server {
         let id = ClientId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let client = Arc::new(Client::new(id, identity, rights, authentication));
         let Place { client: room, anonymous } = place;
-        anonymous.into_iter().for_each(|permit| client.hold_anonymous_place(permit));
+        client.hold_anonymous_place(anonymous);
         let server = Arc::clone(self);
         self.insert(Arc::clone(&client));
         tokio::spawn(async move {
@@ -138,6 +179,7 @@ impl Server {
     /// Stops all clients: no new calls, running ones finish, at most for `patience`.
     pub async fn stop(&self, patience: Duration) {
         self.places.close();
+        self.anonymous_places.close();
         let end_all = |ending| self.clients().iter().for_each(|client| client.outbox.end(ending));
         let (mut count, mut calls) = (self.client_count(), self.calls.subscribe());
         end_all(Ending::Drain);

@@ -11,10 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::events::Subscriptions;
 use super::outbox::{Ending, Outbox};
+use super::places::Taken;
 use super::stream::Streams;
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
@@ -56,7 +55,7 @@ pub struct Client {
     is_open: AtomicBool,
     close_callback: AtomicBool,
     /// Held while the client is not authenticated yet: there are few such places.
-    anonymous: Mutex<Option<OwnedSemaphorePermit>>,
+    anonymous: Mutex<Option<Taken>>,
 }
 
 impl Client {
@@ -90,7 +89,7 @@ impl Client {
     }
 
     /// Keeps the place of an unauthenticated client taken until [`Client::authenticate`].
-    pub fn hold_anonymous_place(&self, place: OwnedSemaphorePermit) {
+    pub fn hold_anonymous_place(&self, place: Taken) {
         if !self.is_authenticated() {
             *self.anonymous.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
         }
@@ -146,7 +145,12 @@ impl Client {
 
     /// Whether the connection is over. The client's end is announced to the drivers after this is true.
     pub fn is_gone(&self) -> bool {
-        self.outbox.status().ending == Some(Ending::Now)
+        self.outbox.status().ending >= Some(Ending::Now)
+    }
+
+    /// Closes the connection at once, whatever is under way.
+    pub fn disconnect(&self) {
+        self.outbox.end(Ending::Now);
     }
 
     /// Closes the connection once what was said has been sent.

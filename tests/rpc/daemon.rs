@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ferrovirt::config::Config;
 use ferrovirt::daemon::{Daemon, Setup};
+use ferrovirt::logging::Logging;
 use ferrovirt::util::paths::Paths;
 use ferrovirt_protocol::admin;
 use ferrovirt_protocol::client::Client;
@@ -17,13 +18,20 @@ use tokio::task::JoinHandle;
 
 use crate::world::{call, open, said, soon};
 
-fn setup(root: &Path, settings: &str) -> Setup {
+pub(crate) fn setup(root: &Path, settings: &str) -> Setup {
     let config = Config::read(Path::new("test.conf"), settings).unwrap();
-    Setup { paths: Paths::system(root), config, search_path: "/nowhere".into(), pid_file: None }
+    Setup {
+        paths: Paths::system(root),
+        config,
+        search_path: "/nowhere".into(),
+        pid_file: None,
+        logging: Logging::default(),
+        idle: None,
+    }
 }
 
 /// Serves until the sender is used or dropped.
-fn serve(daemon: Daemon) -> (oneshot::Sender<()>, JoinHandle<()>) {
+pub(crate) fn serve(daemon: Daemon) -> (oneshot::Sender<()>, JoinHandle<()>) {
     let (stop, stopped) = oneshot::channel();
     let serving = tokio::spawn(daemon.serve(async move {
         let _ = stopped.await;
@@ -31,7 +39,7 @@ fn serve(daemon: Daemon) -> (oneshot::Sender<()>, JoinHandle<()>) {
     (stop, serving)
 }
 
-async fn connect(root: &Path, name: &str) -> Client {
+pub(crate) async fn connect(root: &Path, name: &str) -> Client {
     let socket = UnixStream::connect(root.join("run/libvirt").join(name)).await.unwrap();
     Client::unix(socket).0
 }
@@ -113,7 +121,8 @@ async fn a_client_over_the_limit_waits_for_room() {
 async fn a_daemon_nobody_needs_knows_it() {
     let root = TempDir::new().unwrap();
     let daemon = Daemon::start(setup(root.path(), "")).await.unwrap();
-    let idle = tokio::spawn(daemon.idle(Duration::from_secs(120)));
+    daemon.administration().set_idle(Some(Duration::from_secs(120)));
+    let idle = tokio::spawn(daemon.idle());
     let (_stop, _serving) = serve(daemon);
     let client = connect(root.path(), "libvirt-sock").await;
     open(&client, 0).await.unwrap();

@@ -8,7 +8,7 @@ use ferrovirt::drivers::Drivers;
 use ferrovirt::rpc::handlers;
 use ferrovirt::rpc::keepalive::Patience;
 use ferrovirt::rpc::router::{Router, Routes};
-use ferrovirt::rpc::server::{Limits, Server};
+use ferrovirt::rpc::server::{Limits, Server, Workers};
 use ferrovirt::rpc::session::{Authentication, Rights};
 use ferrovirt::rpc::transport::UnixTransport;
 use ferrovirt::util::paths::Paths;
@@ -28,6 +28,7 @@ pub(crate) const LIMITS: Limits = Limits {
     anonymous_clients: None,
     requests_per_client: 5,
     keepalive: Patience { interval: Some(Duration::from_secs(5)), count: 2 },
+    workers: Workers { min: 5, max: 20, priority: 5 },
 };
 
 pub(crate) struct World {
