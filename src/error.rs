@@ -40,6 +40,7 @@ impl Origin {
     pub const IDENTITY: Self = Self(53);
     pub const CGROUP: Self = Self(54);
     pub const ACCESS: Self = Self(55);
+    pub const PERF: Self = Self(58);
     pub const POLKIT: Self = Self(60);
     pub const ADMIN: Self = Self(62);
     pub const DOMAIN_CHECKPOINT: Self = Self(69);
@@ -47,6 +48,7 @@ impl Origin {
     /// Where a function of libvirt's that refuses its arguments stands: the name tells.
     fn of_function(name: &str) -> Self {
         match name {
+            "virNodeSuspend" => Self::NONE,
             _ if name.starts_with("qemu") => Self::QEMU,
             _ if name.starts_with("storage") || name.starts_with("virStorage") => Self::STORAGE,
             _ if name.starts_with("virDomain") || name.starts_with("virNode") => Self::DOMAIN,

@@ -30,6 +30,10 @@ impl Raw {
         self.attributes.retain(|(key, _)| !names.contains(&&**key));
     }
 
+    pub fn children_named(&self, name: &str) -> impl Iterator<Item = &Raw> {
+        self.children.iter().filter(move |(key, _)| **key == *name).map(|(_, child)| child)
+    }
+
     pub fn child(&self, name: &str) -> Option<&Raw> {
         self.children.iter().find(|(key, _)| **key == *name).map(|(_, child)| child)
     }

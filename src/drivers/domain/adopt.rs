@@ -277,6 +277,18 @@ impl Domains {
         }
     }
 
+    /// Whether a domain starts this time only; it does not say so twice.
+    async fn take_autostart_once(self: &Arc<Self>, object: &Arc<DomainObject>) -> bool {
+        let handle = || DomainHandle::new(Arc::clone(object));
+        if !self.autostart_once(handle()).await.unwrap_or(false) {
+            return false;
+        }
+        if let Err(error) = self.set_autostart_once(handle(), false).await {
+            tracing::warn!(%error, "a domain will start with the host again");
+        }
+        true
+    }
+
     /// Starts what is to start with the host, once after each boot.
     pub(super) async fn start_marked(self: Arc<Self>) {
         match boot::is_first_since(&self.directories.runtime.join("autostarted")) {
@@ -289,7 +301,8 @@ impl Domains {
         }
         for object in self.list.all() {
             let state = object.state();
-            if !state.autostart || state.is_active() {
+            let once = self.take_autostart_once(&object).await;
+            if !(state.autostart || once) || state.is_active() {
                 continue;
             }
             if let Err(error) = self.start(DomainHandle::new(object), 0, HOST).await {

@@ -116,6 +116,28 @@ impl Domains {
         blocking(move || domains.set_autostart_now(domain.object(), on)).await
     }
 
+    /// Whether a domain starts with the host the next time, and then no more.
+    pub async fn set_autostart_once(self: &Arc<Self>, domain: DomainHandle, on: bool) -> Result<()> {
+        let domains = Arc::clone(self);
+        blocking(move || {
+            let configuration = domain.object().configure();
+            let state = configuration.state();
+            domains.check_there(&state)?;
+            if !state.is_persistent() {
+                return Err(Error::operation_invalid("cannot set autostart for transient domain"));
+            }
+            domains.definitions.set_autostart_once(&state.name, on).map_err(|error| {
+                Error::io(format_args!("cannot change the autostart link of domain '{}'", state.name), error)
+            })
+        })
+        .await
+    }
+
+    pub async fn autostart_once(self: &Arc<Self>, domain: DomainHandle) -> Result<bool> {
+        let domains = Arc::clone(self);
+        blocking(move || Ok(domains.definitions.starts_once(&domain.state().name))).await
+    }
+
     fn set_autostart_now(&self, object: &DomainObject, on: bool) -> Result<()> {
         let configuration = object.configure();
         let state = configuration.state();

@@ -58,7 +58,22 @@ impl Definitions {
 
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         file::remove_if_there(&self.link(name))?;
+        file::remove_if_there(&self.link_once(name))?;
         file::remove_if_there(&self.file(name))
+    }
+
+    /// Whether the domain starts with the host the next time.
+    pub(super) fn starts_once(&self, name: &str) -> bool {
+        self.link_once(name).is_symlink()
+    }
+
+    pub(super) fn set_autostart_once(&self, name: &str, on: bool) -> io::Result<()> {
+        let link = self.link_once(name);
+        file::remove_if_there(&link)?;
+        match on {
+            true => symlink(self.file(name), &link),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn set_autostart(&self, name: &str, on: bool) -> io::Result<()> {
@@ -141,6 +156,10 @@ impl Definitions {
 
     fn link(&self, name: &str) -> PathBuf {
         self.autostart.join(format!("{name}.xml"))
+    }
+
+    fn link_once(&self, name: &str) -> PathBuf {
+        self.autostart.join(format!("{name}.xml.once"))
     }
 }
 

@@ -3,13 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use super::flags::{CallFlags, OpenGraphicsFlags};
+use super::flags::{CallFlags, OpenGraphicsFlags, no_flags};
 use super::{Domains, reads};
 use crate::conf::devices::GraphicsKind;
 use crate::conf::domain::Domain;
 use crate::error::{Error, Result};
 use crate::qemu::job::{DomainHandle, Modify};
-use crate::qemu::monitor::{AddClient, CloseFd, Getfd};
+use crate::qemu::monitor::{AddClient, CloseFd, DisplayReload, Getfd};
 
 /// What QEMU knows the descriptor by until the client is added.
 const DESCRIPTOR: &str = "graphicsfd";
@@ -43,8 +43,29 @@ impl Domains {
         Ok(())
     }
 
+    /// Has the VNC server read its certificates again; any server is the VNC server, if there is one.
+    pub async fn reload_graphics(&self, mut domain: DomainHandle, kind: u32, flags: u32) -> Result<()> {
+        const ANY: u32 = 0;
+        const KINDS: u32 = 2;
+        no_flags(flags, "qemuDomainGraphicsReload")?;
+        if kind >= KINDS {
+            let sentence = format!("type must be less than {KINDS}");
+            return Err(Error::refused_argument("qemuDomainGraphicsReload", "type", sentence));
+        }
+        let state = domain.state();
+        let mut screens = reads::definition(&state)?.devices.graphics.iter();
+        if kind == ANY && !screens.any(|screen| screen.kind() == GraphicsKind::Vnc) {
+            return Ok(());
+        }
+        let job = domain.begin::<Modify>().await?;
+        let live = job.live()?;
+        live.monitor().execute(DisplayReload { r#type: "vnc", tls_certs: true }).await?;
+        Ok(())
+    }
+
     /// As [`Domains::open_graphics`], on a socket that is made for it: the answer is the client's end.
     pub async fn open_graphics_fd(&self, domain: DomainHandle, index: u32, flags: u32) -> Result<OwnedFd> {
+        no_flags(flags & !OpenGraphicsFlags::all().bits(), "qemuDomainOpenGraphicsFD")?;
         let (ours, theirs) =
             UnixStream::pair().map_err(|error| Error::io("unable to create socket pair", error))?;
         self.open_graphics(domain, index, ours.into(), flags).await?;

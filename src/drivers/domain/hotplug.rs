@@ -102,7 +102,7 @@ impl Domains {
         xml: &str,
         flags: u32,
     ) -> Result<()> {
-        let impact = Impact::of(flags, "qemuDomainAttachDeviceFlags")?;
+        let impact = Impact::of(flags, "qemuDomainAttachDeviceLiveAndConfig")?;
         let object = Arc::clone(domain.object());
         let job = domain.begin::<Modify>().await?;
         let state = job.state();
@@ -128,7 +128,7 @@ impl Domains {
 
     /// `virDomainDetachDeviceFlags`
     pub async fn detach_device(self: &Arc<Self>, domain: DomainHandle, xml: &str, flags: u32) -> Result<()> {
-        let impact = Impact::of(flags, "qemuDomainDetachDeviceFlags")?;
+        let impact = Impact::of(flags, "qemuDomainDetachDeviceLiveAndConfig")?;
         let (kind, device) = Devices::read_one(xml, Form::LIVE)?;
         let missing = missing(kind, &device);
         self.detach(domain, impact, |devices| devices.take_matching(&device), &missing).await
@@ -141,7 +141,7 @@ impl Domains {
         alias: &str,
         flags: u32,
     ) -> Result<()> {
-        let impact = Impact::of(flags, "qemuDomainDetachDeviceAlias")?;
+        let impact = Impact::of(flags, "qemuDomainDetachDeviceAliasLiveAndConfig")?;
         let take = |devices: &mut Devices| devices.take(|info| info.alias.as_deref() == Some(alias));
         self.detach(domain, impact, take, &format!("no device found with alias {alias}")).await
     }

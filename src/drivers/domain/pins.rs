@@ -151,12 +151,19 @@ pub(super) fn place(
         place_vcpu(definition, number, thread)?;
     }
     for (id, thread) in iothreads {
-        let pin = tune.and_then(|tune| tune.iothreadpin.iter().find(|pin| pin.iothread == id));
-        if let Some(cpus) = pin.map(|pin| &pin.cpuset).or(usual) {
-            set_affinity(thread, cpus)?;
-        }
+        place_iothread(definition, id, thread)?;
     }
     Ok(())
+}
+
+/// Where one I/O thread runs, as the definition says.
+pub(super) fn place_iothread(definition: &Domain, id: u32, thread: u32) -> Result<()> {
+    let pins = definition.cputune.as_ref().map_or(&[][..], |tune| &tune.iothreadpin);
+    let pin = pins.iter().find(|pin| pin.iothread == id).map(|pin| &pin.cpuset);
+    match pin.or(definition.vcpus.cpuset.as_ref()) {
+        Some(cpus) => set_affinity(thread, cpus),
+        None => Ok(()),
+    }
 }
 
 /// Where one vCPU runs, as the definition says.

@@ -12,7 +12,7 @@ use super::stats::ask::ask_for;
 use super::{Domains, blocking};
 use crate::conf::devices::{Disk, StorageFormat};
 use crate::conf::domain::Domain;
-use crate::error::{Error, Origin, Result};
+use crate::error::{Error, Result};
 use crate::qemu::block;
 use crate::qemu::job::{DomainHandle, State};
 use crate::qemu::monitor::GuestStats;
@@ -46,7 +46,7 @@ pub fn emulator_pin(state: &State, host: &Bitmap, map_len: usize, flags: u32) ->
 pub(super) fn one_definition(state: &State, impact: Impact) -> Result<&Arc<Domain>> {
     if impact.contains(Impact::LIVE | Impact::CONFIG) {
         let flags = "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive";
-        return Err(Error::invalid_arg(flags).from_origin(Origin::DOMAIN));
+        return Err(Error::refused_argument("virDomainObjGetOneDefState", "flags", flags));
     }
     match impact {
         impact if impact.contains(Impact::LIVE) => running(state),

@@ -70,6 +70,12 @@ impl HostFiles {
         Ok(names)
     }
 
+    /// Writes into a file that is there.
+    pub(super) fn set(&self, path: &str, text: &str) -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).truncate(true).open(self.path(path))?;
+        io::Write::write_all(&mut file, text.as_bytes())
+    }
+
     pub(super) fn is_there(&self, path: &str) -> bool {
         self.path(path).exists()
     }

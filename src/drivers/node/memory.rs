@@ -5,10 +5,11 @@ use std::ops::RangeInclusive;
 use super::cpus::NODE;
 use super::files::HostFiles;
 use crate::conf::capabilities::host::Pages;
-use crate::drivers::params::Params;
+use crate::drivers::params::{ParamType, Params};
 use crate::error::{Error, Origin, Result};
 
 const HUGE: &str = "hugepages-";
+const KSM: &str = "/sys/kernel/mm/ksm";
 
 /// Whose memory is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +97,69 @@ pub(super) fn whole(files: &HostFiles) -> Result<MemoryStats> {
     Ok(sum)
 }
 
+/// Changes how the kernel merges equal pages; a setting that it does not have changes nothing at all.
+pub(super) fn set_merging(files: &HostFiles, params: &Params) -> Result<()> {
+    params.validate(&[
+        ("shm_pages_to_scan", ParamType::Uint),
+        ("shm_sleep_millisecs", ParamType::Uint),
+        ("shm_merge_across_nodes", ParamType::Uint),
+    ])?;
+    let settings = params.0.iter().filter_map(|(name, _)| Some((name, params.uint(name)?)));
+    let file = |name: &str| format!("{KSM}/{}", name.strip_prefix("shm_").unwrap_or(name));
+    if let Some((name, _)) = settings.clone().find(|(name, _)| !files.is_there(&file(name))) {
+        let sentence = format!("Parameter '{name}' is not supported by this kernel");
+        return Err(Error::operation_invalid(sentence).from_origin(Origin::NONE));
+    }
+    for (name, value) in settings {
+        let failed = |error| Error::io(format_args!("failed to set {name}"), error);
+        files.set(&file(name), &value.to_string()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether pages come on top of those that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocation {
+    Add,
+    Set,
+}
+
+/// Sets huge pages of one size aside.
+pub(super) fn allocate(
+    files: &HostFiles,
+    whose: Whose,
+    size_kib: u32,
+    count: u64,
+    how: Allocation,
+) -> Result<()> {
+    if size_kib == page_kib() {
+        let sentence = "system pages pool can't be modified";
+        return Err(Error::operation_unsupported(sentence).from_origin(Origin::NONE));
+    }
+    free_pages(files, whose, size_kib)?;
+    let path = format!("{}/{HUGE}{size_kib}kB/nr_hugepages", huge_pages(whose));
+    let there = || files.value::<u64>(&path).map(Option::unwrap_or_default);
+    let now = there()?;
+    let wanted = match how {
+        Allocation::Add => now.saturating_add(count),
+        Allocation::Set => count,
+    };
+    if wanted == now {
+        return Ok(());
+    }
+    let failed = |error| Error::io(format_args!("Unable to write to: {path}"), error);
+    files.set(&path, &wanted.to_string()).map_err(failed)?;
+    // The kernel does what it can, and says nothing of the rest.
+    let given = there()?;
+    if given != wanted {
+        let sentence = format!("Unable to allocate {wanted} pages. Allocated only {given}");
+        return Err(Error::operation_failed(sentence).from_origin(Origin::NONE));
+    }
+    Ok(())
+}
+
 /// How the kernel merges equal pages of guests: names behind `shm_`, wide ones are counters.
 pub(super) fn merging(files: &HostFiles) -> Result<Params> {
-    const KSM: &str = "/sys/kernel/mm/ksm";
     let mut params = Params::default();
     for name in [
         "pages_to_scan",
@@ -199,5 +260,41 @@ mod tests {
         let cell = "Node 12 MemTotal:        9005272 kB\nNode 12 MemFree:         8253592 kB\n";
         assert_eq!(parse(cell), Some(MemoryStats { total: 9_005_272, free: 8_253_592, cache: None }));
         assert_eq!(parse("nothing here\n"), None);
+    }
+
+    #[test]
+    fn settings_are_written_where_the_kernel_has_them() {
+        let root = tempfile::tempdir().unwrap();
+        let files = HostFiles::below(root.path());
+        let huge = "sys/kernel/mm/hugepages/hugepages-2048kB";
+        for (path, text) in [
+            ("sys/kernel/mm/ksm/pages_to_scan".to_owned(), "100\n"),
+            (format!("{huge}/nr_hugepages"), "3\n"),
+            (format!("{huge}/free_hugepages"), "1\n"),
+        ] {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let mut params = Params::default();
+        params.push("shm_pages_to_scan", 7u32);
+        set_merging(&files, &params).unwrap();
+        assert_eq!(merging(&files).unwrap().uint("shm_pages_to_scan"), Some(&7));
+        params.push("shm_sleep_millisecs", 7u32);
+        let error = set_merging(&files, &params).unwrap_err();
+        assert!(
+            error.message().ends_with("'shm_sleep_millisecs' is not supported by this kernel"),
+            "{error}"
+        );
+
+        let pages = || files.value::<u64>(&format!("/{huge}/nr_hugepages")).unwrap();
+        for (how, count, expected) in
+            [(Allocation::Add, 2, 5), (Allocation::Set, 4, 4), (Allocation::Add, 0, 4)]
+        {
+            allocate(&files, Whose::Host, 2048, count, how).unwrap();
+            assert_eq!(pages(), Some(expected));
+        }
+        assert!(allocate(&files, Whose::Host, 5, 1, Allocation::Add).is_err());
+        assert!(allocate(&files, Whose::Host, page_kib(), 1, Allocation::Set).is_err());
     }
 }

@@ -12,11 +12,12 @@ mod sysinfo;
 use std::path::Path;
 
 pub use cpus::{CpuStats, OnlineCpus, Which};
-pub use memory::{CacheStats, MemoryStats, Whose};
+pub use memory::{Allocation, CacheStats, MemoryStats, Whose};
 
 use self::files::HostFiles;
 use crate::conf::capabilities::cpu::CpuMap;
 use crate::conf::capabilities::host::{CacheBank, CacheKind, Cell, Cpu, Distance, HostCpu};
+use crate::drivers::domain::blocking;
 use crate::drivers::params::Params;
 use crate::error::{Error, Origin, Result};
 use crate::util::arch::Arch;
@@ -127,6 +128,37 @@ impl Node {
             return Err(Error::internal_error("no suitable info found").from_origin(Origin::NONE));
         }
         Ok(counts)
+    }
+
+    /// Sets pages of each size aside in up to `max` cells from `start` on; answers how many kinds of pages.
+    pub async fn allocate_pages(
+        &self,
+        pages: Vec<(u32, u64)>,
+        start: i32,
+        max: u32,
+        how: Allocation,
+    ) -> Result<usize> {
+        let last = self.end_of_cells(start, max)?;
+        let files = self.files.clone();
+        // The kernel takes its time for pages of a gigabyte.
+        blocking(move || {
+            let mut done = 0;
+            for cell in i64::from(start)..=last {
+                let whose = u32::try_from(cell).map_or(Whose::Host, Whose::Cell);
+                for (size_kib, count) in &pages {
+                    memory::allocate(&files, whose, *size_kib, *count, how)?;
+                    done += 1;
+                }
+            }
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Changes how the kernel merges equal pages of guests.
+    pub async fn set_merging(&self, params: Params) -> Result<()> {
+        let files = self.files.clone();
+        blocking(move || memory::set_merging(&files, &params)).await
     }
 
     fn end_of_cells(&self, start: i32, max: u32) -> Result<i64> {

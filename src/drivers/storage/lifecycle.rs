@@ -17,7 +17,8 @@ use crate::util::uuid::Uuid;
 impl Storage {
     /// Starts a pool that is gone when it is destroyed, unless it is defined as well.
     pub async fn create(self: &Arc<Self>, xml: &str, flags: u32) -> Result<Arc<PoolState>> {
-        let flags = CreateFlags::accept(flags)?;
+        no_flags(flags & !CreateFlags::all().bits(), "storagePoolCreateXML")?;
+        let flags = CreateFlags::from_bits_retain(flags);
         let pool = read(xml)?;
         Self::require_backend(pool.kind)?;
         let object = match self.list.add(&pool)? {

@@ -132,6 +132,13 @@ commands! {
     /// All properties of a CPU model.
     ExpandCpuModel = "query-cpu-model-expansion" { r#type: &'static str, model: Value } -> CpuModelExpansion;
 
+    ObjectAddIothread = "object-add" { qom_type: &'static str, id: String } -> Done;
+    ObjectDel = "object-del" { id: String } -> Done;
+    QomGetNumber = "qom-get" { path: String, property: &'static str } -> i64;
+    QomSetNumber = "qom-set" { path: String, property: &'static str, value: u64 } -> Done;
+    /// Has the server of a screen read its certificates again.
+    DisplayReload = "display-reload" { r#type: &'static str, tls_certs: bool } -> Done;
+
     SetLink = "set_link" { name: String, up: bool } -> Done;
     /// The descriptor travels beside the command.
     AddFd = "add-fd" { fdset_id: u64, opaque: String } -> Done;

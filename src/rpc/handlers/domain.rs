@@ -35,6 +35,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainGetAutostart>(get_autostart);
     r.on::<DomainSetAutostart>(set_autostart);
     r.on::<DomainGetAutostartOnce>(get_autostart_once);
+    r.on::<DomainSetAutostartOnce>(set_autostart_once);
     r.on::<DomainSetMetadata>(set_metadata);
     r.on::<DomainRename>(rename);
 }
@@ -122,13 +123,18 @@ async fn set_autostart(call: Call, args: DomainSetAutostartArgs) -> Result<()> {
     call.drivers.domains.set_autostart(domain, args.autostart != 0).await
 }
 
-/// Nothing here marks a domain for the host's next boot alone.
+async fn set_autostart_once(call: Call, args: DomainSetAutostartOnceArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.set_autostart_once(domain, args.autostart != 0).await
+}
+
 async fn get_autostart_once(
     call: Call,
     args: DomainGetAutostartOnceArgs,
 ) -> Result<DomainGetAutostartOnceRet> {
-    state(&call, &args.dom)?;
-    Ok(DomainGetAutostartOnceRet { autostart: 0 })
+    let domain = referred(&call, &args.dom)?;
+    let once = call.drivers.domains.autostart_once(domain).await?;
+    Ok(DomainGetAutostartOnceRet { autostart: once.into() })
 }
 
 async fn rename(call: Call, args: DomainRenameArgs) -> Result<DomainRenameRet> {

@@ -15,6 +15,7 @@ pub fn routes(r: &mut Routes) {
     r.on_stream::<DomainOpenChannel>(open_channel);
     r.on_stream::<DomainScreenshot>(screenshot);
     r.on::<DomainSendKey>(send_key);
+    r.on::<DomainGraphicsReload>(reload_graphics);
     r.on_fds::<DomainOpenGraphics>(open_graphics);
     r.on_fds::<DomainOpenGraphicsFd>(open_graphics_fd);
     r.on::<qemu::procedure::DomainMonitorCommand>(monitor_command);
@@ -37,6 +38,11 @@ async fn send_key(call: Call, args: DomainSendKeyArgs) -> Result<()> {
     let domain = referred(&call, &args.dom)?;
     let keys = Keys { set: args.codeset, codes: args.keycodes, hold_ms: args.holdtime };
     call.drivers.domains.send_key(domain, keys, args.flags).await
+}
+
+async fn reload_graphics(call: Call, args: DomainGraphicsReloadArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.reload_graphics(domain, args.r#type, args.flags).await
 }
 
 async fn open_graphics(mut call: Call, args: DomainOpenGraphicsArgs) -> Result<WithDescriptors<()>> {

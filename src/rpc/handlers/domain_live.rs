@@ -4,9 +4,12 @@ use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
 use super::domain::referred;
-use crate::drivers::domain::flags::{Impact, SetMemoryFlags};
+use crate::drivers::domain::flags::{Impact, SetMemoryFlags, no_flags};
+use crate::drivers::domain::iothreads::Change;
 use crate::drivers::domain::pins::Threads;
+use crate::drivers::params::ParamType;
 use crate::error::{Error, Result};
+use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes};
 use crate::util::bitmap::Bitmap;
 
@@ -40,6 +43,46 @@ pub fn routes(r: &mut Routes) {
     });
     r.on::<DomainPinEmulator>(pin_emulator);
     r.on::<DomainPinIothread>(pin_iothread);
+    r.on::<DomainAddIothread>(add_iothread);
+    r.on::<DomainDelIothread>(del_iothread);
+    r.on::<DomainSetIothreadParams>(set_iothread_params);
+    r.on::<DomainSetPerfEvents>(set_perf_events);
+    r.on::<DomainSetLaunchSecurityState>(set_launch_security_state);
+}
+
+async fn add_iothread(call: Call, args: DomainAddIothreadArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.change_iothread(domain, args.iothread_id, Change::Add, args.flags).await
+}
+
+async fn del_iothread(call: Call, args: DomainDelIothreadArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    call.drivers.domains.change_iothread(domain, args.iothread_id, Change::Remove, args.flags).await
+}
+
+async fn set_iothread_params(call: Call, args: DomainSetIothreadParamsArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    let change = Change::Tune(convert::from_params(args.params));
+    call.drivers.domains.change_iothread(domain, args.iothread_id, change, args.flags).await
+}
+
+async fn set_perf_events(call: Call, args: DomainSetPerfEventsArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    let params = convert::from_params(args.params);
+    call.drivers.domains.set_perf_events(domain, params, args.flags).await
+}
+
+/// No guest here has memory that the host cannot read.
+async fn set_launch_security_state(call: Call, args: DomainSetLaunchSecurityStateArgs) -> Result<()> {
+    no_flags(args.flags, "qemuDomainSetLaunchSecurityState")?;
+    convert::from_params(args.params).validate(&[
+        ("sev-secret-header", ParamType::Text),
+        ("sev-secret", ParamType::Text),
+        ("sev-secret-set-address", ParamType::Ullong),
+    ])?;
+    referred(&call, &args.dom)?;
+    let sentence = "setting a launch secret is only supported in SEV-enabled domains";
+    Err(Error::operation_unsupported(sentence))
 }
 
 async fn set_vcpus(call: Call, args: DomainSetVcpusFlagsArgs) -> Result<()> {

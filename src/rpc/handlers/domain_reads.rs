@@ -144,7 +144,12 @@ async fn has_managed_save_image(
     Ok(DomainHasManagedSaveImageRet { result: call.drivers.domains.has_managed_save(&state).into() })
 }
 
+/// `virDomainSnapshotListFlags` and `virDomainCheckpointListFlags`: all of them.
+const SNAPSHOT_FILTERS: u32 = 0x7ff;
+const CHECKPOINT_FILTERS: u32 = 0xf;
+
 async fn snapshot_num(call: Call, args: DomainSnapshotNumArgs) -> Result<DomainSnapshotNumRet> {
+    no_flags(args.flags & !SNAPSHOT_FILTERS, "qemuDomainSnapshotNum")?;
     state(&call, &args.dom)?;
     Ok(DomainSnapshotNumRet { num: 0 })
 }
@@ -153,6 +158,7 @@ async fn list_all_snapshots(
     call: Call,
     args: DomainListAllSnapshotsArgs,
 ) -> Result<DomainListAllSnapshotsRet> {
+    no_flags(args.flags & !SNAPSHOT_FILTERS, "qemuDomainListAllSnapshots")?;
     state(&call, &args.dom)?;
     Ok(DomainListAllSnapshotsRet { snapshots: Vec::new(), ret: 0 })
 }
@@ -176,6 +182,7 @@ async fn list_all_checkpoints(
     call: Call,
     args: DomainListAllCheckpointsArgs,
 ) -> Result<DomainListAllCheckpointsRet> {
+    no_flags(args.flags & !CHECKPOINT_FILTERS, "qemuDomainListAllCheckpoints")?;
     state(&call, &args.dom)?;
     Ok(DomainListAllCheckpointsRet { checkpoints: Vec::new(), ret: 0 })
 }

@@ -6,13 +6,16 @@ use ferrovirt_protocol::remote::{self, *};
 use super::domain_stats::counted;
 use crate::drivers::capabilities::Wanted;
 use crate::drivers::domain::stats::single::STRING_OKAY;
-use crate::drivers::node::{Which, Whose};
+use crate::drivers::node::{Allocation, Which, Whose};
 use crate::error::{Error, Origin, Result};
+use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes};
 
 /// The most numbers that one answer about cells holds.
 const MAX_CELLS: usize = 1024;
 const MAX_STATS: i32 = 16;
+/// The flag of domain capabilities.
+const DISABLE_DEPRECATED_FEATURES: u32 = 1;
 
 pub fn routes(r: &mut Routes) {
     r.on::<NodeGetInfo>(get_info);
@@ -29,6 +32,9 @@ pub fn routes(r: &mut Routes) {
     r.on::<ConnectGetCapabilities>(get_capabilities);
     r.on::<ConnectGetDomainCapabilities>(get_domain_capabilities);
     r.on::<ConnectGetCpuModelNames>(get_cpu_model_names);
+    r.on::<procedure::NodeSetMemoryParameters>(set_memory_parameters);
+    r.on::<NodeAllocPages>(alloc_pages);
+    r.on::<NodeSuspendForDuration>(suspend_for_duration);
     r.on::<ConnectCompareCpu>(compare_cpu);
     r.on::<ConnectCompareHypervisorCpu>(compare_hypervisor_cpu);
     r.on::<ConnectBaselineCpu>(baseline_cpu);
@@ -166,6 +172,32 @@ async fn get_free_pages(call: Call, args: NodeGetFreePagesArgs) -> Result<NodeGe
     Ok(NodeGetFreePagesRet { counts })
 }
 
+async fn set_memory_parameters(call: Call, args: NodeSetMemoryParametersArgs) -> Result<()> {
+    no_flags(args.flags, "virHostMemSetParameters")?;
+    call.drivers.node.set_merging(convert::from_params(args.params)).await
+}
+
+async fn alloc_pages(call: Call, args: NodeAllocPagesArgs) -> Result<NodeAllocPagesRet> {
+    const SET: u32 = 1;
+    no_flags(args.flags & !SET, "qemuNodeAllocPages")?;
+    let how = if args.flags & SET == 0 { Allocation::Add } else { Allocation::Set };
+    let pages = args.page_sizes.into_iter().zip(args.page_counts).collect();
+    let done = call.drivers.node.allocate_pages(pages, args.start_cell, args.cell_count, how).await?;
+    Ok(NodeAllocPagesRet { ret: i32::try_from(done).unwrap_or(i32::MAX) })
+}
+
+/// A host is not put to sleep through this daemon; its capabilities offer no way to do it.
+async fn suspend_for_duration(_: Call, args: NodeSuspendForDurationArgs) -> Result<()> {
+    no_flags(args.flags, "virNodeSuspend")?;
+    let unsupported = |what: &'static str| Error::argument_unsupported(what).from_origin(Origin::NONE);
+    Err(match args.target {
+        0 => unsupported("Suspend-to-RAM"),
+        1 => unsupported("Suspend-to-Disk"),
+        2 => unsupported("Hybrid-Suspend"),
+        _ => Error::invalid_arg("Invalid suspend target").from_origin(Origin::NONE),
+    })
+}
+
 fn bad_argument(function: &'static str, name: &'static str, what: &str) -> Error {
     Error::refused_argument(function, name, format!("{name} in {function} {what}"))
 }
@@ -193,7 +225,8 @@ async fn get_domain_capabilities(
     call: Call,
     args: ConnectGetDomainCapabilitiesArgs,
 ) -> Result<ConnectGetDomainCapabilitiesRet> {
-    no_flags(args.flags, "qemuConnectGetDomainCapabilities")?;
+    // No feature of an x86 CPU is deprecated.
+    no_flags(args.flags & !DISABLE_DEPRECATED_FEATURES, "qemuConnectGetDomainCapabilities")?;
     let wanted = Wanted {
         emulator: args.emulatorbin.as_deref(),
         arch: args.arch.as_deref(),

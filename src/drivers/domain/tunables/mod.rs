@@ -22,7 +22,7 @@ use super::reads::{persistent, running};
 use super::{Domains, blocking};
 use crate::conf::domain::Domain;
 use crate::drivers::params::Params;
-use crate::error::{Error, Origin, Result};
+use crate::error::{Error, Result};
 use crate::qemu::job::{DomainHandle, DomainObject, Modify, State};
 
 /// The flag word of a call that reads one definition.
@@ -30,7 +30,7 @@ fn one(state: &State, flags: u32, function: &'static str) -> Result<Impact> {
     let impact = Impact::of(flags & !super::stats::single::STRING_OKAY, function)?;
     if impact.contains(Impact::LIVE | Impact::CONFIG) {
         let flags = "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive";
-        return Err(Error::invalid_arg(flags).from_origin(Origin::DOMAIN));
+        return Err(Error::refused_argument("virDomainObjGetOneDefState", "flags", flags));
     }
     Ok(impact.on(state))
 }
