@@ -201,13 +201,16 @@ impl Daemon {
             .collect()
     }
 
-    /// A pid file may be stale and its number another's: only a QEMU whose arguments name this root is a guest.
+    /// A pid file may be stale and its number another's: only a QEMU that names this root is a guest. One that is
+    /// played does so in its environment.
     fn is_guest(&self, pid: i32) -> bool {
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let arguments = String::from_utf8_lossy(&arguments);
-        let below =
-            !matches!(self.kind, Kind::Ours(_)) || arguments.contains(&*self.root.path().to_string_lossy());
-        arguments.contains("qemu") && below
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let names = |text: &[u8], part: &str| String::from_utf8_lossy(text).contains(part);
+        let root = self.root.path().to_string_lossy();
+        match self.kind {
+            Kind::Ours(_) => names(&[read("cmdline"), read("environ")].concat(), &root),
+            _ => names(&read("cmdline"), "qemu"),
+        }
     }
 
     // ---- ends and beginnings ----

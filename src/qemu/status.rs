@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::process::{Claim, Directories, Files};
+use super::process::{Claim, Directories, Files, Language};
 use super::run_state::RunState;
 use crate::conf::domain::{Cpu, Domain};
 use crate::conf::xml::{Element, Form, Part, Writer, YesNo, read_document, write_document, xml};
@@ -121,7 +121,16 @@ xml! {
 
 impl MonitorSocket {
     pub fn new(files: &Files) -> Self {
-        Self { path: files.monitor().to_string_lossy().into_owned(), kind: "unix".to_owned() }
+        let kind = match files.language {
+            Language::Qmp => "unix",
+            // Unknown to libvirt, which cannot steer such a guest.
+            Language::Human => "unix-human",
+        };
+        Self { path: files.monitor().to_string_lossy().into_owned(), kind: kind.to_owned() }
+    }
+
+    fn language(&self) -> Language {
+        if self.kind == "unix-human" { Language::Human } else { Language::Qmp }
     }
 }
 
@@ -220,6 +229,7 @@ impl Status {
                 pidfile: directories.runtime.join(format!("{name}.pid")),
                 logs: directories.log.clone(),
                 monitor: PathBuf::from(&self.monitor.path),
+                language: self.monitor.language(),
             },
         }
     }

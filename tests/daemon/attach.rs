@@ -50,7 +50,10 @@ fn a_qemu_started_by_hand_is_a_guest_like_any_other() {
     let accel = if std::path::Path::new("/dev/kvm").exists() { "-enable-kvm" } else { "-accel tcg" };
     let mut qemu = Qemu::start(
         &daemon,
-        &format!("{accel} -m 256 -bios ROM -display none -serial pty -qmp unix:ROOT/q,server=on,wait=off"),
+        &format!(
+            "{accel} -m 256 -bios ROM -display none -serial pty -qmp unix:ROOT/q,server=on,wait=off \
+             -device edu -device virtio-balloon"
+        ),
     );
     wait_for_socket(&daemon, "q");
     let mut events = daemon.events();
@@ -65,7 +68,10 @@ fn a_qemu_started_by_hand_is_a_guest_like_any_other() {
         "<memory unit='KiB'>262144</memory>",
         "type='vga'",
         "<source path='/dev/pts/",
-        "<memballoon model='none'/>",
+        "<memballoon model='virtio'>",
+        // Behind the card and a device that definitions do not have.
+        "slot='0x05' function='0x0'/>\n    </memballoon>",
+        "<label>+",
     ] {
         assert!(xml.contains(piece), "no {piece} in\n{xml}");
     }
@@ -78,6 +84,11 @@ fn a_qemu_started_by_hand_is_a_guest_like_any_other() {
     assert_eq!(daemon.ok(&["dumpxml", &name]), xml);
     daemon.ok(&["resume", &name]);
     assert_eq!(daemon.state(&name), "running");
+    let disk = daemon.path("disk.img");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    daemon.ok(&["attach-disk", &name, disk.to_str().unwrap(), "vda", "--live", "--address", "pci:0.0.9.0"]);
+    let blocks = daemon.ok(&["qemu-monitor-command", "--hmp", &name, "info block"]);
+    assert!(blocks.contains("disk.img"), "{blocks}");
     let picture = daemon.path("picture");
     daemon.ok(&["screenshot", &name, picture.to_str().unwrap()]);
     assert!(std::fs::metadata(&picture).unwrap().len() > 100);
@@ -105,14 +116,16 @@ fn what_cannot_be_attached_is_refused_with_a_reason_and_left_alone() {
     let mut none = Qemu::start(&daemon, base);
     let mut stdio =
         Qemu::start(&daemon, &format!("{base} -chardev null,id=n -qmp tcp:127.0.0.1:0,server=on,wait=off"));
-    let mut human = Qemu::start(&daemon, &format!("{base} -monitor unix:ROOT/m,server=on,wait=off"));
+    let mut human = Qemu::start(&daemon, &format!("{base} -serial mon:unix:ROOT/m,server=on,wait=off"));
     let mut busy = Qemu::start(&daemon, &format!("{base} -name busy -qmp unix:ROOT/b,server=on,wait=off"));
+    let mut terminal = Qemu::start(&daemon, &format!("{base} -monitor stdio"));
+    refuse(&terminal.pid(), "its monitor is on its terminal");
     for socket in ["m", "b"] {
         wait_for_socket(&daemon, socket);
     }
     refuse(&none.pid(), "it has no monitor");
     refuse(&stdio.pid(), "is not a listening UNIX socket");
-    refuse(&human.pid(), "is for humans and has no QMP");
+    refuse(&human.pid(), "its monitor 'mon:unix:");
     let user = std::os::unix::net::UnixStream::connect(daemon.path("b")).unwrap();
     eventually("QEMU greets its user", || {
         let mut buffer = [0; 1];
@@ -125,7 +138,7 @@ fn what_cannot_be_attached_is_refused_with_a_reason_and_left_alone() {
     daemon.ok(&["undefine", "busy"]);
     daemon.ok(&["qemu-attach", &busy.pid()]);
     assert_eq!(daemon.ok(&["domstate", "--reason", "busy"]).trim(), "paused (user)");
-    for qemu in [&mut none, &mut stdio, &mut human, &mut busy] {
+    for qemu in [&mut none, &mut stdio, &mut human, &mut terminal, &mut busy] {
         assert!(qemu.runs());
     }
     assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "busy");
@@ -135,6 +148,42 @@ fn what_cannot_be_attached_is_refused_with_a_reason_and_left_alone() {
     assert!(gone_within(pid, Duration::from_secs(10)));
     let _ = busy.0.wait();
     eventually("it is forgotten", || daemon.ok(&["list", "--all", "--name"]).trim().is_empty().then_some(()));
+}
+
+#[test]
+fn a_qemu_with_a_monitor_for_humans_is_looked_at_stopped_and_ended() {
+    if on_upstream() {
+        return;
+    }
+    let mut daemon = daemon();
+    let arguments = "-accel tcg -name talker -m 64 -smp 2 -bios ROM -display none -nodefaults -serial pty";
+    let mut qemu = Qemu::start(&daemon, &format!("{arguments} -monitor unix:ROOT/h,server=on,wait=off"));
+    wait_for_socket(&daemon, "h");
+    let mut events = daemon.events();
+    daemon.ok(&["qemu-attach", &qemu.pid()]);
+    events.expect("talker started booted");
+    let xml = daemon.ok(&["dumpxml", "talker"]);
+    assert!(xml.contains("type='qemu'") && xml.contains("<source path='/dev/pts/"), "{xml}");
+    assert_eq!(daemon.ok(&["domstate", "--reason", "talker"]).trim(), "running (unpaused)");
+    for _ in 0..2 {
+        daemon.ok(&["suspend", "talker"]);
+        assert_eq!(daemon.ok(&["domstate", "--reason", "talker"]).trim(), "paused (user)");
+        let told = daemon.ok(&["qemu-monitor-command", "--hmp", "talker", "info status"]);
+        assert_eq!(told.trim(), "VM status: paused");
+        daemon.ok(&["resume", "talker"]);
+        assert_eq!(daemon.state("talker"), "running");
+        daemon.ok(&["shutdown", "talker"]);
+        let error = daemon.virsh(&["send-key", "talker", "KEY_A"]).fails();
+        assert!(error.contains("a monitor for humans only, which has no words for"), "{error}");
+        daemon.kill();
+        daemon.restart();
+        assert_eq!(daemon.ok(&["dumpxml", "talker"]), xml);
+    }
+    events = daemon.events();
+    daemon.ok(&["destroy", "talker"]);
+    events.expect("talker stopped destroyed");
+    assert!(!qemu.runs());
+    assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "");
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use ferrovirt_compat::wire::Wire;
 use ferrovirt_compat::{Daemon, Program, command, eventually, gone_within, halting};
+use ferrovirt_protocol::remote::{self, procedure};
 
-use crate::{daemon, on_upstream};
+use crate::{daemon, kind, on_upstream};
 
 /// A virsh that keeps its connection open for as long as the answer is kept.
 fn shell(daemon: &Daemon) -> Program {
@@ -75,5 +77,37 @@ fn a_guest_does_not_outlive_the_daemon_that_knew_its_connection() {
     eventually("it is ended", || (daemon.state("bound") == "shut off").then_some(()));
     assert!(gone_within(pid, Duration::ZERO));
     assert_eq!(daemon.ok(&["domstate", "--reason", "bound"]).trim(), "shut off (destroyed)");
+    assert_eq!(daemon.state("free"), "running");
+}
+
+/// A connection that is pinged, and a guest that ends with it.
+fn owner(daemon: &Daemon, name: &str) -> Wire {
+    const AUTODESTROY: u32 = 2;
+    let mut wire = Wire::open(&daemon.socket()).unwrap();
+    let args = remote::DomainCreateXmlArgs { xml_desc: halting(name).xml(), flags: AUTODESTROY };
+    wire.call::<procedure::DomainCreateXml>(&args).unwrap();
+    let pinged = remote::ConnectSupportsFeatureArgs { feature: 10 };
+    wire.call::<procedure::ConnectSupportsFeature>(&pinged).unwrap();
+    wire
+}
+
+#[test]
+fn a_guest_ends_however_its_connection_does() {
+    let daemon = Daemon::start(kind(), "keepalive_interval = 1\nkeepalive_count = 1\n");
+    daemon.run(&halting("free"));
+    let mut events = daemon.events();
+    // The client closes in order.
+    let mut orderly = owner(&daemon, "orderly");
+    orderly.call::<procedure::ConnectClose>(&()).unwrap();
+    drop(orderly);
+    events.expect("orderly stopped destroyed");
+    // The daemon closes it: it is not understood,
+    let mut garbled = owner(&daemon, "garbled");
+    garbled.send(&[0xff; 64]).unwrap();
+    events.expect("garbled stopped destroyed");
+    // or has not answered for too long.
+    let _silent = owner(&daemon, "silent");
+    events.expect("silent stopped destroyed");
+    assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "free");
     assert_eq!(daemon.state("free"), "running");
 }

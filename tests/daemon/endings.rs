@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use ferrovirt_compat::{Daemon, Guest, Signal, eventually, gone_within, halting, signal};
+use ferrovirt_compat::{Daemon, Guest, Signal, eventually, gone_within, halting, linux, signal};
 use serde_json::{Value, json};
 
 use crate::fake_qemu::Behaviour;
@@ -126,8 +126,73 @@ fn a_reboot_that_fails_is_a_shutdown() {
     provoke(&daemon, "stuck", "SHUTDOWN");
     events.expect("stuck shutdown finished");
     events.expect("stuck stopped shutdown");
-    assert!(gone_within(pid, Duration::ZERO));
+    assert!(gone_within(pid, Duration::from_secs(5)));
     assert_eq!(reason(&daemon, "stuck"), "shut off (shutdown)");
+}
+
+#[test]
+fn a_reboot_that_fails_kills_nobody() {
+    if needs_fake() {
+        return;
+    }
+    let daemon = daemon();
+    let off = [("SHUTDOWN", json!({ "guest": true, "reason": "guest-shutdown" }))];
+    let mut behaviour = Behaviour { ignore_sigterm: true, ..reporting(&off) };
+    behaviour.refuse.insert("system_reset".to_owned(), "no such thing today".to_owned());
+    faked(&daemon, "stuck", &behaviour, "");
+    let mut events = daemon.events();
+    let pid = daemon.qemu_pid("stuck");
+    daemon.ok(&["reboot", "stuck"]);
+    provoke(&daemon, "stuck", "SHUTDOWN");
+    events.expect("stuck shutdown finished");
+    // It may still be writing; a destroy would give it less time than this.
+    assert!(!gone_within(pid, Duration::from_millis(2500)));
+    assert_eq!(reason(&daemon, "stuck"), "in shutdown (unknown)");
+    daemon.ok(&["destroy", "stuck"]);
+    assert!(gone_within(pid, Duration::ZERO));
+}
+
+#[test]
+fn a_power_off_after_a_graceful_destroy_that_gave_up_is_one() {
+    if needs_fake() {
+        return;
+    }
+    let daemon = daemon();
+    faked(&daemon, "late", &Behaviour { report_sigterm: true, ..Behaviour::default() }, "");
+    let mut events = daemon.events();
+    daemon.virsh(&["destroy", "--graceful", "late"]).fails();
+    assert_eq!(reason(&daemon, "late"), "in shutdown (unknown)");
+    // It was still writing.
+    daemon.ok(&["qemu-monitor-command", "late", r#"{"execute": "quit"}"#]);
+    events.expect("late stopped shutdown");
+    assert_eq!(reason(&daemon, "late"), "shut off (shutdown)");
+}
+
+#[test]
+fn a_qemu_that_closes_its_monitor_is_asked_to_go_and_not_killed() {
+    if needs_fake() {
+        return;
+    }
+    let daemon = daemon();
+    let goes = Behaviour { close_at: Some("x-close".to_owned()), ..Behaviour::default() };
+    let stays = Behaviour { ignore_sigterm: true, ..goes.clone() };
+    let mut events = daemon.events();
+    faked(&daemon, "goes", &goes, "");
+    faked(&daemon, "stays", &stays, "");
+    let pids = ["goes", "stays"].map(|name| daemon.qemu_pid(name));
+    for name in ["stays", "goes"] {
+        let error = daemon.virsh(&["qemu-monitor-command", name, r#"{"execute": "x-close"}"#]).fails();
+        assert!(error.contains("End of file from qemu monitor"), "{error}");
+    }
+    events.expect("goes stopped failed");
+    assert!(gone_within(pids[0], Duration::ZERO));
+    let asked = || daemon.log().matches("closed its monitor and stays").count();
+    eventually("both are asked", || (asked() == 2).then_some(()));
+    assert!(!gone_within(pids[1], Duration::from_millis(500)));
+    assert_eq!(daemon.state("stays"), "running");
+    let begin = Instant::now();
+    daemon.ok(&["destroy", "stays"]);
+    assert!(gone_within(pids[1], Duration::ZERO) && begin.elapsed() < Duration::from_secs(4));
 }
 
 #[test]
@@ -168,6 +233,43 @@ fn a_panic_is_followed_by_what_the_definition_says() {
         assert_eq!(gone_within(pid, Duration::ZERO), action == "destroy");
         daemon.virsh(&["destroy", action]);
     }
+}
+
+#[test]
+fn a_linux_that_panics_is_followed_by_what_its_definition_says() {
+    let daemon = daemon();
+    let mut events = daemon.events();
+    for (action, model) in [("preserve", "isa"), ("restart", "pvpanic"), ("coredump-destroy", "isa")] {
+        let guest = linux(action, "").device(&format!("<panic model='{model}'/>"));
+        let xml = guest.xml().replace("<devices>", &format!("<on_crash>{action}</on_crash><devices>"));
+        daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
+        daemon.ok(&["start", action]);
+        let mut console = daemon.console(action);
+        console.expect("GUEST READY");
+        console.send("echo c > /proc/sysrq-trigger\n");
+        events.expect(&format!("{action} crashed panicked"));
+        match action {
+            "preserve" => assert_eq!(reason(&daemon, action), "crashed (panicked)"),
+            "restart" => {
+                events.expect("restart resumed unpaused");
+                assert_eq!(reason(&daemon, action), "running (crashed)");
+                console.expect("GUEST READY");
+                daemon.ok(&["destroy", action]);
+            }
+            _ => {
+                events.expect(&format!("{action} stopped crashed"));
+                assert_eq!(reason(&daemon, action), "shut off (crashed)");
+            }
+        }
+    }
+    let dumps = daemon.path("var/lib/libvirt/qemu/dump");
+    let dump = fs::read_dir(&dumps).unwrap().next().unwrap().unwrap();
+    assert!(dump.file_name().to_string_lossy().contains("-coredump-destroy-"), "{dump:?}");
+    assert!(dump.metadata().unwrap().len() > 1 << 20);
+    // What has crashed can be looked at, and begun again or ended.
+    daemon.ok(&["reset", "preserve"]);
+    assert_eq!(reason(&daemon, "preserve"), "paused (crashed)");
+    daemon.ok(&["destroy", "preserve"]);
 }
 
 #[test]

@@ -83,6 +83,20 @@ fn a_deaf_guest_keeps_running_until_destroyed() {
 }
 
 #[test]
+fn a_guest_that_stands_still_stays_when_it_is_asked_to_go() {
+    let daemon = daemon();
+    daemon.run(&halting("still"));
+    daemon.ok(&["suspend", "still"]);
+    let error = daemon.virsh(&["shutdown", "still"]).fails();
+    assert!(error.contains("domain is not running"), "{error}");
+    daemon.ok(&["reboot", "still"]);
+    daemon.ok(&["reset", "still"]);
+    assert_eq!(daemon.ok(&["domstate", "--reason", "still"]).trim(), "paused (user)");
+    daemon.ok(&["resume", "still"]);
+    assert_eq!(daemon.state("still"), "running");
+}
+
+#[test]
 fn a_transient_guest_is_forgotten_when_it_stops() {
     let daemon = daemon();
     daemon.create(&halting("fleeting"));

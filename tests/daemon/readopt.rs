@@ -241,3 +241,72 @@ fn a_guest_that_does_not_answer_the_next_daemon_is_kept() {
     waiting.expect("done\n");
     assert_eq!(daemon.ok(&["domstate", "--reason", "slow"]).trim(), "paused (user)");
 }
+
+/// A state's reasons as they stand in status files, and as virsh says them.
+type Reasons = [(&'static str, &'static str); 9];
+
+const RUNNING: Reasons = [
+    ("booted", "booted"),
+    ("migrated", "migrated"),
+    ("restored", "restored"),
+    ("from snapshot", "from snapshot"),
+    ("unpaused", "unpaused"),
+    ("migration canceled", "migration canceled"),
+    ("save canceled", "save canceled"),
+    ("wakeup", "event wakeup"),
+    ("crashed", "crashed"),
+];
+
+const PAUSED: Reasons = [
+    ("user", "user"),
+    ("migration", "migrating"),
+    ("save", "saving"),
+    ("dump", "dumping"),
+    ("ioerror", "I/O error"),
+    ("watchdog", "watchdog"),
+    ("from snapshot", "from snapshot"),
+    ("snapshot", "creating snapshot"),
+    ("panicked", "crashed"),
+];
+
+#[test]
+fn a_state_keeps_its_reason_under_the_next_daemon() {
+    let mut daemon = daemon();
+    let names: Vec<String> = (0..RUNNING.len()).map(|number| format!("guest{number}")).collect();
+    for name in &names {
+        daemon.run(&halting(name));
+    }
+    for (state, now, reasons) in [("running", "booted", RUNNING), ("paused", "user", PAUSED)] {
+        if state == "paused" {
+            for name in &names {
+                daemon.ok(&["suspend", name]);
+            }
+        }
+        daemon.kill();
+        for (name, (written, _)) in names.iter().zip(reasons) {
+            let path = daemon.path(&format!("run/libvirt/qemu/{name}.xml"));
+            let text = fs::read_to_string(&path).unwrap();
+            let was = format!("<domstatus state='{state}' reason='{now}'");
+            assert!(text.contains(&was), "{text}");
+            fs::write(&path, text.replace(&was, &format!("<domstatus state='{state}' reason='{written}'")))
+                .unwrap();
+        }
+        daemon.restart();
+        for (name, (_, said)) in names.iter().zip(reasons) {
+            // The first call that needs the monitor waits until its QEMU has been asked.
+            daemon.ok(&["qemu-monitor-command", "--hmp", name, "info status"]);
+            assert_eq!(daemon.ok(&["domstate", "--reason", name]).trim(), format!("{state} ({said})"));
+        }
+        if state == "running" {
+            for name in &names {
+                daemon.ok(&["suspend", name]);
+                daemon.ok(&["resume", name]);
+            }
+        }
+    }
+    // A guest that is off has no past.
+    daemon.ok(&["destroy", "guest0"]);
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(daemon.ok(&["domstate", "--reason", "guest0"]).trim(), "shut off (unknown)");
+}

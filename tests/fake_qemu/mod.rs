@@ -45,6 +45,8 @@ pub(crate) struct Behaviour {
     pub(crate) stall_ms: u64,
     /// Says "hangs" in its log and answers nothing any more after so many commands; 0 for never.
     pub(crate) hang_after: u32,
+    /// Closes the connection at this command, and lives on.
+    pub(crate) close_at: Option<String>,
     pub(crate) ignore_sigterm: bool,
     /// Answers SIGTERM by reporting a shutdown, and stays.
     pub(crate) report_sigterm: bool,
@@ -205,6 +207,9 @@ impl Fake {
         }
         if self.behaviour.hang_at.as_deref() == Some(at) {
             std::future::pending::<()>().await;
+        }
+        if self.behaviour.close_at.as_deref() == Some(at) {
+            return Some(Over::Hangup);
         }
         None
     }

@@ -28,12 +28,12 @@ use crate::qemu::alias::assign_aliases;
 use crate::qemu::facts::facts;
 use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Launched, Machine, Start, State};
 use crate::qemu::monitor::{
-    Chardev, Connected, Monitor, MonitorError, MonitorEvent, QueryChardev, QueryCpusFast, QueryKvm,
-    QueryName, QueryStatus, QueryUuid,
+    Chardev, Connected, Monitor, MonitorError, MonitorEvent, PciDevice, QueryChardev, QueryCpusFast,
+    QueryKvm, QueryName, QueryPci, QueryStatus, QueryUuid,
 };
 use crate::qemu::native::{self, Invocation, MonitorMode, MonitorPlace, Native, NativeMonitor, Surroundings};
 use crate::qemu::prepare::{self, Place};
-use crate::qemu::process::{Files, Running};
+use crate::qemu::process::{Files, Language, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as Runs};
 use crate::util::file::{self, Durability};
 use crate::util::process::{Origin, Process};
@@ -54,6 +54,7 @@ pub(super) struct Answers {
     kvm: bool,
     pub(super) threads: Arc<[u32]>,
     ptys: Vec<(String, String)>,
+    pci: Vec<PciDevice>,
     pub(super) streams: Vec<Chardev>,
 }
 
@@ -117,9 +118,12 @@ impl Domains {
     ) -> Result<()> {
         let name = job.state().name.to_string();
         let pid = process.pid();
-        let socket = socket_of(pid, &native.monitors)?;
-        let Connected { monitor, events, .. } =
-            Monitor::open(&socket, &name, LIMIT).await.map_err(|error| unreachable(&socket, error))?;
+        let (socket, language) = socket_of(pid, &native.monitors)?;
+        let opened = match language {
+            Language::Qmp => Monitor::open(&socket, &name, LIMIT).await,
+            Language::Human => Monitor::open_human(&socket, &name, LIMIT).await,
+        };
+        let Connected { monitor, events, .. } = opened.map_err(|error| unreachable(&socket, error))?;
         let named = native.xml.contains("<uuid>").then_some(found.uuid);
         let answers = ask(&monitor, &name, named).await?;
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
@@ -134,7 +138,7 @@ impl Domains {
         }
         file::replace(&files.pidfile, pid.to_string().as_bytes(), 0o644, Durability::Crash)
             .map_err(|error| Error::io(format_args!("cannot create '{}'", files.pidfile.display()), error))?;
-        files.monitor = socket;
+        (files.monitor, files.language) = (socket, language);
         let running = Running { process, monitor, files };
         self.list.bind_id(id, job.object());
         self.ports.reserve(&live);
@@ -184,6 +188,7 @@ impl Domains {
         let native = native::convert(&found.invocation, &surroundings)?;
         let mut live = Domain::parse(&native.xml, Form::LIVE)?;
         live.uuid = found.uuid;
+        native::place(&mut live, answers.pci.clone());
         let caps = self.emulators.lookup(Path::new(&found.invocation.program)).await?;
         let facts = facts(&caps, &live);
         complete::fill_in(&mut live, &facts)?;
@@ -251,43 +256,48 @@ pub(super) fn invocation_of(pid: u32, origin: &Origin) -> Result<Invocation> {
 }
 
 pub(super) fn surroundings_of(pid: u32, origin: &Origin, invocation: &Invocation) -> Surroundings {
+    let directory = started_in(origin, &invocation.args);
     let read = |name: &String| {
-        let path = origin.directory.join(name);
+        let path = directory.join(name);
         // Who put a pipe there would have this wait for him.
         let is_file = std::fs::metadata(&path).is_ok_and(|found| found.is_file());
         let text = is_file.then(|| file::read_at_most(&path, MAX_CONFIG).ok())??;
         Some((name.clone(), String::from_utf8(text).ok()?))
     };
     Surroundings {
-        directory: Some(origin.directory.clone()),
+        directory: Some(directory.clone()),
         files: invocation.config_files().iter().filter_map(read).collect(),
         name: format!("qemu-{pid}"),
         ..Surroundings::default()
     }
 }
 
-/// The monitor that a daemon can use.
-pub(super) fn socket_of(pid: u32, monitors: &[NativeMonitor]) -> Result<PathBuf> {
+/// Where paths on the command line begin. A QEMU that went to the background has left that place.
+fn started_in(origin: &Origin, args: &[String]) -> PathBuf {
+    let is_gone = origin.directory == Path::new("/")
+        && args.iter().any(|arg| matches!(arg.as_str(), "-daemonize" | "--daemonize"));
+    let shells = origin.env.iter().find_map(|text| text.strip_prefix("PWD=")).filter(|_| is_gone);
+    shells.map_or_else(|| origin.directory.clone(), PathBuf::from)
+}
+
+/// The monitor that a daemon can use: one that speaks QMP if there is one.
+pub(super) fn socket_of(pid: u32, monitors: &[NativeMonitor]) -> Result<(PathBuf, Language)> {
     let refuse =
         |why: String| Err(Error::operation_unsupported(format!("cannot attach to process {pid}: {why}")));
-    let sockets = monitors.iter().filter_map(|monitor| match &monitor.place {
-        MonitorPlace::Unix(path) => Some((monitor.mode, path)),
-        MonitorPlace::Stdio | MonitorPlace::Other(_) => None,
+    let found = monitors.iter().find_map(|monitor| match (&monitor.place, monitor.mode) {
+        (MonitorPlace::Unix(path), MonitorMode::Control) => Some((path.clone(), Language::Qmp)),
+        (MonitorPlace::Unix(path), MonitorMode::Readline) => Some((path.clone(), Language::Human)),
+        (MonitorPlace::Stdio | MonitorPlace::Other(_), _) => None,
     });
-    for (mode, path) in sockets {
-        if mode == MonitorMode::Control {
-            return Ok(path.clone());
-        }
+    if let Some(found) = found {
+        return Ok(found);
     }
     match monitors.first().map(|monitor| &monitor.place) {
         None => refuse("it has no monitor".to_owned()),
-        Some(MonitorPlace::Stdio) => refuse("its monitor is on its terminal".to_owned()),
-        Some(MonitorPlace::Unix(path)) => {
-            refuse(format!("its monitor on '{}' is for humans and has no QMP", path.display()))
-        }
         Some(MonitorPlace::Other(place)) => {
             refuse(format!("its monitor '{place}' is not a listening UNIX socket"))
         }
+        Some(_) => refuse("its monitor is on its terminal".to_owned()),
     }
 }
 
@@ -307,6 +317,7 @@ pub(super) async fn ask(monitor: &Monitor, name: &str, uuid: Option<Uuid>) -> Re
     let (names, uuids) = (monitor.submit(QueryName {}), monitor.submit(QueryUuid {}));
     let (status, kvm) = (monitor.submit(QueryStatus {}), monitor.submit(QueryKvm {}));
     let (cpus, chardevs) = (monitor.submit(QueryCpusFast {}), monitor.submit(QueryChardev {}));
+    let pci = monitor.submit(QueryPci {});
     let (found_name, found_uuid) = (names.reply().await?.name, uuids.reply().await?.uuid);
     let is_it = uuid.is_none_or(|uuid| found_uuid.parse() == Ok(uuid));
     if !is_it || found_name.is_some_and(|found| found != name) {
@@ -320,6 +331,8 @@ pub(super) async fn ask(monitor: &Monitor, name: &str, uuid: Option<Uuid>) -> Re
         runs: status.reply().await?.running,
         kvm: kvm.reply().await?.enabled,
         threads: cpus.iter().map(|cpu| cpu.thread_id).collect(),
+        // Not every machine has such a bus, and not every monitor tells.
+        pci: pci.reply().await.unwrap_or_default().into_iter().flat_map(|bus| bus.devices).collect(),
         ptys: terminals.collect(),
         streams,
     })
@@ -332,4 +345,28 @@ pub(super) fn last_node(args: &[String]) -> u32 {
         digits.parse().ok()
     });
     numbers.max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_begin_where_qemu_was_started() {
+        let origin = |directory: &str, pwd: &str| Origin {
+            program: "/usr/bin/qemu-system-x86_64".into(),
+            directory: directory.into(),
+            env: vec!["HOME=/root".to_owned(), pwd.to_owned()],
+            args: Vec::new(),
+        };
+        let args = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for (directory, pwd, line, expected) in [
+            ("/home/me", "PWD=/elsewhere", "-hda disk.img", "/home/me"),
+            ("/", "PWD=/home/me", "-hda disk.img -daemonize", "/home/me"),
+            ("/", "PWD=/home/me", "-hda disk.img", "/"),
+            ("/", "SHELL=/bin/sh", "-hda disk.img -daemonize", "/"),
+        ] {
+            assert_eq!(started_in(&origin(directory, pwd), &args(line)), Path::new(expected), "{line}");
+        }
+    }
 }

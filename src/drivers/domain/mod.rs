@@ -64,6 +64,8 @@ pub mod list;
 mod memory;
 mod messages;
 pub mod metadata;
+#[cfg(test)]
+mod mistakes_tests;
 pub mod monitor_command;
 mod monitor_events;
 mod native;

@@ -31,12 +31,11 @@ use crate::qemu::job::{
     DomainHandle, DomainObject, Ending, JobStatistics, JobStatus, Modify, Operation, State,
 };
 use crate::qemu::monitor::{Cont, Event, EventKind, MonitorError, MonitorEvent, SystemReset, VncClient};
-use crate::qemu::process::How;
 use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running, Shutdown, Shutoff};
 use crate::util::process::{Process, Signal};
 
-/// How long a QEMU may live on that has closed its monitor.
-const LAST_BREATH: Duration = Duration::from_secs(10);
+/// How long a QEMU may live on that has closed its monitor, until it is asked to go.
+const LAST_BREATH: Duration = Duration::from_secs(2);
 
 impl Domains {
     /// Has a guest followed until its process is gone and the domain is down, whatever happens on the way: who
@@ -64,19 +63,18 @@ impl Domains {
             tracing::error!(domain = %name, %error, "cannot wait for QEMU");
         }
         let is_its = |state: &State| state.process().is_some_and(|it| it.is(&process));
-        if !is_its(&object.state()) {
-            return;
+        if is_its(&object.state()) {
+            let (domains, down) = (Arc::clone(&self), Arc::clone(&object));
+            // It may fail at the same thing once more.
+            let _ = tokio::spawn(async move { domains.take_down(&down).await }).await;
         }
-        let (domains, down) = (Arc::clone(&self), Arc::clone(&object));
-        if tokio::spawn(async move { domains.take_down(&down).await }).await.is_err() {
-            let detach = |state: &mut State| {
-                if is_its(state) {
-                    state.detach(Shutoff::Failed);
-                }
-            };
-            object.observe(detach, |_, ()| ());
-            self.forget_unused(&object);
-        }
+        let detach = |state: &mut State| {
+            if is_its(state) {
+                state.detach(Shutoff::Failed);
+            }
+        };
+        object.observe(detach, |_, ()| ());
+        self.forget_unused(&object);
     }
 
     /// Follows a guest until its process is gone and the domain is down.
@@ -110,17 +108,16 @@ impl Domains {
     }
 
     /// Returns when the process is gone.
-    async fn outlive(&self, object: &DomainObject, process: &Process, end: &MonitorError) {
+    async fn outlive(&self, object: &DomainObject, process: &Process, reason: &MonitorError) {
         let name = Arc::clone(&object.state().name);
-        if !matches!(end, MonitorError::Eof { .. } | MonitorError::Closed) {
+        if !matches!(reason, MonitorError::Eof { .. } | MonitorError::Closed) {
             // The guest runs on; nothing can be asked of it any more.
-            tracing::error!(domain = %name, error = %end, "lost the monitor");
+            tracing::error!(domain = %name, error = %reason, "lost the monitor");
             self.tell(object, |_| vec![DomainEvent::ControlError]);
         } else if let Ok(None) = process.exited_within(LAST_BREATH).await {
-            tracing::warn!(domain = %name, "QEMU closed its monitor and stays; killing it");
-            if let Err(error) = process.signal(Signal::KILL) {
-                tracing::error!(domain = %name, %error, "cannot kill QEMU");
-            }
+            // It may be writing out what it has buffered, so it is asked and not killed; who is in a hurry destroys it.
+            tracing::warn!(domain = %name, "QEMU closed its monitor and stays; asking it to go");
+            end(&object.state());
         }
         if let Err(error) = process.exited().await {
             tracing::error!(domain = %name, %error, "cannot wait for QEMU");
@@ -328,14 +325,14 @@ impl Domains {
             // Its own end came before.
             Err(_) if !object.state().is_active() => {}
             Err(error) => {
-                tracing::error!(domain = %object.state().name, %error, "cannot restart the guest; ending it");
+                tracing::error!(domain = %object.state().name, %error, "cannot restart the guest; it shuts down");
                 self.tell(&object, |state| {
                     state.run = RunState::Shutdown(Shutdown::Unknown);
+                    state.ending.get_or_insert(Ending::Shutdown);
                     vec![DomainEvent::Lifecycle(Lifecycle::Shutdown(ShutdownDetail::Finished))]
                 });
-                if let Err(error) = domain.stop(How::Forced, Ending::Shutdown).await {
-                    tracing::error!(domain = %object.state().name, %error, "cannot end the guest");
-                }
+                // As after any power off: what it has buffered is not thrown away.
+                end(&object.state());
             }
         }
     }

@@ -86,7 +86,9 @@ impl Domains {
         let mut files = Files::new(&self.directories, id, &live.name);
         if !files.monitor.exists() {
             let native = native::convert(&found.invocation, &found.surroundings)?;
-            files.monitor = attach::socket_of(process.pid(), &native.monitors).unwrap_or(files.monitor);
+            if let Ok(found) = attach::socket_of(process.pid(), &native.monitors) {
+                (files.monitor, files.language) = found;
+            }
         }
         files.directory = directory;
         attach::prepare_found(&mut live, id, &files, &process)?;

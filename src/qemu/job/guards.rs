@@ -25,7 +25,7 @@ pub struct Job<'a, K: Beginnable> {
 
 impl<'a, K: Beginnable> Job<'a, K> {
     pub(super) async fn begin(object: &'a DomainObject) -> Result<Self, JobError> {
-        object.desk.enter(Want::Normal(K::KIND)).await?;
+        object.enter(Want::Normal(K::KIND)).await?;
         let job = Self { object, kind: PhantomData };
         job.object.still_there()?;
         Ok(job)
@@ -83,7 +83,7 @@ pub struct AgentJob<'a> {
 
 impl<'a> AgentJob<'a> {
     pub(super) async fn begin(object: &'a DomainObject) -> Result<Self, JobError> {
-        object.desk.enter(Want::Agent).await?;
+        object.enter(Want::Agent).await?;
         let job = Self { object };
         job.object.still_there()?;
         Ok(job)
@@ -142,7 +142,7 @@ pub struct AsyncJob<O: AsyncOp> {
 
 impl<O: AsyncOp> AsyncJob<O> {
     pub(super) async fn begin(handle: DomainHandle) -> Result<Self, JobError> {
-        handle.object().desk.enter(Want::Async(O::OPERATION, O::ALLOWED)).await?;
+        handle.object().enter(Want::Async(O::OPERATION, O::ALLOWED)).await?;
         let job = Self::own(handle);
         job.handle.object().still_there()?;
         job.update(|state| state.begin(O::OPERATION));
@@ -232,7 +232,7 @@ pub struct NestedJob<'a> {
 
 impl<'a> NestedJob<'a> {
     async fn begin(object: &'a DomainObject) -> Result<Self, JobError> {
-        object.desk.enter(Want::Nested).await?;
+        object.enter(Want::Nested).await?;
         Ok(Self { object })
     }
 

@@ -106,13 +106,18 @@ pub enum JobError {
     Stop(#[from] StopError),
 }
 
+/// Who it is, since when, how far he is, and what would end him.
 fn held(blocker: &Option<Blocker>) -> String {
-    let Some(Blocker { by, age, slot }) = blocker else { return String::new() };
-    let slot = match slot {
-        SlotName::Monitor => "monitor",
-        SlotName::Agent => "agent",
+    let Some(Blocker { by, age, slot, percent }) = blocker else { return String::new() };
+    let (slot, ends) = match (slot, Operation::from_name(by)) {
+        (SlotName::Agent, _) => ("agent", "its time limit"),
+        (SlotName::Monitor, None | Some(Operation::Start | Operation::MigrationIn)) => {
+            ("monitor", "destroying the guest")
+        }
+        (SlotName::Monitor, Some(_)) => ("monitor", "aborting the job"),
     };
-    format!(" (held by {slot}={by} for {} s)", age.as_secs())
+    let done = percent.map(|percent| format!(", {percent} % done")).unwrap_or_default();
+    format!(" (held by {slot}={by} for {} s{done}; {ends} ends it)", age.as_secs())
 }
 
 #[cfg(test)]

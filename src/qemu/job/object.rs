@@ -1,5 +1,6 @@
 //! One domain: its state as an immutable snapshot, its job slots, the handle that calls use.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use super::JobError;
 use super::desk::{Desk, Limits};
 use super::guards::{AgentJob, AsyncJob, Job};
 use super::kinds::{AsyncOp, Beginnable, Modify, Operation, Phase};
+use super::slots::{Blocker, Want};
 use super::state::{Ending, Machine, State};
 use crate::qemu::monitor::MonitorError;
 use crate::qemu::process::{self, How};
+use crate::qemu::run_state::RunState;
 
 /// A domain as the list keeps it.
 #[derive(Debug)]
@@ -64,6 +67,25 @@ impl DomainObject {
     /// The async operation under way.
     pub fn operation(&self) -> Option<Operation> {
         self.desk.operation().map(|(operation, _)| operation)
+    }
+
+    /// Returns when the job has begun.
+    pub(super) async fn enter(&self, want: Want) -> Result<(), JobError> {
+        self.desk.enter(want).await.map_err(|error| match error {
+            JobError::Timeout(blocker) => JobError::Timeout(blocker.map(|it| self.how_far(it))),
+            JobError::TooManyWaiting(blocker) => JobError::TooManyWaiting(blocker.map(|it| self.how_far(it))),
+            error => error,
+        })
+    }
+
+    fn how_far(&self, blocker: Blocker) -> Blocker {
+        let state = self.state.load();
+        let underway = state.operation.as_ref().filter(|it| it.operation.name() == blocker.by);
+        let percent = underway.and_then(|it| {
+            let memory = it.statistics.memory;
+            (memory.processed.min(memory.total) * 100).checked_div(memory.total)
+        });
+        Blocker { percent, ..blocker }
     }
 
     pub(super) fn still_there(&self) -> Result<(), JobError> {
@@ -155,7 +177,7 @@ impl DomainHandle {
         }
         let state = self.state();
         let machine = state.machine().ok_or(JobError::NotRunning)?;
-        self.intend(machine, Some(ending));
+        self.intend(machine, ending);
         let how = match how {
             How::Forced => How::ForcedWith {
                 host_devices: state.live.as_ref().map_or(0, |live| live.devices.hostdevs.len()),
@@ -166,8 +188,7 @@ impl DomainHandle {
             machine.running.monitor.fail_all(&MonitorError::Closed);
         }
         if let Err(error) = process::stop(&machine.running.process, how).await {
-            self.intend(machine, None);
-            machine.running.monitor.admit();
+            self.take_back(machine);
             return Err(error.into());
         }
         let limit = self.object.desk.limit();
@@ -197,12 +218,28 @@ impl DomainHandle {
     }
 
     /// Notes what the end of this very process will mean.
-    fn intend(&self, machine: &Arc<Machine>, ending: Option<Ending>) {
+    fn intend(&self, machine: &Arc<Machine>, ending: Ending) {
         let set = |state: &mut State| {
+            machine.stoppers.fetch_add(1, Ordering::Relaxed);
             if state.machine().is_some_and(|it| Arc::ptr_eq(it, machine)) {
-                state.ending = ending;
+                state.ending = Some(ending);
                 // It is not to come back.
-                state.reboots &= ending.is_none();
+                state.reboots = false;
+            }
+        };
+        self.object.observe(set, |_, ()| ());
+    }
+
+    /// The process did not go. Should it do so later, that is a power off if it has said so, and else its own doing.
+    /// Whoever else is about to end it goes on.
+    fn take_back(&self, machine: &Arc<Machine>) {
+        let set = |state: &mut State| {
+            if machine.stoppers.fetch_sub(1, Ordering::Relaxed) > 1 {
+                return;
+            }
+            machine.running.monitor.admit();
+            if state.machine().is_some_and(|it| Arc::ptr_eq(it, machine)) {
+                state.ending = matches!(state.run, RunState::Shutdown(_)).then_some(Ending::Shutdown);
             }
         };
         self.object.observe(set, |_, ()| ());

@@ -51,6 +51,8 @@ pub struct Blocker {
     pub by: &'static str,
     pub age: Duration,
     pub slot: SlotName,
+    /// How far it is, if it is an operation that tells.
+    pub percent: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,8 +181,12 @@ impl<W> Slots<W> {
 
     /// What keeps `want` from starting.
     pub(super) fn blocker(&self, want: Want, now: Instant) -> Option<Blocker> {
-        let held =
-            |held: Held, slot| Blocker { by: held.by, age: now.saturating_duration_since(held.since), slot };
+        let held = |held: Held, slot| Blocker {
+            by: held.by,
+            age: now.saturating_duration_since(held.since),
+            slot,
+            percent: None,
+        };
         let operation = self.running.as_ref().map(|it| Held { by: it.operation.name(), since: it.since });
         let masked = match want {
             Want::Normal(kind) => !self.admits(kind),

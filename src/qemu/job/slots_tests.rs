@@ -205,7 +205,7 @@ fn a_waiter_learns_who_is_in_its_way_and_for_how_long() {
         (Want::Normal(Kind::Query), "save", 30),
         (save, "save", 31),
     ] {
-        let expected = Blocker { by, age: Duration::from_secs(age), slot: SlotName::Monitor };
+        let expected = Blocker { by, age: Duration::from_secs(age), slot: SlotName::Monitor, percent: None };
         assert_eq!(slots.blocker(want, later), Some(expected), "{want:?}");
     }
     assert_eq!(slots.blocker(Want::Agent, later), None);

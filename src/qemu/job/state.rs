@@ -1,6 +1,7 @@
 //! What a domain is, as one immutable value.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use tokio::sync::watch;
 
@@ -293,11 +294,13 @@ pub struct Machine {
     pub(super) running: Running,
     told: Arc<Told>,
     ended: watch::Sender<bool>,
+    /// How many callers are about to end it.
+    pub(super) stoppers: AtomicU32,
 }
 
 impl Machine {
     pub fn new(running: Running) -> Self {
-        Self { running, told: Arc::default(), ended: watch::Sender::new(false) }
+        Self { running, told: Arc::default(), ended: watch::Sender::new(false), stoppers: AtomicU32::new(0) }
     }
 
     /// Returns when the domain no longer has this process.

@@ -26,9 +26,25 @@ async fn a_wait_ends_with_the_limit_and_names_the_holder() {
     let job = holder.begin::<Modify>().await.unwrap();
     let error = waiter.begin::<Query>().await.unwrap_err();
     assert!(matches!(error, JobError::Timeout(Some(Blocker { by: "modify", .. }))));
-    assert_eq!(error.to_string(), "cannot acquire state change lock (held by monitor=modify for 0 s)");
+    let sentence =
+        "cannot acquire state change lock (held by monitor=modify for 0 s; destroying the guest ends it)";
+    assert_eq!(error.to_string(), sentence);
     drop(job);
     assert!(waiter.begin::<Query>().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_learns_how_far_the_operation_is() {
+    let domain = domain(Duration::from_secs(30));
+    let operation = handle(&domain).begin_async::<Save>().await.unwrap();
+    operation.update(|state| {
+        if let Some(underway) = &mut state.operation {
+            underway.note(|statistics| (statistics.memory.total, statistics.memory.processed) = (200, 50));
+        }
+    });
+    let error = handle(&domain).begin::<Modify>().await.unwrap_err();
+    let sentence = "(held by monitor=save for 0 s, 25 % done; aborting the job ends it)";
+    assert!(error.to_string().ends_with(sentence), "{error}");
 }
 
 #[tokio::test]

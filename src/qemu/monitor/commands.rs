@@ -92,6 +92,7 @@ commands! {
 
     QueryKvm = "query-kvm" {} -> Kvm;
     QueryName = "query-name" {} -> Name;
+    QueryPci = "query-pci" {} -> Vec<PciBus>;
     QueryUuid = "query-uuid" {} -> UuidText;
     QueryCpusFast = "query-cpus-fast" {} -> Vec<Cpu>;
     /// Where vCPUs are, or can be plugged.
@@ -264,6 +265,36 @@ pub struct CpuModel {
     pub name: String,
     #[serde(default)]
     pub props: Map<String, Value>,
+}
+
+/// The devices of a PCI bus; what is behind its bridges is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PciBus {
+    pub devices: Vec<PciDevice>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PciDevice {
+    pub bus: u8,
+    pub slot: u8,
+    pub function: u8,
+    #[serde(rename = "class_info")]
+    pub class: PciClass,
+    pub id: PciId,
+    /// Empty for one without a name.
+    #[serde(default)]
+    pub qdev_id: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct PciClass {
+    pub class: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct PciId {
+    pub vendor: u32,
+    pub device: u32,
 }
 
 /// A character device; a pty's is `pty:/dev/pts/3`.

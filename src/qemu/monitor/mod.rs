@@ -22,6 +22,7 @@ mod commands;
 mod connection;
 mod error;
 mod event;
+mod human;
 mod migration;
 mod redact;
 mod stats;
@@ -148,6 +149,24 @@ impl Monitor {
         Self::connect(connected(path)?, vm, limit).await
     }
 
+    /// The same over a monitor for humans, which knows few commands and reports no events.
+    pub async fn open_human(path: &Path, vm: &str, limit: Duration) -> Result<Connected, MonitorError> {
+        let stream = connected(path)?;
+        match tokio::time::timeout(limit, human::Human::greeted(stream)).await {
+            Ok(Ok(human)) => Self::connect(translated(async { Ok(human) })?, vm, limit).await,
+            Ok(Err(error)) => Err(MonitorError::Connect { source: Arc::new(error) }),
+            Err(_) => Err(MonitorError::Timeout { command: Capabilities::NAME.to_owned(), limit }),
+        }
+    }
+
+    /// [`Monitor::reopen`] for a monitor for humans.
+    pub fn reopen_human(path: &Path, vm: &str) -> Result<Reopened, MonitorError> {
+        let stream = translated(human::Human::greeted(connected(path)?))?;
+        let (monitor, _greeted, events) = Self::over(stream, vm);
+        let negotiated = monitor.submit(Capabilities {});
+        Ok(Reopened { monitor, negotiated, events })
+    }
+
     /// Runs a command.
     pub async fn execute<C: Command>(&self, command: C) -> Result<C::Reply, MonitorError> {
         self.submit(command).reply().await
@@ -238,6 +257,21 @@ impl Monitor {
 
 fn connected(path: &Path) -> Result<UnixStream, MonitorError> {
     unix::connect(path).map_err(|error| MonitorError::Connect { source: Arc::new(error) })
+}
+
+/// The QMP side of a translator that runs until either side is gone.
+fn translated(
+    human: impl Future<Output = std::io::Result<human::Human>> + Send + 'static,
+) -> Result<UnixStream, MonitorError> {
+    let pair = UnixStream::pair();
+    let (ours, theirs) = pair.map_err(|error| MonitorError::Connect { source: Arc::new(error) })?;
+    tokio::spawn(async move {
+        let served = async { human.await?.serve(theirs).await };
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "a monitor for humans is over");
+        }
+    });
+    Ok(ours)
 }
 
 /// A command under way. Dropping this does not take it back.

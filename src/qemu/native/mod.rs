@@ -25,6 +25,7 @@ mod networks;
 mod node;
 mod options;
 mod place;
+mod placed;
 mod screens;
 mod streams;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use monitors::{MonitorMode, MonitorPlace, NativeMonitor};
+pub use placed::place;
 
 use self::arguments::Argument;
 use self::draft::Draft;

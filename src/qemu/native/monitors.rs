@@ -46,7 +46,11 @@ fn monitor(arg: &Argument, args: &[Argument], surroundings: &Surroundings) -> Op
     let (mode, place) = match arg.name.as_str() {
         "qmp" | "qmp-pretty" => (MonitorMode::Control, spec(arg.value(), args, surroundings)),
         "monitor" => (MonitorMode::Readline, spec(arg.value(), args, surroundings)),
-        "serial" => (MonitorMode::Readline, spec(arg.value().strip_prefix("mon:")?, args, surroundings)),
+        // It shares its stream with the port, and who talks there talks to the port first.
+        "serial" => match spec(arg.value().strip_prefix("mon:")?, args, surroundings) {
+            MonitorPlace::Stdio => (MonitorMode::Readline, MonitorPlace::Stdio),
+            _ => (MonitorMode::Readline, MonitorPlace::Other(arg.value().to_owned())),
+        },
         "mon" => {
             let mut options = Options::parse(arg.value(), Some("chardev"));
             let mode = match options.take("mode").as_deref() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::{Files, Running};
+use super::{Files, Language, Running};
 use crate::qemu::monitor::{
     Capabilities, Monitor, MonitorError, MonitorEvent, Pending, QueryName, QueryUuid, Reopened,
 };
@@ -80,7 +80,11 @@ impl Claim {
 pub async fn adopt(claim: Claim) -> Result<Adopted, AdoptError> {
     let process = claim.process()?;
     let Claim { name, uuid, pid, start_time, files } = claim;
-    match Monitor::reopen(&files.monitor(), &name) {
+    let reopened = match files.language {
+        Language::Qmp => Monitor::reopen(&files.monitor, &name),
+        Language::Human => Monitor::reopen_human(&files.monitor, &name),
+    };
+    match reopened {
         Ok(Reopened { monitor, negotiated, events }) => {
             let asked = (monitor.submit(QueryName {}), monitor.submit(QueryUuid {}));
             let introduction =

@@ -48,6 +48,16 @@ pub struct Files {
     pub logs: PathBuf,
     /// The socket of its monitor: in the first of the directories, unless somebody else started it.
     pub monitor: PathBuf,
+    pub language: Language,
+}
+
+/// What is spoken at a guest's monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Language {
+    #[default]
+    Qmp,
+    /// The words of QEMU's monitor for humans: somebody else started this guest.
+    Human,
 }
 
 impl Files {
@@ -56,6 +66,7 @@ impl Files {
         let directory = directories.state.join(format!("domain-{short}"));
         Self {
             monitor: monitor_path(&directory),
+            language: Language::Qmp,
             directory,
             channels: directories.runtime.join("channel").join(&short),
             memory: directories.state.join("ram").join(short),

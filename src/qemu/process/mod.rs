@@ -21,7 +21,7 @@ mod strays;
 use std::path::Path;
 
 pub use adopt::{AdoptError, Adopted, Claim, Introduction, adopt};
-pub use files::{Directories, Files, Prepared, listen_at, short_name};
+pub use files::{Directories, Files, Language, Prepared, listen_at, short_name};
 pub use start::{Launch, Spawned, StartError, Started};
 pub use stop::{How, StopError, gone, stop};
 pub use strays::{Stray, strays, twin};
