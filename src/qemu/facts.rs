@@ -31,6 +31,11 @@ const SHOWN_BY: &[(Has, Cap)] = &[
     (Has::RBD_ENCRYPTION_LAYERING, Cap::RbdEncryptionLayering),
     (Has::RBD_ENCRYPTION_LUKS_ANY, Cap::RbdEncryptionLuksAny),
     (Has::VIRTIO_BLK_SCSI, Cap::VirtioBlkScsi),
+    (Has::SDL, Cap::Sdl),
+    (Has::VNC, Cap::Vnc),
+    (Has::SPICE, Cap::Spice),
+    (Has::EGL_HEADLESS, Cap::EglHeadless),
+    (Has::DBUS_DISPLAY, Cap::DisplayDbus),
 ];
 
 /// The facts for a definition that runs on this binary.

@@ -60,6 +60,11 @@ bitflags::bitflags! {
         const RBD_ENCRYPTION_LAYERING = 1 << 22;
         const RBD_ENCRYPTION_LUKS_ANY = 1 << 23;
         const VIRTIO_BLK_SCSI = 1 << 24;
+        const SDL = 1 << 25;
+        const VNC = 1 << 26;
+        const SPICE = 1 << 27;
+        const EGL_HEADLESS = 1 << 28;
+        const DBUS_DISPLAY = 1 << 29;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{by_qemu, unsupported};
+use super::{by_qemu, screens, unsupported};
 use crate::conf::devices::{
     Address, ChannelTarget, CharBackend, CharSource, Controller, ControllerKind, DeviceInfo, Devices,
     Graphics, Input, InputBus, InputKind, Interface, Iommu, IommuDriver, IommuModel, PciModel, Reconnect,
@@ -47,6 +47,7 @@ pub(super) fn check_all(domain: &Domain, facts: &Facts<'_>) -> Result<()> {
         check_watchdog(domain, watchdog)?;
     }
     for graphics in &devices.graphics {
+        screens::check_kind(graphics, facts)?;
         check_graphics(graphics)?;
         check_headless(devices, graphics)?;
     }

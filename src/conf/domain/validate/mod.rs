@@ -7,6 +7,7 @@ mod devices;
 mod disks;
 mod early;
 mod processor;
+mod screens;
 mod sources;
 #[cfg(test)]
 mod tests;
