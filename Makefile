@@ -78,6 +78,7 @@ install: $(if $(BINARY),,release)
 	    if [ -e $$link ] && [ ! -L $$link ]; then echo "$$link is not ours, left alone"; \
 	    else ln -sf ferrovirtd $$link; fi; done
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -d -m 711 $(DESTDIR)/var/lib/libvirt/boot $(DESTDIR)/var/lib/libvirt/images
 	for unit in packaging/systemd/*; do \
 	    sed 's|@sbindir@|$(PREFIX)/sbin|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
 

@@ -128,6 +128,34 @@ fn an_emulated_tpm_is_made_once_and_served_while_its_guest_runs() {
         daemon.ok(&["destroy", "tpm"]);
         assert!(gone_within(pid, Duration::from_secs(10)), "it outlives its guest");
     }
+    daemon.ok(&["undefine", "tpm", "--keep-tpm"]);
+    assert!(state.exists());
+    let again = guest.xml().replace("<memory", &format!("<uuid>{}</uuid><memory", uuid.trim()));
+    daemon.with_xml(&again, |file| daemon.ok(&["define", file]));
+    daemon.ok(&["undefine", "tpm"]);
+    assert!(!state.exists(), "it outlives its domain");
+}
+
+#[test]
+fn the_variables_of_firmware_go_where_the_client_says() {
+    let daemon = daemon();
+    let variables = daemon.path("variables.fd");
+    let xml = halting("uefi")
+        .xml()
+        .replace("</loader>", &format!("</loader><nvram>{}</nvram>", variables.display()));
+    let xml = xml.replace("type='rom'", "type='pflash'");
+    let define = || daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
+    define();
+    daemon.ok(&["undefine", "uefi"]);
+    std::fs::write(&variables, "variables").unwrap();
+    define();
+    let said = daemon.virsh(&["undefine", "uefi"]).fails();
+    assert!(said.contains("cannot undefine domain with nvram"), "{said}");
+    daemon.ok(&["undefine", "uefi", "--keep-nvram"]);
+    assert!(variables.exists());
+    define();
+    daemon.ok(&["undefine", "uefi", "--nvram"]);
+    assert!(!variables.exists());
 }
 
 #[test]

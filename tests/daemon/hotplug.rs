@@ -107,6 +107,17 @@ fn what_cannot_be_plugged_says_why_and_leaves_nothing() {
     for (xml, sentence) in [
         (sata.as_str(), "disk bus 'sata' cannot be hotplugged."),
         ("<sound model='ich6'/>", "live attach of device 'sound' is not supported"),
+        ("<sound model='ich9'/>", "live attach of device 'sound' is not supported"),
+        ("<graphics type='vnc'/>", "live attach of device 'graphics' is not supported"),
+        (
+            "<tpm model='tpm-crb'><backend type='emulator'/></tpm>",
+            "live attach of device 'tpm' is not supported",
+        ),
+        ("<video><model type='virtio'/></video>", "live attach of device 'video' is not supported"),
+        (
+            "<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>",
+            "chardev 'spicevmc' not supported without spice graphics",
+        ),
         ("<input type='mouse' bus='ps2'/>", "input device on bus 'ps2' cannot be hot plugged."),
         ("<toaster/>", "unknown device type 'toaster'"),
         (gone, "No such file or directory"),
@@ -117,12 +128,68 @@ fn what_cannot_be_plugged_says_why_and_leaves_nothing() {
         assert!(error.contains(sentence), "{xml}: {error}");
         assert_eq!(daemon.ok(&["dumpxml", "tiny"]), before);
     }
+    for (xml, what, flag, sentence) in [
+        (
+            "<panic model='isa'/>",
+            "attach",
+            "--config",
+            "persistent attach of device 'panic' is not supported",
+        ),
+        (
+            "<graphics type='vnc'/>",
+            "detach",
+            "--config",
+            "persistent detach of device 'graphics' is not supported",
+        ),
+        ("<sound model='ich6'/>", "detach", "--live", "live detach of device 'sound' is not supported"),
+    ] {
+        let command = format!("{what}-device");
+        let error = daemon.with_xml(xml, |file| daemon.virsh(&[&command, "tiny", file, flag])).fails();
+        assert!(error.contains(sentence), "{xml}: {error}");
+    }
     let error = daemon.virsh(&["detach-device-alias", "tiny", "none7"]).fails();
     assert!(error.contains("none7"), "{error}");
     daemon.ok(&["destroy", "tiny"]);
     let error =
         daemon.with_xml(gone, |file| daemon.virsh(&["attach-device", "tiny", file, "--live"])).fails();
     assert!(error.contains("domain is not running"), "{error}");
+}
+
+#[test]
+fn a_card_is_the_same_in_the_guest_and_in_its_definition() {
+    let daemon = daemon();
+    daemon.run(&guest("tiny"));
+    attach(
+        &daemon,
+        "tiny",
+        "<interface type='user'><model type='virtio'/></interface>",
+        &["--live", "--config"],
+    );
+    let card = |flags: &[&str]| {
+        let xml = daemon.ok(&[&["dumpxml", "tiny", "--xpath", "//interface/mac"], flags].concat());
+        assert!(xml.contains("52:54:00:"), "{xml}");
+        xml
+    };
+    assert_eq!(card(&[]), card(&["--inactive"]));
+}
+
+#[test]
+fn definitions_get_devices_that_running_guests_do_not() {
+    let daemon = daemon();
+    daemon.define(&guest("tiny"));
+    for (xml, found) in [
+        ("<sound model='ich6'/>", "<sound model='ich6'>"),
+        ("<vsock model='virtio'><cid auto='yes'/></vsock>", "<vsock model='virtio'>"),
+        (
+            "<filesystem type='mount'><source dir='/tmp'/><target dir='tag'/></filesystem>",
+            "<target dir='tag'/>",
+        ),
+    ] {
+        attach(&daemon, "tiny", xml, &["--config"]);
+        assert_eq!(count(&daemon, "tiny", found), (1, 1), "{xml}");
+        daemon.with_xml(xml, |file| daemon.ok(&["detach-device", "tiny", file, "--config"]));
+        assert_eq!(count(&daemon, "tiny", found), (0, 0), "{xml}");
+    }
 }
 
 #[test]

@@ -173,6 +173,10 @@ fn an_installation_has_the_daemon_under_libvirts_names_and_its_unit() {
     assert!(String::from_utf8_lossy(&version.stdout).contains("ferrovirt"));
     let unit = fs::read_to_string(root.path().join("usr/lib/systemd/system/ferrovirtd.service")).unwrap();
     assert!(unit.contains("ExecStart=/usr/sbin/ferrovirtd\n"), "{unit}");
+    // virt-install takes these for granted: what it boots an installer from, where disks go.
+    for directory in ["boot", "images"] {
+        assert!(root.path().join("var/lib/libvirt").join(directory).is_dir(), "{directory}");
+    }
 }
 
 #[test]

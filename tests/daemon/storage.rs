@@ -306,6 +306,10 @@ fn images_are_resized_cloned_converted_wiped_and_deleted() {
         .write_all_at(b"payload", 4096)
         .unwrap();
     daemon.ok(&["vol-clone", "--pool", "p", "full.raw", "copy.raw"]);
+    daemon.ok(&["vol-create-as", "p", "image.qcow2", "1M", "--format", "qcow2"]);
+    let said = daemon.virsh(&["vol-clone", "--pool", "p", "image.qcow2", "no.qcow2", "--reflink"]).fails();
+    assert!(said.contains("unsupported flags (0x2) in function storageBackendCreateQemuImg"), "{said}");
+    daemon.ok(&["vol-delete", "image.qcow2", "p"]);
     assert_eq!(fs::read(directory.join("copy.raw")).unwrap(), fs::read(directory.join("full.raw")).unwrap());
     let converted = "<volume><name>copy.qcow2</name><capacity>0</capacity><target><format type='qcow2'/></target></volume>";
     daemon.with_xml(converted, |file| {

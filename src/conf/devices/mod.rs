@@ -81,7 +81,7 @@ pub use network_storage::{
     VolumeMode, VolumeSource,
 };
 pub use panic::{Panic, PanicModel};
-pub use plugged::refuse_plugging;
+pub use plugged::{is_fixed_in_definitions, is_fixed_in_guests, refuse_plugging};
 pub use raw::Raw;
 pub use redirection::{FilterRule, RedirBus, RedirFilter, Redirdev, UsbVersion};
 pub use rng::{RandomSource, Rng, RngBackend, RngModel, RngRate};

@@ -43,34 +43,46 @@ lists!(
     parallels = "parallel",
     consoles = "console",
     channels = "channel",
+    filesystems = "filesystem",
+    smartcards = "smartcard",
     inputs = "input",
+    tpms = "tpm",
     sounds = "sound",
     videos = "video",
+    redirdevs = "redirdev",
     hubs = "hub",
     watchdogs = "watchdog",
     memballoons = "memballoon",
     rngs = "rng",
-    panics = "panic"
+    panics = "panic",
+    iommus = "iommu",
+    vsocks = "vsock"
 );
+
+/// Kinds that are there from the beginning or not at all, and those that are not understood yet.
+const FIXED: &[&str] =
+    &["graphics", "audio", "nvram", "crypto", "pstore", "lease", "hostdev", "shmem", "memory"];
+
+/// Further kinds that no definition gets or loses on their own.
+const FIXED_IN_DEFINITIONS: &[&str] = &["video", "hub", "smartcard", "memballoon", "tpm", "panic"];
+
+/// Further kinds that no running guest gets or loses.
+const FIXED_IN_GUESTS: &[&str] =
+    &["video", "hub", "smartcard", "memballoon", "tpm", "panic", "sound", "iommu"];
+
+pub fn is_fixed_in_definitions(kind: &str) -> bool {
+    FIXED.contains(&kind) || FIXED_IN_DEFINITIONS.contains(&kind)
+}
+
+pub fn is_fixed_in_guests(kind: &str) -> bool {
+    FIXED.contains(&kind) || FIXED_IN_GUESTS.contains(&kind)
+}
 
 impl Devices {
     /// Reads the text of one device; the name of its element comes with it.
     pub fn read_one(text: &str, form: Form) -> Result<(&'static str, Self)> {
-        Self::read_among(KINDS.iter().copied(), text, form)
-    }
-
-    /// As [`Self::read_one`], of the kinds that may be changed where they are.
-    pub fn read_changed(text: &str, form: Form) -> Result<(&'static str, Self)> {
-        Self::read_among(KINDS.iter().copied().chain(["graphics"]), text, form)
-    }
-
-    fn read_among(
-        mut kinds: impl Iterator<Item = &'static str>,
-        text: &str,
-        form: Form,
-    ) -> Result<(&'static str, Self)> {
         let name = Document::parse(text, form)?.root().name().to_owned();
-        let Some(kind) = kinds.find(|kind| *kind == name) else {
+        let Some(kind) = KINDS.iter().chain(FIXED).copied().find(|kind| *kind == name) else {
             return Err(unknown(&name));
         };
         let element = text.get(start_of_root(text)..).unwrap_or_default();
@@ -115,6 +127,24 @@ impl Devices {
         for wanted in &described.watchdogs {
             let fits = |it: &super::Watchdog| it.model == wanted.model && it.action == wanted.action;
             taken.watchdogs.extend(extract(&mut self.watchdogs, fits));
+        }
+        for wanted in &described.filesystems {
+            taken.filesystems.extend(extract(&mut self.filesystems, |it| it.target == wanted.target));
+        }
+        for wanted in &described.sounds {
+            let fits = |it: &super::Sound| it.model == wanted.model && is_at(&it.info, &wanted.info);
+            taken.sounds.extend(extract(&mut self.sounds, fits));
+        }
+        for wanted in &described.redirdevs {
+            let fits = |it: &super::Redirdev| it.source == wanted.source && is_at(&it.info, &wanted.info);
+            taken.redirdevs.extend(extract(&mut self.redirdevs, fits));
+        }
+        for wanted in &described.iommus {
+            taken.iommus.extend(extract(&mut self.iommus, |it| it.model == wanted.model));
+        }
+        for wanted in &described.vsocks {
+            let fits = |it: &super::Vsock| it.model == wanted.model && is_at(&it.info, &wanted.info);
+            taken.vsocks.extend(extract(&mut self.vsocks, fits));
         }
         for wanted in &described.channels {
             let fits = |it: &super::Channel| {
@@ -218,11 +248,7 @@ pub fn refuse_plugging(devices: &Devices) -> Result<(), String> {
     if let Some(card) = devices.interfaces.iter().find(|it| it.kind == InterfaceKind::Hostdev) {
         return Err(format!("live attach of interface type '{}' is not supported", card.kind));
     }
-    let never = ["sound", "video", "hub", "memballoon", "panic"];
-    match devices.infos().find(|(kind, _)| never.contains(kind)) {
-        Some((kind, _)) => Err(format!("live attach of device '{kind}' is not supported")),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 #[cfg(test)]

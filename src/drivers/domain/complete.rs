@@ -72,6 +72,10 @@ pub(super) fn random_uuid() -> Result<Uuid> {
     Uuid::random().map_err(|error| Error::io("cannot get random numbers", error))
 }
 
+pub(super) fn random_mac() -> Result<Mac> {
+    Mac::random(Mac::QEMU_PREFIX).map_err(|error| Error::io("cannot get random numbers", error))
+}
+
 /// uuids and MAC addresses from the kernel's random numbers.
 #[derive(Debug, Default)]
 struct Random {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::event::{Defined, DomainEvent, Lifecycle, Undefined};
 use super::flags::{CallFlags, DefineFlags, UndefineFlags};
 use super::list::{Added, Existing};
+use super::remains::drop_nvram;
 use super::{Domains, blocking};
 use crate::conf::domain::Domain;
 use crate::error::{Error, Result};
@@ -72,6 +73,7 @@ impl Domains {
             return Err(Error::operation_invalid("cannot undefine transient domain"));
         }
         self.drop_managed_save(&state, flags)?;
+        drop_nvram(&state, flags)?;
         let name = &state.name;
         self.definitions.remove(name).map_err(|error| {
             Error::io(format_args!("cannot remove the definition of domain '{name}'"), error)
@@ -86,6 +88,7 @@ impl Domains {
             self.publish(state, DomainEvent::Lifecycle(Lifecycle::Undefined(Undefined::Removed)));
         });
         if gone {
+            self.drop_tpm_state(&state, flags);
             self.list.remove(object);
         }
         tracing::info!(domain = %name, "undefined");

@@ -17,13 +17,17 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::complete::random_mac;
 use super::devices::{self, Handover};
 use super::event::DomainEvent;
 use super::flags::Impact;
 use super::reads::{persistent, running};
 use super::start::seconds_since_1970;
 use super::{Domains, blocking};
-use crate::conf::devices::{Address, ControllerKind, ControllerType, Devices, DiskBus, refuse_plugging};
+use crate::conf::devices::{
+    Address, ControllerKind, ControllerType, Devices, DiskBus, is_fixed_in_definitions, is_fixed_in_guests,
+    refuse_plugging,
+};
 use crate::conf::domain::Domain;
 use crate::conf::domain::defaults::plug;
 use crate::conf::xml::Form;
@@ -108,7 +112,12 @@ impl Domains {
         let state = job.state();
         let impact = impact.on(&state);
         check_impact(impact, &state)?;
-        let (kind, device) = Devices::read_one(xml, Form::INACTIVE)?;
+        let (kind, mut device) = Devices::read_one(xml, Form::INACTIVE)?;
+        refuse_kind("attach", kind, impact)?;
+        // What is to be the same device in both has the same address.
+        for interface in &mut device.interfaces {
+            interface.mac.address.get_or_insert(random_mac()?);
+        }
         let add = |definition: &mut Domain| {
             plug(&mut definition.devices, device.clone());
             Ok(())
@@ -130,6 +139,7 @@ impl Domains {
     pub async fn detach_device(self: &Arc<Self>, domain: DomainHandle, xml: &str, flags: u32) -> Result<()> {
         let impact = Impact::of(flags, "qemuDomainDetachDeviceLiveAndConfig")?;
         let (kind, device) = Devices::read_one(xml, Form::LIVE)?;
+        refuse_kind("detach", kind, impact.on(&domain.object().state()))?;
         let missing = missing(kind, &device);
         self.detach(domain, impact, |devices| devices.take_matching(&device), &missing).await
     }
@@ -173,6 +183,7 @@ impl Domains {
             if device.infos().any(|(_, info)| info.alias.as_ref() != Some(&alias)) {
                 return Err(Error::operation_failed("multiple devices match the description"));
             }
+            device.infos().try_for_each(|(kind, _)| refuse_kind("detach", kind, Impact::LIVE))?;
             self.unplug(&job, &device, &alias).await?;
         }
         match inactive {
@@ -500,6 +511,20 @@ pub(super) fn check_impact(impact: Impact, state: &State) -> Result<()> {
     }
     if impact.contains(Impact::CONFIG) {
         persistent(state)?;
+    }
+    Ok(())
+}
+
+/// Whether devices of a kind come and go at all.
+fn refuse_kind(what: &str, kind: &str, impact: Impact) -> Result<()> {
+    for (whose, is_fixed, name) in [
+        (Impact::CONFIG, is_fixed_in_definitions(kind), "persistent"),
+        (Impact::LIVE, is_fixed_in_guests(kind), "live"),
+    ] {
+        if impact.contains(whose) && is_fixed {
+            let sentence = format!("{name} {what} of device '{kind}' is not supported");
+            return Err(Error::operation_unsupported(sentence));
+        }
     }
     Ok(())
 }

@@ -75,6 +75,7 @@ pub mod pins;
 mod ports;
 pub mod reads;
 mod refresh;
+mod remains;
 mod rename;
 pub mod screenshot;
 mod start;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Domains;
 use super::event::{DomainEvent, Lifecycle, Stopped};
+use super::flags::UndefineFlags;
 use crate::qemu::helpers;
 use crate::qemu::job::{Destroy, DomainHandle, DomainObject, Ending, JobError, State};
 use crate::qemu::log;
@@ -40,6 +41,10 @@ impl Domains {
             self.publish(state, DomainEvent::Lifecycle(Lifecycle::Stopped(detail)));
         });
         if gone {
+            // The state of one that has gone to another host may be what it uses there.
+            if state.ending != Some(Ending::Migrated) {
+                self.drop_tpm_state(&state, UndefineFlags::empty());
+            }
             self.list.remove(object);
         }
     }

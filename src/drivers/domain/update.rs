@@ -41,7 +41,7 @@ impl Domains {
         let state = job.state();
         let impact = Impact::from_bits_truncate(flags.bits()).on(&state);
         check_impact(impact, &state)?;
-        let (kind, device) = Devices::read_changed(xml, Form::INACTIVE)?;
+        let (kind, device) = Devices::read_one(xml, Form::INACTIVE)?;
         let change = |definition: &mut Domain| replace(&mut definition.devices, kind, device.clone());
         let inactive = match impact.contains(Impact::CONFIG) {
             true => Some(self.edit(&state, &change).await?),

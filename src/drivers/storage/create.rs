@@ -252,7 +252,14 @@ impl How {
             };
         }
         if !is_plain(volume) || original.is_some_and(|original| !is_plain(original)) {
-            return Ok(Self::QemuImg);
+            // What asked for no second copy of the data must not get one.
+            return match options.reflink {
+                Reflink::Yes => {
+                    let flag = CloneFlags::REFLINK.bits();
+                    Err(errors::ours(Error::unsupported_flags(flag, "storageBackendCreateQemuImg")))
+                }
+                Reflink::No => Ok(Self::QemuImg),
+            };
         }
         if options.preallocate {
             let sentence = "metadata preallocation is not supported for raw volumes";

@@ -112,9 +112,7 @@ fn check_videos(devices: &Devices, facts: &Facts<'_>) -> Result<()> {
         if at > 0 && video.model.primary == YesNo::Yes {
             return unsupported("Only one primary video device is supported");
         }
-        let secondary =
-            matches!(kind, VideoKind::Qxl | VideoKind::Virtio | VideoKind::Bochs | VideoKind::Vga);
-        if at > 0 && !secondary {
+        if at > 0 && !matches!(kind, VideoKind::Qxl | VideoKind::Virtio) {
             return by_qemu(format!("video type '{kind}' is only valid as primary video device"));
         }
     }

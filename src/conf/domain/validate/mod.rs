@@ -3,6 +3,7 @@
 //! [`Domain::validate`] runs on a complete definition, in libvirt's order: the domain as QEMU sees it, each
 //! device, the domain as a whole.
 
+mod company;
 mod devices;
 mod disks;
 mod early;
@@ -50,6 +51,7 @@ impl Domain {
         }
         disks::check_all(self, facts)?;
         devices::check_all(self, facts)?;
+        company::check_all(&self.devices)?;
         disks::check_duplicates(&self.devices)?;
         devices::check_aliases(&self.devices)?;
         self.check_lifecycle_events()?;
