@@ -32,6 +32,25 @@ pub struct SocketConfig {
     pub admin_mode: u32,
 }
 
+/// Where the daemon listens on the network, once `--listen` says that it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetConfig {
+    pub tcp: bool,
+    pub tls: bool,
+    /// `None`: all addresses of the host.
+    pub address: Option<String>,
+    pub tcp_port: u16,
+    pub tls_port: u16,
+    /// What would restrict who comes over TCP and cannot be had here; `None` if nothing does.
+    pub tcp_authentication: Option<String>,
+    pub key: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub authority: Option<PathBuf>,
+    pub revoked: Option<PathBuf>,
+    pub verify: bool,
+    pub allowed_names: Option<Vec<String>>,
+}
+
 /// What the clients of one server may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -61,6 +80,7 @@ pub struct LogConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub sockets: SocketConfig,
+    pub net: NetConfig,
     pub server: ServerConfig,
     pub admin: ServerConfig,
     pub log: LogConfig,
@@ -79,6 +99,20 @@ impl Default for Config {
                 mode: 0o700,
                 read_only_mode: 0o777,
                 admin_mode: 0o700,
+            },
+            net: NetConfig {
+                tcp: false,
+                tls: true,
+                address: None,
+                tcp_port: 16509,
+                tls_port: 16514,
+                tcp_authentication: Some("sasl".to_owned()),
+                key: None,
+                certificate: None,
+                authority: None,
+                revoked: None,
+                verify: true,
+                allowed_names: None,
             },
             server: ServerConfig {
                 max_clients: 5000,
@@ -110,29 +144,16 @@ impl Default for Config {
     }
 }
 
-/// Keys of libvirt's without a meaning here: there is no network listener, no audit.
+/// Keys of libvirt's without a meaning here: there is no SASL, no audit.
 const WITHOUT_EFFECT: &[&str] = &[
     "admin_keepalive_required",
     "audit_level",
     "audit_logging",
-    "auth_tcp",
-    "auth_tls",
-    "ca_file",
-    "cert_file",
-    "crl_file",
     "keepalive_required",
-    "key_file",
-    "listen_addr",
-    "listen_tcp",
-    "listen_tls",
     "ovs_timeout",
     "sasl_allowed_username_list",
     "tcp_min_ssf",
-    "tcp_port",
-    "tls_allowed_dn_list",
     "tls_no_sanity_certificate",
-    "tls_no_verify_certificate",
-    "tls_port",
     "tls_priority",
 ];
 
@@ -189,6 +210,29 @@ impl Config {
         Ok(())
     }
 
+    fn apply_net(&mut self, setting: Setting) -> Result<(), String> {
+        let net = &mut self.net;
+        let path =
+            |setting| text(setting).map(|path| Some(PathBuf::from(path)).filter(|it| it != Path::new("")));
+        match setting.key.as_str() {
+            "listen_tcp" => net.tcp = flag(&setting)?,
+            "listen_tls" => net.tls = flag(&setting)?,
+            "listen_addr" => net.address = Some(text(setting)?),
+            "tcp_port" => net.tcp_port = port(setting)?,
+            "tls_port" => net.tls_port = port(setting)?,
+            "auth_tcp" => net.tcp_authentication = Some(text(setting)?).filter(|kind| kind != "none"),
+            "auth_tls" => without_authentication(setting)?,
+            "key_file" => net.key = path(setting)?,
+            "cert_file" => net.certificate = path(setting)?,
+            "ca_file" => net.authority = path(setting)?,
+            "crl_file" => net.revoked = path(setting)?,
+            "tls_no_verify_certificate" => net.verify = !flag(&setting)?,
+            "tls_allowed_dn_list" => net.allowed_names = Some(texts(setting)?),
+            key => self.remarks.push(format!("line {}: unknown setting '{key}'", setting.line)),
+        }
+        Ok(())
+    }
+
     fn apply_other(&mut self, setting: Setting) -> Result<(), String> {
         match setting.key.as_str() {
             "unix_sock_dir" => self.sockets.directory = Some(text(setting)?.into()),
@@ -206,10 +250,34 @@ impl Config {
             key if WITHOUT_EFFECT.contains(&key) => {
                 self.remarks.push(format!("line {}: '{key}' has no effect here", setting.line));
             }
-            key => self.remarks.push(format!("line {}: unknown setting '{key}'", setting.line)),
+            _ => self.apply_net(setting)?,
         }
         Ok(())
     }
+}
+
+fn flag(setting: &Setting) -> Result<bool, String> {
+    number::<i64>(setting).map(|number| number != 0)
+}
+
+/// Ports are texts, for services may be named; only numbers are taken here.
+fn port(setting: Setting) -> Result<u16, String> {
+    let key = setting.key.clone();
+    let port = text(setting)?;
+    port.parse().map_err(|_| format!("{key}: '{port}' is not the number of a port"))
+}
+
+fn texts(setting: Setting) -> Result<Vec<String>, String> {
+    let refused = expected(&setting, "string list");
+    let values = match setting.value {
+        Value::List(values) => values,
+        value => vec![value],
+    };
+    let text = |value| match value {
+        Value::Text(text) => Ok(text),
+        _ => Err(refused.clone()),
+    };
+    values.into_iter().map(text).collect()
 }
 
 fn expected(setting: &Setting, what: &str) -> String {
@@ -287,6 +355,21 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_the_network() {
+        let config = read(
+            "listen_tcp = 1\nlisten_tls = 0\nlisten_addr = '::1'\ntcp_port = '1'\nauth_tcp = 'none'\n\
+             tls_allowed_dn_list = [ 'C=GB,*', \"CN=x\" ]\ntls_no_verify_certificate = 1\nca_file = ''\n",
+        );
+        let net = read("").unwrap().net;
+        assert!(!net.tcp && net.tls && net.verify && net.tcp_authentication.is_some());
+        let net = config.unwrap().net;
+        assert!(net.tcp && !net.tls && !net.verify);
+        assert_eq!((net.address.as_deref(), net.tcp_port, net.tls_port), (Some("::1"), 1, 16514));
+        assert_eq!((net.tcp_authentication, net.authority), (None, None));
+        assert_eq!(net.allowed_names.unwrap(), ["C=GB,*", "CN=x"]);
+    }
+
+    #[test]
     fn what_has_no_effect_is_named() {
         let config = read("ovs_timeout = 3\n\ncolour = 'green'\nadmin_max_anonymous_clients = 1").unwrap();
         let remarks = [
@@ -310,6 +393,8 @@ mod tests {
             ("unix_sock_ro_perms = '0888'", "/x.conf:1: Failed to parse mode '0888'"),
             ("auth_unix_rw = 'polkit'", "/x.conf:1: auth_unix_rw: authentication 'polkit' is not supported"),
             ("auth_unix_ro = 'x'", "/x.conf:1: unsupported auth x"),
+            ("tcp_port = 'http'", "/x.conf:1: tcp_port: 'http' is not the number of a port"),
+            ("auth_tls = 'sasl'", "/x.conf:1: auth_tls: authentication 'sasl' is not supported"),
             ("access_drivers = ['polkit']", "/x.conf:1: access driver \"polkit\" is not supported"),
         ] {
             assert_eq!(read(text).err().as_deref(), Some(error), "{text:?}");

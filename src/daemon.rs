@@ -11,17 +11,19 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::task::JoinSet;
 
-use crate::config::{Config, ServerConfig, SocketConfig};
+use crate::config::{Config, NetConfig, ServerConfig, SocketConfig};
 use crate::drivers::Drivers;
 use crate::logging::Logging;
 use crate::qemu::log_limit;
 use crate::rpc::administration::Administration;
 use crate::rpc::keepalive::Patience;
 use crate::rpc::listen::{self, Access, Listener, Service};
+use crate::rpc::listen_net::{NetListener, Protection};
 use crate::rpc::router::RouteError;
 use crate::rpc::routes;
 use crate::rpc::server::{Limits, Server, Workers};
 use crate::rpc::session::Rights;
+use crate::rpc::tls::{Clients, Tls, TlsError, TlsSettings};
 use crate::util::file;
 use crate::util::paths::{Paths, Scope};
 use crate::util::pidfile::{PidFile, PidFileError};
@@ -44,6 +46,12 @@ pub enum StartError {
     Group(String),
     #[error(transparent)]
     Failed(#[from] crate::error::Error),
+    #[error(
+        "auth_tcp: authentication '{0}' is not supported; only 'none' is, for networks that protect themselves"
+    )]
+    TcpAuthentication(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Routes(#[from] RouteError),
 }
@@ -60,11 +68,14 @@ pub struct Setup {
     pub logging: Logging,
     /// How long it goes on without anybody who needs it; `None` is for ever.
     pub idle: Option<Duration>,
+    /// Whether the network sockets of the configuration are opened.
+    pub listen: bool,
 }
 
 #[derive(Debug)]
 pub struct Daemon {
     listeners: Vec<(Listener, Service)>,
+    net_listeners: Vec<NetListener>,
     hypervisor: Arc<Server>,
     admin: Arc<Server>,
     administration: Arc<Administration>,
@@ -78,7 +89,7 @@ pub struct Daemon {
 impl Daemon {
     /// Takes the directories, binds the sockets, loads what is there. Clients wait in the backlog meanwhile.
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
-        let Setup { paths, config, search_path, pid_file, logging, idle } = setup;
+        let Setup { paths, config, search_path, pid_file, logging, idle, listen } = setup;
         let directory = |path: PathBuf, mode| {
             file::make_directory(&path, mode).map_err(|source| StartError::Directory { path, source })
         };
@@ -103,6 +114,16 @@ impl Daemon {
             listeners.push((Listener::bind(&sockets.join(name), access, backlog)?, service));
         }
 
+        let tls = if listen && config.net.tls {
+            Some(Arc::new(Tls::load(tls(&config.net, &paths))?))
+        } else {
+            None
+        };
+        let net_listeners = match listen {
+            true => bind_net(&config, tls.as_ref()).await?,
+            false => Vec::new(),
+        };
+
         let logs = paths.qemu_log();
         let drivers = Arc::new(Drivers::new(paths, search_path)?);
         drivers.secrets.load()?;
@@ -116,11 +137,13 @@ impl Daemon {
         });
         let server = |name, router, limits| Server::new(name, router, Arc::clone(&drivers), limits);
         let hypervisor = server("libvirtd", routes::hypervisor()?, limits(&config.server));
+        tls.into_iter().for_each(|tls| hypervisor.set_tls(tls));
         let administration = Administration::new(logging, idle);
         let admin = server("admin", routes::administration(&administration)?, limits(&config.admin));
         administration.introduce([&hypervisor, &admin]);
         Ok(Self {
             listeners,
+            net_listeners,
             hypervisor,
             admin,
             administration,
@@ -141,7 +164,7 @@ impl Daemon {
 
     /// Serves until `stop` is ready, then lets running calls finish.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, hypervisor, admin, .. } = self;
+        let Self { listeners, net_listeners, hypervisor, admin, .. } = self;
         let mut accepting = JoinSet::new();
         for (listener, service) in listeners {
             let (server, rights) = match service {
@@ -152,9 +175,18 @@ impl Daemon {
             let server = Arc::clone(server);
             accepting.spawn(async move { listener.accept_all(server, rights).await });
         }
+        for listener in net_listeners {
+            let server = Arc::clone(&hypervisor);
+            accepting.spawn(async move { listener.accept_all(server).await });
+        }
         stop.await;
         accepting.shutdown().await;
         tokio::join!(hypervisor.stop(STOP_PATIENCE), admin.stop(STOP_PATIENCE));
+    }
+
+    /// The network sockets that are open.
+    pub fn net_listeners(&self) -> &[NetListener] {
+        &self.net_listeners
     }
 
     /// What administrators see and change of it.
@@ -190,6 +222,36 @@ impl Daemon {
                 }
             }
         }
+    }
+}
+
+async fn bind_net(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Vec<NetListener>, StartError> {
+    let (net, backlog) = (&config.net, config.server.max_queued_clients);
+    let address = net.address.as_deref();
+    let mut bound = Vec::new();
+    if net.tcp {
+        if let Some(kind) = &net.tcp_authentication {
+            return Err(StartError::TcpAuthentication(kind.clone()));
+        }
+        bound.extend(NetListener::bind(address, net.tcp_port, backlog, &Protection::None).await?);
+    }
+    if let Some(tls) = tls {
+        let protection = Protection::Tls(Arc::clone(tls));
+        bound.extend(NetListener::bind(address, net.tls_port, backlog, &protection).await?);
+    }
+    Ok(bound)
+}
+
+/// The places that libvirt documents, where the configuration names no other.
+fn tls(net: &NetConfig, paths: &Paths) -> TlsSettings {
+    let place = |given: &Option<PathBuf>, usual: &str| given.clone().unwrap_or_else(|| paths.pki.join(usual));
+    TlsSettings {
+        authority: place(&net.authority, "CA/cacert.pem"),
+        revoked: place(&net.revoked, "CA/cacrl.pem"),
+        certificate: place(&net.certificate, "libvirt/servercert.pem"),
+        key: place(&net.key, "libvirt/private/serverkey.pem"),
+        clients: if net.verify { Clients::Verified } else { Clients::Anyone },
+        allowed: net.allowed_names.clone(),
     }
 }
 

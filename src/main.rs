@@ -43,7 +43,7 @@ struct Options {
     /// Run in the background once ready
     #[arg(short, long)]
     daemon: bool,
-    /// Accepted for compatibility: there is no network listener
+    /// Listen on the network as well, as the configuration file says
     #[arg(short, long)]
     listen: bool,
     /// Exit when nobody was connected for so many seconds
@@ -95,13 +95,18 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
     for remark in std::mem::take(&mut config.remarks) {
         tracing::warn!("configuration: {remark}");
     }
-    if options.listen {
-        tracing::warn!("--listen: there is no network listener, serving unix sockets only");
-    }
     let pid_file = options.pid_file.map(std::path::absolute).transpose()?;
     let idle =
         options.timeout.filter(|&seconds| seconds > 0).map(|seconds| Duration::from_secs(seconds.into()));
-    let setup = Setup { paths, config, search_path: environment.search_path, pid_file, logging, idle };
+    let setup = Setup {
+        paths,
+        config,
+        search_path: environment.search_path,
+        pid_file,
+        logging,
+        idle,
+        listen: options.listen,
+    };
     let ready = if options.in_background { report_ready } else { || Ok(()) };
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -135,7 +140,7 @@ async fn serve(setup: Setup, ready: fn() -> io::Result<()>) -> Result<(), Failur
     let daemon = Daemon::start(setup).await?;
     ready()?;
     tracing::info!("ready");
-    let drivers = Arc::clone(daemon.drivers());
+    let (drivers, hypervisor) = (Arc::clone(daemon.drivers()), Arc::clone(daemon.hypervisor()));
     let (idle, administration) = (daemon.idle(), Arc::clone(daemon.administration()));
     let stop = async move {
         let [terminate, interrupt, quit] = ends.as_mut_slice() else { return };
@@ -144,6 +149,9 @@ async fn serve(setup: Setup, ready: fn() -> io::Result<()>) -> Result<(), Failur
                 tracing::info!("SIGHUP: definitions are read again");
                 if let Err(error) = drivers.domains.reload().await {
                     tracing::error!(%error, "cannot read the definitions again");
+                }
+                if let Some(Err(error)) = hypervisor.tls().map(|tls| tls.reload()) {
+                    tracing::error!(%error, "the certificates of before stay in use");
                 }
             }
             std::future::pending().await

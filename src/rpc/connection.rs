@@ -68,6 +68,7 @@ pub async fn serve(server: Arc<Server>, client: Arc<Client>, transport: impl Tra
         output: BytesMut::new(),
         descriptors: VecDeque::new(),
         sent: 0,
+        flushed: true,
         stalled: false,
         keepalive,
     };
@@ -116,6 +117,8 @@ struct Connection<T> {
     descriptors: VecDeque<Descriptor>,
     /// Offset in the byte stream of the front of `output`.
     sent: u64,
+    /// The transport holds nothing back of what was sent.
+    flushed: bool,
     /// A stream has enough: wait until its sink has taken some.
     stalled: bool,
     keepalive: Keepalive,
@@ -142,8 +145,8 @@ impl<T: Transport> Connection<T> {
         let ended = match status.ending {
             Some(Ending::Unread) => return Err(End::Unread),
             Some(Ending::Now) => true,
-            Some(Ending::Flush) => status.unsent == 0,
-            Some(Ending::Drain) => status.unsent == 0 && status.running == 0,
+            Some(Ending::Flush) => status.unsent == 0 && self.flushed,
+            Some(Ending::Drain) => status.unsent == 0 && self.flushed && status.running == 0,
             None => false,
         };
         if ended {
@@ -174,6 +177,11 @@ impl<T: Transport> Connection<T> {
                 Poll::Pending => break,
             }
         }
+        self.flushed = self.output.is_empty()
+            && match self.transport.poll_flush(context) {
+                Poll::Ready(done) => done.map(|()| true)?,
+                Poll::Pending => false,
+            };
         if self.output.is_empty() && self.output.capacity() > KEPT_BUFFER {
             self.output = BytesMut::new();
         }
@@ -244,7 +252,7 @@ impl<T: Transport> Connection<T> {
             };
             let Some(mut frame) = frame::cut(&mut self.input, max)? else { return Ok(None) };
             let count = match frame.header.kind {
-                FrameType::CALL_WITH_FDS => descriptor_count(&mut frame)?,
+                FrameType::CALL_WITH_FDS => self.descriptor_count(&mut frame)?,
                 _ => 0,
             };
             if count == 0 {
@@ -264,6 +272,19 @@ impl<T: Transport> Connection<T> {
                 self.incomplete = incomplete;
                 Ok(None)
             }
+        }
+    }
+
+    /// The number of descriptors that stands before the payload of a call with descriptors.
+    fn descriptor_count(&self, frame: &mut Frame) -> Result<usize, End> {
+        let announced = frame
+            .payload
+            .try_get_u32()
+            .map_err(|_| FrameError::TooShort { len: frame.payload.len(), min: size_of::<u32>() })?;
+        let max = if self.client.peer.takes_descriptors() { frame::MAX_FDS } else { 0 };
+        match usize::try_from(announced) {
+            Ok(count) if count <= max => Ok(count),
+            _ => Err(End::Descriptors { announced, max }),
         }
     }
 
@@ -360,17 +381,5 @@ fn guarded<R>(reply: &Reply, run: impl FnOnce() -> R) -> Option<R> {
             reply.fail(&Error::internal_error("the call failed by a mistake in the daemon"));
             None
         }
-    }
-}
-
-/// The number of descriptors that stands before the payload of a call with descriptors.
-fn descriptor_count(frame: &mut Frame) -> Result<usize, End> {
-    let announced = frame
-        .payload
-        .try_get_u32()
-        .map_err(|_| FrameError::TooShort { len: frame.payload.len(), min: size_of::<u32>() })?;
-    match usize::try_from(announced) {
-        Ok(count) if count <= frame::MAX_FDS => Ok(count),
-        _ => Err(End::Descriptors { announced, max: frame::MAX_FDS }),
     }
 }

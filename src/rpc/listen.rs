@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::server::Server;
-use super::session::{Authentication, Identity, Rights};
+use super::session::{Authentication, Identity, Peer, Rights};
 use super::transport::UnixTransport;
 use crate::error::{Error, Result};
 use crate::util::file;
@@ -90,10 +90,10 @@ impl Listener {
         loop {
             match self.socket.accept().await {
                 Ok((socket, _)) => {
-                    let Some(place) = server.place().await else { return };
-                    let identity = identity(&socket);
+                    let Some(place) = server.place(Authentication::None).await else { return };
+                    let peer = Peer::Unix(identity(&socket));
                     let transport = UnixTransport::new(socket);
-                    server.serve(transport, identity, rights, Authentication::None, place);
+                    server.serve(transport, peer, rights, Authentication::None, place);
                 }
                 Err(error) => {
                     tracing::error!(socket = %self.path.display(), %error, "cannot accept a client");

@@ -140,6 +140,10 @@ impl Reply {
     fn send_with_fds<R: Encode>(&self, result: Result<WithDescriptors<R>>) {
         match result {
             Ok(answer) if answer.fds.is_empty() => self.send(Ok(answer.ret)),
+            Ok(_) if !self.client.peer.takes_descriptors() => {
+                let sentence = "file descriptors cannot be sent over this connection";
+                self.fail(&Error::operation_unsupported(sentence).from_origin(Origin::RPC));
+            }
             Ok(answer) => {
                 let header = Header { kind: FrameType::REPLY_WITH_FDS, ..self.header };
                 if let Err(error) = self.client.outbox.put_with_fds(&header, &answer.ret, answer.fds) {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ferrovirt_protocol::frame::Frame;
@@ -17,7 +17,8 @@ use super::keepalive::Patience;
 use super::outbox::Ending;
 use super::places::{Places, Taken};
 use super::router::{Router, Running};
-use super::session::{Authentication, Client, Identity, Rights};
+use super::session::{Authentication, Client, Peer, Rights};
+use super::tls::Tls;
 use super::transport::Transport;
 use crate::drivers::{ClientId, Drivers};
 
@@ -51,6 +52,7 @@ pub struct Server {
     places: Arc<Places>,
     anonymous_places: Arc<Places>,
     workers: Mutex<Workers>,
+    tls: OnceLock<Arc<Tls>>,
     last_id: AtomicU64,
     clients: Mutex<BTreeMap<ClientId, Arc<Client>>>,
     count: watch::Sender<usize>,
@@ -72,7 +74,7 @@ impl Drop for RunningCall {
 #[derive(Debug)]
 pub struct Place {
     client: Taken,
-    anonymous: Taken,
+    anonymous: Option<Taken>,
 }
 
 impl Server {
@@ -85,6 +87,7 @@ impl Server {
             places: Places::new(Some(limits.clients)),
             anonymous_places: Places::new(limits.anonymous_clients),
             workers: Mutex::new(limits.workers),
+            tls: OnceLock::new(),
             last_id: AtomicU64::new(0),
             clients: Mutex::default(),
             count: watch::Sender::new(0),
@@ -136,6 +139,17 @@ impl Server {
         *self.calls.borrow()
     }
 
+    /// What its TLS clients are let in by, if it has a socket for them.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.get()
+    }
+
+    /// Said once, before any client comes.
+    pub fn set_tls(&self, tls: Arc<Tls>) {
+        // A second one would be a mistake of the one caller, and changes nothing.
+        let _ = self.tls.set(tls);
+    }
+
     pub fn workers(&self) -> Workers {
         *self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,31 +159,35 @@ impl Server {
     }
 
     /// Waits for room. Who has been accepted without room waits unserved, the others in the backlog.
-    pub async fn place(&self) -> Option<Place> {
-        let client = self.places.take().await?;
-        Some(Place { client, anonymous: self.anonymous_places.take().await? })
+    /// The few places for clients that still have to show who they are are not for the others.
+    pub async fn place(&self, authentication: Authentication) -> Option<Place> {
+        let anonymous = match authentication {
+            Authentication::None => None,
+            Authentication::Certificate => Some(self.anonymous_places.take().await?),
+        };
+        Some(Place { client: self.places.take().await?, anonymous })
     }
 
     /// Serves a client in a task of its own.
     pub fn serve(
         self: &Arc<Self>,
         transport: impl Transport,
-        identity: Option<Identity>,
+        peer: Peer,
         rights: Rights,
         authentication: Authentication,
         place: Place,
     ) {
         let id = ClientId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
-        let client = Arc::new(Client::new(id, identity, rights, authentication));
+        let client = Arc::new(Client::new(id, peer, rights, authentication));
         let Place { client: room, anonymous } = place;
-        client.hold_anonymous_place(anonymous);
+        anonymous.into_iter().for_each(|place| client.hold_anonymous_place(place));
         let server = Arc::clone(self);
         self.insert(Arc::clone(&client));
         tokio::spawn(async move {
             let end = connection::serve(Arc::clone(&server), Arc::clone(&client), transport).await;
             match end {
                 End::Client | End::Daemon => tracing::debug!(client = id.0, %end, "connection closed"),
-                _ => tracing::warn!(client = id.0, identity = ?client.identity, %end, "connection cut off"),
+                _ => tracing::warn!(client = id.0, peer = ?client.peer, %end, "connection cut off"),
             }
             server.remove(&client);
             drop(room);

@@ -7,6 +7,7 @@
 //! Where no authentication is asked for, a client is known as soon as it is accepted.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -26,6 +27,40 @@ pub struct Identity {
     pub pid: i32,
 }
 
+/// Where a client comes from, and what is known of it through that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// `None`: the kernel does not say.
+    Unix(Option<Identity>),
+    Tcp {
+        address: SocketAddr,
+    },
+    Tls {
+        address: SocketAddr,
+        /// The distinguished name of its certificate, if it has one.
+        name: Option<Box<str>>,
+    },
+}
+
+impl Peer {
+    pub fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::Unix(identity) => *identity,
+            Self::Tcp { .. } | Self::Tls { .. } => None,
+        }
+    }
+
+    /// Whether nobody on the way can listen.
+    pub fn is_secure(&self) -> bool {
+        !matches!(self, Self::Tcp { .. })
+    }
+
+    /// Whether descriptors can travel.
+    pub fn takes_descriptors(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+}
+
 /// Which rights the socket gives that a client came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
@@ -37,12 +72,14 @@ pub enum Rights {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
     None,
+    /// By its certificate, before it is served.
+    Certificate,
 }
 
 /// A connected client.
 pub struct Client {
     pub id: ClientId,
-    pub identity: Option<Identity>,
+    pub peer: Peer,
     pub since: SystemTime,
     pub authentication: Authentication,
     pub outbox: Arc<Outbox>,
@@ -59,16 +96,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(
-        id: ClientId,
-        identity: Option<Identity>,
-        rights: Rights,
-        authentication: Authentication,
-    ) -> Self {
+    pub fn new(id: ClientId, peer: Peer, rights: Rights, authentication: Authentication) -> Self {
         let outbox = Arc::new(Outbox::default());
         Self {
             id,
-            identity,
+            peer,
             since: SystemTime::now(),
             authentication,
             streams: Streams::new(Arc::clone(&outbox)),
@@ -161,9 +193,6 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("id", &self.id)
-            .field("identity", &self.identity)
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
     }
 }

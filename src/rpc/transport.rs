@@ -4,12 +4,14 @@
 //! the system call that would only say "try again".
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
-use tokio::io::Interest;
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest};
 use tokio::net::UnixStream;
 
 use super::outbox::Descriptor;
@@ -18,7 +20,7 @@ use crate::util::fds;
 /// Most descriptors that may wait for the frame they belong to.
 const MAX_WAITING_FDS: usize = 2 * ferrovirt_protocol::frame::MAX_FDS;
 
-/// What a connection needs of its socket. Unix sockets today; TLS brings its own.
+/// What a connection needs of its socket.
 pub trait Transport: Send + 'static {
     /// Reads what is there to the end of `bytes`; `Ok(0)` is the end of the stream.
     fn poll_receive(
@@ -36,6 +38,12 @@ pub trait Transport: Send + 'static {
         descriptors: &mut VecDeque<Descriptor>,
         sent: u64,
     ) -> Poll<io::Result<usize>>;
+
+    /// Sends what the transport has kept of what was written to it.
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = context;
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// A unix socket: plain bytes, descriptors by `SCM_RIGHTS`.
@@ -132,5 +140,56 @@ impl Transport for UnixTransport {
                 return Poll::Ready(Ok(written));
             }
         }
+    }
+}
+
+/// Bytes without descriptors: TCP, and TLS above it.
+#[derive(Debug)]
+pub struct StreamTransport<S> {
+    stream: S,
+    /// Something was written since the last complete flush.
+    unflushed: bool,
+}
+
+impl<S> StreamTransport<S> {
+    pub fn new(stream: S) -> Self {
+        Self { stream, unflushed: false }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for StreamTransport<S> {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &mut BytesMut,
+        _: &mut VecDeque<OwnedFd>,
+    ) -> Poll<io::Result<usize>> {
+        bytes.reserve(fds::MIN_READ);
+        let mut room = bytes.limit(fds::MAX_READ);
+        pin!(self.stream.read_buf(&mut room)).poll(context)
+    }
+
+    fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &mut BytesMut,
+        _: &mut VecDeque<Descriptor>,
+        _: u64,
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        self.unflushed = true;
+        bytes.advance(written);
+        match written {
+            0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => Poll::Ready(Ok(written)),
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 }

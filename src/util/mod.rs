@@ -21,3 +21,4 @@ pub mod units;
 pub mod unix;
 pub mod uuid;
 pub mod vsock;
+pub mod wildcard;

@@ -7,6 +7,7 @@
 //! | runtime | /run/libvirt | $XDG_RUNTIME_DIR/libvirt | DIR/run/libvirt |
 //! | log | /var/log/libvirt | $XDG_CACHE_HOME/libvirt | DIR/var/log/libvirt |
 //! | cache | /var/cache/libvirt | $XDG_CACHE_HOME/libvirt | DIR/var/cache/libvirt |
+//! | pki | /etc/pki | /etc/pki | DIR/etc/pki |
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,8 @@ pub struct Paths {
     pub runtime: PathBuf,
     pub log: PathBuf,
     pub cache: PathBuf,
+    /// Certificates of the host.
+    pub pki: PathBuf,
     /// The directory of the daemon's own pid file: /run, or the runtime directory of a session.
     pub pidfile: PathBuf,
 }
@@ -43,6 +46,7 @@ impl Paths {
             runtime: below("run/libvirt"),
             log: below("var/log/libvirt"),
             cache: below("var/cache/libvirt"),
+            pki: below("etc/pki"),
             pidfile: below("run"),
         }
     }
@@ -56,6 +60,7 @@ impl Paths {
             runtime: runtime_dir.join("libvirt"),
             log: cache_home.join("libvirt"),
             cache: cache_home.join("libvirt"),
+            pki: "/etc/pki".into(),
             pidfile: runtime_dir.join("libvirt"),
         }
     }

@@ -27,6 +27,7 @@ pub(crate) fn setup(root: &Path, settings: &str) -> Setup {
         pid_file: None,
         logging: Logging::default(),
         idle: None,
+        listen: false,
     }
 }
 

@@ -7,6 +7,7 @@ mod calls;
 mod daemon;
 mod events;
 mod hostile;
+mod net;
 mod process;
 mod streams;
 mod world;

@@ -9,7 +9,7 @@ use ferrovirt::rpc::handlers;
 use ferrovirt::rpc::keepalive::Patience;
 use ferrovirt::rpc::router::{Router, Routes};
 use ferrovirt::rpc::server::{Limits, Server, Workers};
-use ferrovirt::rpc::session::{Authentication, Rights};
+use ferrovirt::rpc::session::{Authentication, Peer, Rights};
 use ferrovirt::rpc::transport::UnixTransport;
 use ferrovirt::util::paths::Paths;
 use ferrovirt_protocol::client::{CallError, Client, Events};
@@ -57,8 +57,8 @@ impl World {
     /// The client's end of a connection on which nothing has been said.
     pub(crate) async fn socket(&self, rights: Rights) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let place = self.server.place().await.unwrap();
-        self.server.serve(UnixTransport::new(ours), None, rights, Authentication::None, place);
+        let place = self.server.place(Authentication::None).await.unwrap();
+        self.server.serve(UnixTransport::new(ours), Peer::Unix(None), rights, Authentication::None, place);
         theirs
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Calls of these look up users, open log files and read certificates: they run beside the tasks.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,10 +20,12 @@ use crate::rpc::convert;
 use crate::rpc::handlers::connect::LIB_VERSION;
 use crate::rpc::router::{Call, Routes};
 use crate::rpc::server::{Server as Served, Workers};
-use crate::rpc::session::{Client as Connected, Identity};
+use crate::rpc::session::{Client as Connected, Identity, Peer};
 
-/// `VIR_CLIENT_TRANS_UNIX`
+/// `virClientTransport`
 const UNIX: u32 = 0;
+const TCP: u32 = 1;
+const TLS: u32 = 2;
 
 flag_words! {
     /// `virDaemonShutdownFlags`
@@ -99,7 +102,11 @@ fn client(served: &Served, client: &Connected) -> Client {
         srv: server(served),
         id: client.id.0,
         timestamp: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        transport: UNIX,
+        transport: match client.peer {
+            Peer::Unix(_) => UNIX,
+            Peer::Tcp { .. } => TCP,
+            Peer::Tls { .. } => TLS,
+        },
     }
 }
 
@@ -203,14 +210,27 @@ fn client_info(admin: &Administration, args: ClientGetInfoArgs) -> Result<Client
     flagless(args.flags, "adminClientGetInfo")?;
     let mut params = Params::default();
     params.push("readonly", connected.is_read_only());
-    if let Some(identity) = connected.identity {
-        identify(&mut params, identity);
+    match &connected.peer {
+        Peer::Unix(identity) => identity.iter().for_each(|identity| identify(&mut params, *identity)),
+        Peer::Tcp { address } => params.push("sock_addr", place(*address)),
+        Peer::Tls { address, name } => {
+            params.push("sock_addr", place(*address));
+            if let Some(name) = name {
+                params.push("tls_x509_dname", &**name);
+            }
+        }
     }
     Ok(ClientGetInfoRet { params: convert::params(params) })
 }
 
+/// libvirt's form of an address and a port.
+fn place(address: SocketAddr) -> String {
+    format!("{};{}", address.ip(), address.port())
+}
+
 /// Numbers as the kernel gave them, names where there are any.
-fn identify(params: &mut Params, Identity { uid, gid, pid }: Identity) {
+fn identify(params: &mut Params, identity: Identity) {
+    let Identity { uid, gid, pid } = identity;
     let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
     let group = nix::unistd::Group::from_gid(gid.into()).ok().flatten();
     params.push("unix_user_id", uid.cast_signed());
@@ -303,10 +323,11 @@ fn set_filters(admin: &Administration, args: ConnectSetLoggingFiltersArgs) -> Re
 }
 
 fn update_tls_files(admin: &Administration, args: ServerUpdateTlsFilesArgs) -> Result<()> {
-    admin.server(&args.srv.name)?;
+    let served = admin.server(&args.srv.name)?;
     flagless(args.flags, "adminServerUpdateTlsFiles")?;
-    let sentence = "no tls service found, unable to update tls files";
-    Err(Error::internal_error(sentence).from_origin(Origin::RPC))
+    let failed = |sentence: String| Error::internal_error(sentence).from_origin(Origin::RPC);
+    let none = || failed("no tls service found, unable to update tls files".to_owned());
+    served.tls().ok_or_else(none)?.reload().map_err(|error| failed(error.to_string()))
 }
 
 fn set_timeout(admin: &Administration, args: ConnectSetDaemonTimeoutArgs) -> Result<()> {

@@ -30,7 +30,7 @@ pub fn routes(r: &mut Routes) {
 
 async fn auth_list(call: Call, (): ()) -> Result<AuthListRet> {
     let types = match call.client.authentication {
-        Authentication::None => vec![AuthType::NONE],
+        Authentication::None | Authentication::Certificate => vec![AuthType::NONE],
     };
     Ok(AuthListRet { types })
 }
