@@ -13,6 +13,8 @@ use crate::qemu::migrate::MigrateError;
 use crate::qemu::monitor::MonitorError;
 use crate::qemu::network::NetworkError;
 use crate::qemu::process::{StartError, StopError};
+use crate::qemu::save_file::SaveFileError;
+use crate::qemu::save_image::SaveImageError;
 use crate::qemu::status::StatusError;
 
 impl From<ConfError> for Error {
@@ -121,6 +123,31 @@ impl From<MigrateError> for Error {
             MigrateError::Gone | MigrateError::Failed { .. } | MigrateError::Postcopy { .. } => {
                 Self::operation_failed(sentence)
             }
+        }
+    }
+}
+
+impl From<SaveImageError> for Error {
+    fn from(error: SaveImageError) -> Self {
+        Self::operation_failed(error.to_string())
+    }
+}
+
+impl From<SaveFileError> for Error {
+    fn from(error: SaveFileError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            SaveFileError::Open { source, .. }
+            | SaveFileError::Write { source, .. }
+            | SaveFileError::Read { source, .. }
+            | SaveFileError::Pipe { source } => {
+                let mut built = Self::system_error(sentence);
+                built.errno = source.raw_os_error();
+                built
+            }
+            SaveFileError::NoProgram { .. } => Self::operation_failed(sentence),
+            SaveFileError::Start(_) => Self::system_error(sentence),
+            SaveFileError::Helper { .. } => Self::internal_error(sentence),
         }
     }
 }

@@ -65,6 +65,15 @@ pub fn create_nvram(domain: &Domain) -> Result<(), NvramError> {
     copied.map_err(|source| NvramError { path: path.to_owned(), template: template.to_owned(), source })
 }
 
+/// Removes the file with a guest's firmware variables, where it can be made anew from its template.
+pub fn remove_nvram(domain: &Domain) -> io::Result<()> {
+    let nvram = domain.os.nvram.as_deref().filter(|nvram| nvram.template.is_some());
+    match nvram.and_then(|nvram| nvram.place.path.as_deref()) {
+        Some(path) => crate::util::file::remove_if_there(Path::new(path)),
+        None => Ok(()),
+    }
+}
+
 fn copy_new(template: &str, path: &str) -> io::Result<()> {
     let mut from = match Path::new(path).try_exists()? {
         true => return Ok(()),

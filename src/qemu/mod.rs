@@ -21,6 +21,8 @@ pub mod network;
 pub mod prepare;
 pub mod process;
 pub mod run_state;
+pub mod save_file;
+pub mod save_image;
 pub mod secret;
 pub mod setup;
 pub mod stats;

@@ -5,8 +5,8 @@ use crate::qemu::job::State;
 use crate::qemu::run_state::RunState;
 
 /// Whether `filter` lets the domain through: in every group of alternatives in which it names any, the
-/// domain must be one of those named.
-pub(super) fn matches(filter: ListFlags, state: &State) -> bool {
+/// domain must be one of those named. `is_kept` looks for a managed save; it is asked if that counts.
+pub(super) fn matches(filter: ListFlags, state: &State, is_kept: impl FnOnce() -> bool) -> bool {
     if filter.is_empty() {
         return true;
     }
@@ -17,6 +17,8 @@ pub(super) fn matches(filter: ListFlags, state: &State) -> bool {
         RunState::Shutoff(_) => ListFlags::SHUTOFF,
         _ => ListFlags::OTHER,
     };
+    let by_kept = ListFlags::MANAGED_SAVE | ListFlags::NO_MANAGED_SAVE;
+    let is_kept = filter.intersects(by_kept) && is_kept();
     let groups = [
         (
             is(state.is_active(), ListFlags::ACTIVE, ListFlags::INACTIVE),
@@ -27,7 +29,7 @@ pub(super) fn matches(filter: ListFlags, state: &State) -> bool {
             ListFlags::PERSISTENT | ListFlags::TRANSIENT,
         ),
         (run, ListFlags::RUNNING | ListFlags::PAUSED | ListFlags::SHUTOFF | ListFlags::OTHER),
-        (ListFlags::NO_MANAGED_SAVE, ListFlags::MANAGED_SAVE | ListFlags::NO_MANAGED_SAVE),
+        (is(is_kept, ListFlags::MANAGED_SAVE, ListFlags::NO_MANAGED_SAVE), by_kept),
         (
             is(state.autostart, ListFlags::AUTOSTART, ListFlags::NO_AUTOSTART),
             ListFlags::AUTOSTART | ListFlags::NO_AUTOSTART,
@@ -47,7 +49,7 @@ mod tests {
     fn groups_are_alternatives_and_all_groups_must_agree() {
         let mut state = State::new("a", Uuid([1; 16]));
         state.autostart = true;
-        let check = |filter, expected| assert_eq!(matches(filter, &state), expected, "{filter:?}");
+        let check = |filter, expected| assert_eq!(matches(filter, &state, || true), expected, "{filter:?}");
         check(ListFlags::empty(), true);
         check(ListFlags::INACTIVE, true);
         check(ListFlags::ACTIVE, false);
@@ -57,6 +59,7 @@ mod tests {
         check(ListFlags::RUNNING | ListFlags::SHUTOFF, true);
         check(ListFlags::RUNNING | ListFlags::OTHER, false);
         check(ListFlags::HAS_SNAPSHOT, false);
-        check(ListFlags::NO_CHECKPOINT | ListFlags::NO_MANAGED_SAVE, true);
+        check(ListFlags::NO_CHECKPOINT | ListFlags::MANAGED_SAVE, true);
+        check(ListFlags::NO_MANAGED_SAVE, false);
     }
 }

@@ -44,6 +44,36 @@ flag_words!(
     AbortFlags of "qemuDomainAbortJobFlags" {
         POSTCOPY = 1,
     }
+    /// `virDomainSaveRestoreFlags` of a save.
+    SaveFlags of "qemuDomainSaveFlags" {
+        BYPASS_CACHE = 1,
+        RUNNING = 1 << 1,
+        PAUSED = 1 << 2,
+    }
+    /// The same of a restore.
+    RestoreFlags of "qemuDomainRestoreInternal" {
+        BYPASS_CACHE = 1,
+        RUNNING = 1 << 1,
+        PAUSED = 1 << 2,
+        RESET_NVRAM = 1 << 3,
+    }
+    /// `virDomainSaveImageXMLFlags`
+    ImageFlags of "qemuDomainSaveImageGetXMLDesc" {
+        SECURE = 1,
+    }
+    /// What a saved guest is to do when it is restored.
+    ImageStateFlags of "qemuDomainSaveImageDefineXML" {
+        RUNNING = 1 << 1,
+        PAUSED = 1 << 2,
+    }
+    /// `virDomainCoreDumpFlags`
+    DumpFlags of "qemuDomainCoreDumpWithFormat" {
+        CRASH = 1,
+        LIVE = 1 << 1,
+        BYPASS_CACHE = 1 << 2,
+        RESET = 1 << 3,
+        MEMORY_ONLY = 1 << 4,
+    }
     /// `virDomainGetJobStatsFlags`
     JobStatsFlags of "qemuDomainGetJobStats" {
         COMPLETED = 1,

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Domains;
+use super::event::DomainEvent;
 use super::flags::{CallFlags, JobStatsFlags};
 use super::reads::running;
 use crate::drivers::params::Params;
 use crate::error::{Error, Result};
 use crate::qemu::job::{
-    DomainHandle, JobOperation, JobStatistics, JobStatus, JobSubject, Operation, Query, State, Traffic,
+    AsyncJob, AsyncOp, DomainHandle, JobOperation, JobStatistics, JobStatus, JobSubject, Operation, Query,
+    State, Traffic,
 };
 use crate::qemu::monitor::{QueryDump, QueryMigrate};
 
@@ -43,6 +45,18 @@ impl Domains {
             None => Ok((0, Params::default())),
             Some(statistics) => Ok((statistics.status.kind(), params(&statistics)?)),
         }
+    }
+
+    /// Tells subscribers how an operation went that has come to its end.
+    pub(super) fn publish_completed<O: AsyncOp>(&self, job: &AsyncJob<O>) {
+        job.update_then(
+            |_| (),
+            |state, ()| {
+                if let Some(statistics) = state.completed.clone() {
+                    self.publish(state, DomainEvent::JobCompleted { statistics });
+                }
+            },
+        );
     }
 
     async fn underway(&self, mut domain: DomainHandle) -> Result<Option<Arc<JobStatistics>>> {

@@ -26,7 +26,8 @@
 //! | `agent`, `agent_…` | what is asked of the agent inside a guest |
 //! | `adopt`, `status`, `strays` | guests that outlive the daemon |
 //! | `attach`, `native` | guests that others started, and command lines of QEMU |
-//! | `core_dump` | what is kept of a guest that panicked |
+//! | `save`, `restore`, `managed_save` | a guest's state into a file, and back |
+//! | `core_dump` | what is kept of a guest for whoever looks into it |
 //! | `start`, `lifecycle`, `lifecycle_action`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
 //! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
@@ -61,6 +62,7 @@ pub mod keyboard;
 pub mod lifecycle;
 mod lifecycle_action;
 pub mod list;
+mod managed_save;
 mod memory;
 mod messages;
 pub mod metadata;
@@ -77,6 +79,8 @@ pub mod reads;
 mod refresh;
 mod remains;
 mod rename;
+mod restore;
+mod save;
 pub mod screenshot;
 mod start;
 pub mod stats;
@@ -110,6 +114,7 @@ use crate::error::{Error, Result};
 use crate::qemu::capabilities::Emulators;
 use crate::qemu::job::{DomainObject, Limits, State};
 use crate::qemu::process::Directories;
+use crate::qemu::save_image::Saving;
 use crate::util::paths::Paths;
 
 /// The driver of guests.
@@ -132,6 +137,7 @@ pub struct Domains {
     frozen: Frozen,
     unplugs: hotplug::Unplugs,
     consoles: Arc<Consoles>,
+    saving: Saving,
 }
 
 impl Domains {
@@ -160,6 +166,7 @@ impl Domains {
             frozen: Frozen::default(),
             unplugs: hotplug::Unplugs::default(),
             consoles: Arc::default(),
+            saving: Saving::default(),
         }
     }
 
@@ -173,6 +180,7 @@ impl Domains {
             let inherited = crate::util::file::make_directory(runtime, 0o755)
                 .and_then(|()| domains.inherit())
                 .map_err(|error| Error::io(format_args!("cannot use '{}'", runtime.display()), error))?;
+            domains.drop_half_saved();
             domains.load_definitions().map_err(|error| {
                 Error::io(format_args!("cannot use '{}'", domains.paths.qemu_config().display()), error)
             })?;

@@ -24,7 +24,7 @@ use super::event::{
 };
 use super::hotplug::Answer;
 use super::status::recorded_alike;
-use crate::conf::devices::{Disk, Place, Storage};
+use crate::conf::devices::{Disk, Place, Storage, WatchdogAction as WatchdogChoice};
 use crate::conf::domain::{ClockOffset, Domain, LifecycleAction};
 use crate::error::Error;
 use crate::qemu::job::{
@@ -239,6 +239,16 @@ impl Domains {
         });
     }
 
+    /// A guest that was stopped for an operation cannot be let go on.
+    pub(super) fn note_left_paused(&self, object: &DomainObject) {
+        self.tell(object, |state| {
+            if let RunState::Paused(reason) = &mut state.run {
+                *reason = Paused::ApiError;
+            }
+            vec![DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::ApiError))]
+        });
+    }
+
     /// A migration goes through the guest's memory once more.
     fn note_pass(&self, object: &DomainObject, pass: u64) {
         self.tell(object, |state| {
@@ -265,8 +275,14 @@ impl Domains {
 
     /// The guest has powered off; QEMU waits to be told what now.
     pub(super) fn note_shutdown(self: &Arc<Self>, object: &Arc<DomainObject>, guest: Option<bool>) {
-        // A QEMU that answers SIGTERM by reporting it again is not signaled for ever.
-        let known = |state: &State| matches!(state.run, RunState::Shutdown(_)) || state.restarting;
+        // A QEMU that answers SIGTERM by reporting it again is not signaled for ever. One that is ended when all is
+        // done did not power off.
+        let known = |state: &State| {
+            matches!(state.run, RunState::Shutdown(_))
+                || matches!(state.ending, Some(Ending::Saved | Ending::Migrated | Ending::Failed))
+                || (state.ending == Some(Ending::Crashed) && state.operation.is_some())
+                || state.restarting
+        };
         if known(&object.state()) {
             return;
         }
@@ -410,7 +426,7 @@ impl Domains {
         });
     }
 
-    fn note_watchdog(&self, object: &DomainObject, action: &str) {
+    fn note_watchdog(self: &Arc<Self>, object: &Arc<DomainObject>, action: &str) {
         let action = match action {
             "pause" => WatchdogAction::Pause,
             "reset" => WatchdogAction::Reset,
@@ -428,6 +444,12 @@ impl Domains {
             }
             events
         });
+        let state = object.state();
+        let first = state.live.as_ref().and_then(|live| live.devices.watchdogs.first());
+        // What QEMU knows as a pause.
+        if first.is_some_and(|watchdog| watchdog.action == WatchdogChoice::Dump) {
+            tokio::spawn(Arc::clone(self).dump_after_watchdog(DomainHandle::new(Arc::clone(object))));
+        }
     }
 
     fn note_io_error(&self, object: &DomainObject, failed: &Failed, action: &str, reason: &str) {

@@ -42,7 +42,9 @@ impl Domains {
         let filter = ListFlags::accept(flags)?;
         let all = self.list.all();
         let picked = |object: &Arc<DomainObject>| {
-            object.peek(|state| filter::matches(filter, state).then(|| pick(state)))
+            object.peek(|state| {
+                filter::matches(filter, state, || self.has_managed_save(state)).then(|| pick(state))
+            })
         };
         Ok(all.iter().filter_map(picked).collect())
     }

@@ -15,6 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::event::{DomainEvent, Lifecycle, Resumed, Started as StartedDetail, Suspended};
 use super::flags::{CallFlags, CreateFlags, StartFlags};
 use super::list::{Added, Existing};
+use super::managed_save::Kept;
+use super::restore::reset_nvram;
 use super::{Domains, agent, blocking, devices, pins, vcpus};
 use crate::conf::devices::BalloonModel;
 use crate::conf::domain::{ClockOffset, Cpu, Domain};
@@ -47,7 +49,6 @@ pub(super) enum Beginning {
     Boot,
     /// The same, and its vCPUs wait for somebody to let them go.
     BootPaused,
-    #[allow(dead_code, reason = "restoring and migrating build on it")]
     /// With a state that is to be streamed into a QEMU that waits for it; it stands still for this reason.
     Incoming(Paused),
 }
@@ -78,14 +79,21 @@ impl Domains {
             return Err(Error::operation_invalid("domain is already running"));
         }
         let definition = state.inactive.clone().ok_or_else(|| gone(&state))?;
+        let owner = flags.contains(StartFlags::AUTODESTROY).then_some(client);
         if self.has_managed_save(&state) && !flags.contains(StartFlags::FORCE_BOOT) {
-            return Err(Error::operation_unsupported("restoring a managed save image"));
+            let kept = self.start_from_kept(&mut job, flags, owner).await;
+            if matches!(kept, Ok(Kept::Restored) | Err(_)) {
+                self.forget_unused(job.object());
+                return kept.map(|_| job.state());
+            }
         }
         // A later start must not restore it over disks that this one has written to.
         self.remove_managed_save(&state)?;
+        if flags.contains(StartFlags::RESET_NVRAM) {
+            reset_nvram(&definition).await?;
+        }
         let beginning =
             if flags.contains(StartFlags::PAUSED) { Beginning::BootPaused } else { Beginning::Boot };
-        let owner = flags.contains(StartFlags::AUTODESTROY).then_some(client);
         let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None };
         if let Err(error) = self.run(&mut job, plan).await {
             // It may have been undefined meanwhile.
@@ -115,6 +123,9 @@ impl Domains {
             let beginning =
                 if flags.contains(CreateFlags::PAUSED) { Beginning::BootPaused } else { Beginning::Boot };
             let owner = flags.contains(CreateFlags::AUTODESTROY).then_some(client);
+            if flags.contains(CreateFlags::RESET_NVRAM) {
+                reset_nvram(&definition).await?;
+            }
             let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None };
             self.run(&mut job, plan).await?;
             Ok(job.state())

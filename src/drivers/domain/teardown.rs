@@ -8,7 +8,7 @@ use super::flags::UndefineFlags;
 use crate::qemu::helpers;
 use crate::qemu::job::{Destroy, DomainHandle, DomainObject, Ending, JobError, State};
 use crate::qemu::log;
-use crate::qemu::run_state::{RunState, Shutoff};
+use crate::qemu::run_state::{Paused, RunState, Shutoff};
 
 impl Domains {
     /// Takes a domain down whose process is gone. Only the task that watches the process calls this.
@@ -37,8 +37,12 @@ impl Domains {
             state.gone = !state.is_persistent();
             state.gone
         };
+        // Of a guest that never came to be nobody has heard.
+        let known = state.run != RunState::Paused(Paused::StartingUp);
         let gone = job.update_then(end, |state, _| {
-            self.publish(state, DomainEvent::Lifecycle(Lifecycle::Stopped(detail)));
+            if known {
+                self.publish(state, DomainEvent::Lifecycle(Lifecycle::Stopped(detail)));
+            }
         });
         if gone {
             // The state of one that has gone to another host may be what it uses there.

@@ -9,11 +9,11 @@ use super::JobError;
 use super::kinds::{Allowed, AsyncOp, Beginnable, Destroy, Phase, Writes};
 use super::object::{DomainHandle, DomainObject};
 use super::slots::Want;
-use super::state::{Machine, State};
-use super::statistics::JobStatistics;
+use super::state::{Ending, Machine, State};
+use super::statistics::{JobStatistics, JobSubject};
 use crate::qemu::agent::{Agent, AgentError, Done, Patience, Request};
 use crate::qemu::monitor::Monitor;
-use crate::qemu::process::Files;
+use crate::qemu::process::{Files, How};
 
 /// A normal job.
 #[derive(Debug)]
@@ -176,6 +176,21 @@ impl<O: AsyncOp> AsyncJob<O> {
 
     pub fn object(&self) -> &Arc<DomainObject> {
         self.handle.object()
+    }
+
+    /// What a client asked for, and which numbers will tell how far it is.
+    pub fn describe(&self, flags: u32, subject: JobSubject) {
+        self.update(|state| {
+            if let Some(underway) = &mut state.operation {
+                underway.flags = flags;
+                underway.note(|statistics| statistics.subject = subject);
+            }
+        });
+    }
+
+    /// Ends the guest's process with the operation, as [`DomainHandle::stop`] does.
+    pub async fn stop(&mut self, how: How, ending: Ending) -> Result<(), JobError> {
+        self.handle.stop(how, ending).await
     }
 
     /// Changes what is told of how far it is.

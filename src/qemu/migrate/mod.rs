@@ -20,7 +20,7 @@ use thiserror::Error;
 
 pub use self::settings::{Settings, configure, parameters, supported};
 pub use self::stream::{Target, forget, receive, start};
-pub use self::wait::{Reached, Until, cancel, look, wait};
+pub use self::wait::{Reached, Until, cancel, look, wait, wish};
 
 use crate::qemu::job::{JobError, Operation};
 use crate::qemu::monitor::MonitorError;

@@ -80,8 +80,8 @@ pub async fn wait<O: AsyncOp>(job: &mut AsyncJob<O>, until: Until) -> Result<Rea
     }
 }
 
-/// Never, where nobody can have it.
-async fn wish(abort: &Option<Arc<AbortWish>>) {
+/// Returns when a client wants the operation to end; never, where nobody can want it.
+pub async fn wish(abort: &Option<Arc<AbortWish>>) {
     match abort {
         Some(abort) => abort.wanted().await,
         None => std::future::pending().await,

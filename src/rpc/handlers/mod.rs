@@ -9,6 +9,7 @@ pub mod domain_hotplug;
 pub mod domain_lifecycle;
 pub mod domain_live;
 pub mod domain_reads;
+pub mod domain_save;
 pub mod domain_stats;
 pub mod domain_tunables;
 pub mod domain_usage;

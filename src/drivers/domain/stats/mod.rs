@@ -110,7 +110,7 @@ impl Domains {
         let mut chosen: Vec<(Arc<DomainObject>, Groups)> = Vec::with_capacity(objects.len());
         for object in objects {
             let state = object.state();
-            if filter::matches(lists, &state) {
+            if filter::matches(lists, &state, || self.has_managed_save(&state)) {
                 let groups = Groups::choose(groups, flags, &state)?;
                 chosen.push((object, groups));
             }

@@ -1,0 +1,195 @@
+//! A guest's state that the daemon keeps, for the next start to go on from; and definitions in saved files.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::flags::{CallFlags, ImageFlags, ImageStateFlags, SaveFlags, StartFlags, no_flags};
+use super::reads::running;
+use super::restore::{Image, Wishes, read_prologue, reset_nvram};
+use super::save::{Request, cache, exclusive, settings};
+use super::{Domains, blocking};
+use crate::conf::xml::Form;
+use crate::drivers::ClientId;
+use crate::error::{Error, Result};
+use crate::qemu::job::{AsyncJob, DomainHandle, Start, State};
+use crate::qemu::save_file::PARTIAL;
+use crate::qemu::save_image::{Prologue, Whole};
+use crate::util::file;
+
+/// What came of a file that the daemon kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Restored,
+    /// Nothing could ever have come of it; it is gone.
+    Useless,
+}
+
+impl Domains {
+    /// `virDomainManagedSave`
+    pub async fn managed_save_now(self: &Arc<Self>, domain: DomainHandle, flags: u32) -> Result<()> {
+        let flags = SaveFlags::accept(flags)?;
+        self.save_managed(domain, None, flags).await
+    }
+
+    pub(super) async fn save_managed(
+        self: &Arc<Self>,
+        domain: DomainHandle,
+        xml: Option<String>,
+        flags: SaveFlags,
+    ) -> Result<()> {
+        let state = domain.state();
+        running(&state)?;
+        if !state.is_persistent() {
+            return Err(Error::operation_invalid("cannot do managed save for transient domain"));
+        }
+        let path = self.managed_save(&state.name);
+        let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+        blocking(move || {
+            file::make_directory(&directory, 0o711)
+                .map_err(|error| Error::io(format_args!("cannot create '{}'", directory.display()), error))
+        })
+        .await?;
+        let format = self.saving.save_format;
+        self.save_to(domain, Request { path, format, xml, channels: None, flags }).await
+    }
+
+    /// Forgets a guest's kept state.
+    pub async fn drop_managed(self: &Arc<Self>, domain: DomainHandle, flags: u32) -> Result<()> {
+        no_flags(flags, "qemuDomainManagedSaveRemove")?;
+        let path = self.managed_save(&domain.state().name);
+        blocking(move || {
+            std::fs::remove_file(&path).map_err(|error| {
+                Error::io(format_args!("Failed to remove managed save file '{}'", path.display()), error)
+            })
+        })
+        .await
+    }
+
+    /// Has a start go on from what is kept. A file that cannot be restored now stays for another time.
+    pub(super) async fn start_from_kept(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<Start>,
+        flags: StartFlags,
+        owner: Option<ClientId>,
+    ) -> Result<Kept> {
+        let state = job.state();
+        let path = self.managed_save(&state.name);
+        if let Err(error) = read_prologue(&path).await?
+            && error.is_corrupt()
+        {
+            tracing::warn!(domain = %state.name, %error, "forgets what was kept of the guest");
+            self.remove_managed_save(&state)?;
+            return Ok(Kept::Useless);
+        }
+        let image = self.look_into(&path).await?;
+        check_belongs(&image, &state)?;
+        let bypassed = flags.contains(StartFlags::BYPASS_CACHE);
+        let said = if bypassed { SaveFlags::BYPASS_CACHE } else { SaveFlags::empty() };
+        let wishes = Wishes {
+            settings: settings(image.prologue.format, None, said)?,
+            cache: cache(bypassed),
+            runs: image.prologue.runs,
+            paused: flags.contains(StartFlags::PAUSED),
+            owner,
+        };
+        if flags.contains(StartFlags::RESET_NVRAM) {
+            reset_nvram(&image.definition).await?;
+        }
+        self.bring_back(job, &image, wishes).await?;
+        // It runs; a file that stays is restored over its disks the next time.
+        if let Err(error) = self.remove_managed_save(&state) {
+            tracing::error!(domain = %state.name, %error, "the guest's old state stays");
+        }
+        Ok(Kept::Restored)
+    }
+
+    /// The definition of the guest in a file.
+    pub async fn save_image_xml(&self, path: &str, flags: u32) -> Result<String> {
+        let flags = ImageFlags::accept(flags)?;
+        let image = self.look_into(Path::new(path)).await?;
+        Ok(image.definition.to_xml(image_form(flags)))
+    }
+
+    /// Has the guest in a file go on with another definition.
+    pub async fn define_save_image(&self, path: &str, xml: &str, flags: u32) -> Result<()> {
+        let flags = ImageStateFlags::accept(flags)?;
+        if flags.contains(ImageStateFlags::RUNNING | ImageStateFlags::PAUSED) {
+            return Err(exclusive("VIR_DOMAIN_SAVE_RUNNING", "VIR_DOMAIN_SAVE_PAUSED"));
+        }
+        let Image { path, mut prologue, definition } = self.look_into(Path::new(path)).await?;
+        let runs = match flags {
+            flags if flags.contains(ImageStateFlags::RUNNING) => true,
+            flags if flags.contains(ImageStateFlags::PAUSED) => false,
+            _ => prologue.runs,
+        };
+        if prologue.xml == xml && prologue.runs == runs {
+            return Ok(());
+        }
+        prologue.runs = runs;
+        let given = self.replacement(&definition, xml).await?;
+        prologue.xml = given.to_xml(Form::SECURE | Form::MIGRATABLE);
+        rewrite(&path, prologue).await
+    }
+
+    /// The same of a guest's kept state.
+    pub async fn managed_save_xml(&self, domain: DomainHandle, flags: u32) -> Result<String> {
+        ImageFlags::accept(flags)?;
+        self.save_image_xml(&self.kept(&domain)?, flags).await
+    }
+
+    pub async fn define_managed_save(&self, domain: DomainHandle, xml: &str, flags: u32) -> Result<()> {
+        self.define_save_image(&self.kept(&domain)?, xml, flags).await
+    }
+
+    fn kept(&self, domain: &DomainHandle) -> Result<String> {
+        let path = self.managed_save(&domain.state().name);
+        match path.exists() {
+            true => Ok(path.to_string_lossy().into_owned()),
+            false => Err(Error::operation_invalid("domain does not have managed save image")),
+        }
+    }
+
+    /// Removes what an earlier daemon has left half-written.
+    pub(super) fn drop_half_saved(&self) {
+        let directory = self.paths.qemu_state().join("save");
+        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(PARTIAL)) {
+            if let Err(error) = file::remove_if_there(&entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "cannot remove what is not whole");
+            }
+        }
+    }
+}
+
+fn image_form(flags: ImageFlags) -> Form {
+    if flags.contains(ImageFlags::SECURE) { Form::SECURE } else { Form::INACTIVE }
+}
+
+fn check_belongs(image: &Image, state: &State) -> Result<()> {
+    let found = &image.definition;
+    if *found.name == *state.name && found.uuid == state.uuid {
+        return Ok(());
+    }
+    Err(Error::operation_failed(format!(
+        "cannot restore domain '{}' uuid {} from a file which belongs to domain '{}' uuid {}",
+        state.name, state.uuid, found.name, found.uuid
+    )))
+}
+
+/// Replaces a file's first part; what comes behind stays where it is.
+async fn rewrite(path: &Path, prologue: Prologue) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+
+    let path = path.to_owned();
+    blocking(move || {
+        let bytes = prologue.encode(Whole::Yes)?;
+        let written = std::fs::File::options().write(true).open(&path).and_then(|file| {
+            file.write_all_at(&bytes, 0)?;
+            file.sync_data()
+        });
+        written.map_err(|error| {
+            Error::io(format_args!("failed to write header data to '{}'", path.display()), error)
+        })
+    })
+    .await
+}

@@ -1,0 +1,257 @@
+//! From a file with a guest's state to a guest that goes on.
+//!
+//! The file is only read: whatever comes of it, it is as it was, and can be tried again.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::event::{DomainEvent, Lifecycle, Started, Suspended};
+use super::flags::{CallFlags, RestoreFlags, SaveFlags};
+use super::list::{Added, Existing};
+use super::save::{cache, exclusive, settings, wants_to_run};
+use super::start::{Beginning, Plan};
+use super::{Domains, blocking};
+use crate::conf::domain::Domain;
+use crate::conf::xml::Form;
+use crate::drivers::ClientId;
+use crate::drivers::params::{ParamType, Params};
+use crate::error::{Error, Result};
+use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Ending, Start, State};
+use crate::qemu::migrate::{self, Settings, Target, Until};
+use crate::qemu::monitor::QueryChardev;
+use crate::qemu::process::How;
+use crate::qemu::run_state::{Paused, RunState, Running};
+use crate::qemu::save_file::{self, Cache, Feed, Packer};
+use crate::qemu::save_image::{Prologue, SaveFormat, SaveImageError};
+
+/// A file that was looked into.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub path: PathBuf,
+    pub prologue: Prologue,
+    pub definition: Domain,
+}
+
+/// What is to become of a guest that is restored.
+#[derive(Debug)]
+pub(super) struct Wishes {
+    pub settings: Settings,
+    pub cache: Cache,
+    pub runs: bool,
+    /// The client said now that it is to stand still.
+    pub paused: bool,
+    pub owner: Option<ClientId>,
+}
+
+impl Domains {
+    /// `virDomainRestoreFlags`
+    pub async fn restore(self: &Arc<Self>, path: &str, xml: Option<&str>, flags: u32) -> Result<()> {
+        let flags = RestoreFlags::accept(flags)?;
+        self.restore_from(Path::new(path), xml, None, flags).await
+    }
+
+    /// The same with parameters.
+    pub async fn restore_with(self: &Arc<Self>, params: Params, flags: u32) -> Result<()> {
+        params.validate(&[
+            ("file", ParamType::Text),
+            ("dxml", ParamType::Text),
+            ("parallel.channels", ParamType::Int),
+        ])?;
+        let path = params.text("file").ok_or_else(|| Error::invalid_arg("missing path to restore from"))?;
+        let flags = RestoreFlags::accept(flags)?;
+        let channels = params.int("parallel.channels").copied();
+        self.restore_from(Path::new(path), params.text("dxml").map(String::as_str), channels, flags).await
+    }
+
+    async fn restore_from(
+        self: &Arc<Self>,
+        path: &Path,
+        xml: Option<&str>,
+        channels: Option<i32>,
+        flags: RestoreFlags,
+    ) -> Result<()> {
+        if flags.contains(RestoreFlags::RUNNING | RestoreFlags::PAUSED) {
+            return Err(exclusive("VIR_DOMAIN_SAVE_RUNNING", "VIR_DOMAIN_SAVE_PAUSED"));
+        }
+        let mut image = self.look_into(path).await?;
+        if let Some(xml) = xml {
+            image.definition = self.replacement(&image.definition, xml).await?;
+        }
+        let said = SaveFlags::from_bits_truncate(flags.bits());
+        let wishes = Wishes {
+            settings: settings(image.prologue.format, channels, said)?,
+            cache: cache(flags.contains(RestoreFlags::BYPASS_CACHE)),
+            runs: wants_to_run(said, image.prologue.runs),
+            paused: false,
+            owner: None,
+        };
+        if flags.contains(RestoreFlags::RESET_NVRAM) {
+            reset_nvram(&image.definition).await?;
+        }
+        let (name, uuid) = (&*image.definition.name, image.definition.uuid);
+        let fresh = || DomainObject::new(State::new(name, uuid), self.limits);
+        let Added { object, .. } = self.list.add((name, uuid), Existing::Start, fresh)?;
+        let restored = async {
+            let mut job = DomainHandle::new(Arc::clone(&object)).begin_async::<Start>().await?;
+            if job.state().is_active() {
+                return Err(Error::operation_invalid(format!("domain '{name}' is already active")));
+            }
+            self.bring_back(&mut job, &image, wishes).await
+        };
+        let restored = restored.await;
+        if restored.is_err() {
+            self.forget_unused(&object);
+        }
+        restored
+    }
+
+    /// What a file says of the guest in it.
+    pub(super) async fn look_into(&self, path: &Path) -> Result<Image> {
+        let prologue = read_prologue(path).await??;
+        let definition = self.read_definition(&prologue.xml).await?;
+        Ok(Image { path: path.to_owned(), prologue, definition })
+    }
+
+    /// A client's definition instead of the one in a file, if the guest would not notice.
+    pub(super) async fn replacement(&self, saved: &Domain, xml: &str) -> Result<Domain> {
+        let given = self.read_definition(xml).await?;
+        let portable = |definition: &Domain| {
+            Domain::parse(&definition.to_xml(Form::SECURE | Form::MIGRATABLE), Form::INACTIVE)
+        };
+        check_same_machine(&portable(saved)?, &portable(&given)?)?;
+        Ok(given)
+    }
+
+    /// From a file to a guest that goes on; QEMU and all that went with it is gone if this fails.
+    pub(super) async fn bring_back(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<Start>,
+        image: &Image,
+        wishes: Wishes,
+    ) -> Result<()> {
+        let packer = Packer::find(image.prologue.format, self.search_path(), "save")?;
+        let cookie = image.prologue.cookie()?;
+        let plan = Plan {
+            definition: &image.definition,
+            owner: wishes.owner,
+            // The next daemon ends it should this one die before all is there.
+            beginning: Beginning::Incoming(Paused::StartingUp),
+            exact_cpu: cookie.and_then(|cookie| cookie.cpu),
+        };
+        self.run(job, plan).await?;
+        let brought = async {
+            load(job, image, &wishes, packer.as_ref()).await?;
+            self.let_run(job, &wishes).await
+        };
+        let brought = brought.await;
+        if brought.is_err()
+            && let Err(error) = job.stop(How::Forced, Ending::Failed).await
+            && job.state().is_active()
+        {
+            tracing::error!(domain = %job.state().name, %error, "cannot end a guest that was not restored");
+        }
+        brought
+    }
+
+    /// Its state is there: clients hear of it, and its vCPUs go on if they are to.
+    async fn let_run(&self, job: &mut AsyncJob<Start>, wishes: &Wishes) -> Result<()> {
+        let object = Arc::clone(job.object());
+        let ports = {
+            let nested = job.nested().await?;
+            let live = nested.live()?;
+            live.monitor().events_handled().await;
+            live.monitor().execute(QueryChardev {}).await?
+        };
+        self.tell(&object, |state| {
+            state.run = RunState::Paused(Paused::Migration);
+            vec![DomainEvent::Lifecycle(Lifecycle::Started(Started::Restored))]
+        });
+        self.note_ports(&object, &ports);
+        if wishes.runs && !wishes.paused {
+            return self.let_go(job, Running::Restored).await;
+        }
+        let detail = if wishes.paused { Suspended::Paused } else { Suspended::Restored };
+        self.tell(&object, |_| vec![DomainEvent::Lifecycle(Lifecycle::Suspended(detail))]);
+        Ok(())
+    }
+}
+
+/// Refuses a definition that shows the guest another machine.
+pub(super) fn check_same_machine(source: &Domain, target: &Domain) -> Result<()> {
+    let differs = |what: &str, target: &dyn Display, source: &dyn Display| {
+        Err(Error::config_unsupported(format!(
+            "Target domain {what} {target} does not match source {source}"
+        )))
+    };
+    if source.virt_type != target.virt_type {
+        return differs("virt type", &target.virt_type, &source.virt_type);
+    }
+    if source.uuid != target.uuid {
+        return differs("uuid", &target.uuid, &source.uuid);
+    }
+    if source.name != target.name {
+        return differs("name", &format!("'{}'", target.name), &format!("'{}'", source.name));
+    }
+    if source.memory.total_kib != target.memory.total_kib {
+        return differs("max memory", &target.memory.total_kib, &source.memory.total_kib);
+    }
+    if source.vcpus.max != target.vcpus.max {
+        return differs("vCPU max", &target.vcpus.max, &source.vcpus.max);
+    }
+    Ok(())
+}
+
+/// The file's first part; the inner error is what is wrong with the file itself.
+pub(super) async fn read_prologue(path: &Path) -> Result<std::result::Result<Prologue, SaveImageError>> {
+    let path = path.to_owned();
+    blocking(move || Ok(Prologue::read(&mut save_file::open(&path, Cache::Used)?))).await
+}
+
+/// Has the QEMU that waits for it take the state in.
+async fn load(
+    job: &mut AsyncJob<Start>,
+    image: &Image,
+    wishes: &Wishes,
+    packer: Option<&Packer>,
+) -> Result<()> {
+    let offset = image.prologue.stream_offset();
+    let mut feed = None;
+    let source = match image.prologue.format {
+        SaveFormat::Sparse => {
+            let mut files = vec![save_file::open(&image.path, Cache::Used)?.into()];
+            if wishes.cache == Cache::Bypassed {
+                files.push(save_file::open(&image.path, Cache::Bypassed)?.into());
+            }
+            Target::Mapped { files, offset }
+        }
+        _ => {
+            let (source, opened) = Feed::open(&image.path, offset, packer, wishes.cache).await?;
+            feed = Some(opened);
+            Target::Descriptor(source)
+        }
+    };
+    {
+        let nested = job.nested().await?;
+        let live = nested.live()?;
+        migrate::configure(&live, &wishes.settings).await?;
+        migrate::receive(&live, source).await?;
+    }
+    migrate::wait(job, Until::default()).await?;
+    if let Some(feed) = feed {
+        feed.finish().await?;
+    }
+    let nested = job.nested().await?;
+    migrate::forget(&nested.live()?).await;
+    Ok(())
+}
+
+/// The firmware's variables begin anew with the next start.
+pub(super) async fn reset_nvram(definition: &Domain) -> Result<()> {
+    let definition = definition.clone();
+    blocking(move || {
+        crate::qemu::firmware::remove_nvram(&definition)
+            .map_err(|error| Error::io("cannot reset the firmware's variables", error))
+    })
+    .await
+}
