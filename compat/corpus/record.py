@@ -59,6 +59,8 @@ def make_files():
     for name in ("disk.raw", "disk2.raw", "disk3.raw", "cd.iso", "chain-base.raw"):
         (FILES / name).write_bytes(bytes(1 << 20))
     (FILES / "floppy.img").write_bytes(bytes(1474560))
+    for name, size in (("nvdimm.raw", 4 << 20), ("pmem.raw", 2 << 20)):
+        (FILES / name).write_bytes(bytes(size))
 
     def qcow2(name, *options):
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, str(FILES / name), "1M"], check=True)

@@ -6,7 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use ferrovirt::conf::capabilities::cpu::CpuMap;
-use ferrovirt::conf::devices::{DiskDevice, InterfaceKind, TpmBackend};
+use ferrovirt::conf::devices::{
+    BackendKind, DiskDevice, HostdevSource, InterfaceKind, ScsiPlace, TpmBackend,
+};
 use ferrovirt::conf::domain::Domain;
 use ferrovirt::conf::domain::defaults::{Age, Facts, Firmware, Generator};
 use ferrovirt::conf::xml::Form;
@@ -14,14 +16,16 @@ use ferrovirt::error::Error;
 use ferrovirt::qemu::block;
 use ferrovirt::qemu::capabilities::{QemuCaps, resolve_guest_cpu};
 use ferrovirt::qemu::command::{
-    self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, SecretNeed, SecretSource,
-    Settings, VsockDescriptor,
+    self, Context, Descriptors, HostNode, InterfaceDescriptors, Need, Opened, Sandbox, SecretNeed,
+    SecretSource, Settings, VsockDescriptor,
 };
 use ferrovirt::qemu::facts::facts;
 use ferrovirt::qemu::firmware;
+use ferrovirt::qemu::hugepages::Hugetlbfs;
 use ferrovirt::qemu::prepare::{Chooser, Place, prepare};
 use ferrovirt::qemu::process::short_name;
 use ferrovirt::qemu::secret::MasterKey;
+use ferrovirt::util::bitmap::Bitmap;
 use ferrovirt::util::mac::Mac;
 use ferrovirt::util::paths::Scope;
 use ferrovirt::util::uuid::Uuid;
@@ -114,6 +118,7 @@ mod fds {
     pub(super) const FILE: i32 = 1750;
     pub(super) const LOG: i32 = 1751;
     pub(super) const TAP: i32 = 3;
+    pub(super) const DEVICE: i32 = 3;
     pub(super) const BRIDGE: i32 = 102;
     pub(super) const VHOST: i32 = 44;
     pub(super) const VSOCK: i32 = 6789;
@@ -264,6 +269,7 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
     let name = short_name(-1, &domain.name);
     let state_dir = PathBuf::from(format!("/var/lib/libvirt/qemu/domain-{name}"));
     let memory_dir = PathBuf::from(format!("/var/lib/libvirt/qemu/ram/{name}"));
+    find_host_devices(&mut domain);
     let channel_dir = PathBuf::from(format!("/var/run/libvirt/qemu/channel/{name}"));
     let place = Place {
         id: -1,
@@ -284,7 +290,18 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
         spice_tls_dir: directory("spiceTLS", "/etc/pki/libvirt-spice"),
         spice_sasl_dir: directory("spiceSASL", "/etc/sasl2"),
         vnc_sasl_dir: directory("vncSASL", "/etc/sasl2"),
+        vnc_tls_dir: directory("vncTLS", "/etc/pki/libvirt-vnc"),
+        vnc_tls_verify: on("vncTLSx509verify"),
+        chardev_tls: on("chardevTLS"),
+        chardev_tls_dir: Some("/etc/pki/libvirt-chardev".to_owned()),
         nbd_tls_dir: Some("/etc/pki/libvirt-nbd".to_owned()),
+        hugetlbfs: Some(
+            [(2048, "/dev/hugepages2M"), (1 << 20, "/dev/hugepages1G")]
+                .map(|(page_kib, mount)| Hugetlbfs { page_kib, mount: mount.into() })
+                .to_vec(),
+        ),
+        numa_nodes: Some((0..4).map(|id| HostNode { id, cpus: (4 * id..4 * id + 4).collect() }).collect()),
+        placement_advice: Bitmap::parse("0-3", 8).ok(),
         dump_guest_core: on("dumpGuestCore"),
     };
     prepare(&mut domain, &place, &mut First { spice_tls: on("spiceTLS") })?;
@@ -299,6 +316,11 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
     }
     for disk in domain.devices.disks.iter_mut().filter(|disk| disk.device == DiskDevice::Cdrom) {
         disk.storage.is_host_cdrom = disk.storage.path() == Some("/dev/cdrom");
+    }
+    for card in domain.devices.interfaces.iter_mut().filter(|it| it.backend.kind == Some(BackendKind::Passt))
+    {
+        let alias = card.info.alias.as_deref().unwrap_or_default();
+        card.backend.socket = Some(format!("/var/run/libvirt/qemu/passt/{name}-{alias}.socket").into());
     }
     block::number_images(&mut domain, &mut 0);
     let mut descriptors = descriptors(&mut domain);
@@ -332,12 +354,30 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
     Ok(Command { env, args })
 }
 
+/// Upstream's test program has one USB device and one SCSI device.
+fn find_host_devices(domain: &mut Domain) {
+    for hostdev in &mut domain.devices.hostdevs {
+        match &mut hostdev.source {
+            HostdevSource::Usb(usb) if usb.bus == 0 && usb.device == 0 => (usb.bus, usb.device) = (14, 6),
+            HostdevSource::Scsi(scsi) => {
+                if let ScsiPlace::Host { path, .. } = &mut scsi.place {
+                    *path = Some("/dev/sg0".into());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 fn descriptors(domain: &mut Domain) -> Descriptors {
     let mut descriptors = Descriptors::default();
     for need in command::needs(domain) {
         match need {
             Need::ListenUnix { name, .. } => {
                 descriptors.chardevs.insert(name, Opened(fds::SOCKET));
+            }
+            Need::Device { name, .. } => {
+                descriptors.chardevs.insert(name, Opened(fds::DEVICE));
             }
             Need::File { name, .. } => {
                 let number = if name.ends_with("-log") { fds::LOG } else { fds::FILE };

@@ -8,6 +8,7 @@ use crate::qemu::block::StorageError;
 use crate::qemu::capabilities::{GuestCpuError, LookupError, ProbeError};
 use crate::qemu::command::CommandError;
 use crate::qemu::helpers::HelperError;
+use crate::qemu::host_devices::HostDeviceError;
 use crate::qemu::job::JobError;
 use crate::qemu::migrate::MigrateError;
 use crate::qemu::monitor::MonitorError;
@@ -239,6 +240,17 @@ impl From<CommandError> for Error {
             CommandError::Failed(sentence) => Self::operation_failed(sentence),
             CommandError::InvalidArg(sentence) => Self::invalid_arg(sentence),
             CommandError::Internal(sentence) => Self::internal_error(sentence),
+        }
+    }
+}
+
+impl From<HostDeviceError> for Error {
+    fn from(error: HostDeviceError) -> Self {
+        match error {
+            HostDeviceError::Invalid(sentence) => Self::operation_invalid(sentence),
+            HostDeviceError::Unsupported(sentence) => Self::config_unsupported(sentence),
+            HostDeviceError::Failed(sentence) => Self::operation_failed(sentence),
+            HostDeviceError::Internal(sentence) => Self::internal_error(sentence),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::conf::devices::{
     Address, BalloonModel, ConsoleType, Controller, ControllerKind, DeviceInfo, Devices, Disk, DiskBus,
-    PciModel, ScsiModel,
+    InterfaceKind, MemoryModel, PciModel, ScsiModel,
 };
 use crate::conf::domain::Domain;
 use crate::qemu::command::{CommandError, has_builtin_ide, is_q35};
@@ -13,7 +13,7 @@ pub fn assign_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     let machine = domain.os.os_type.machine.clone().unwrap_or_default();
     let devices = &mut domain.devices;
     assign_disks(devices)?;
-    next_free(devices.interfaces.iter_mut().map(|device| &mut device.info), "net");
+    assign_cards(devices);
     next_free(devices.filesystems.iter_mut().map(|device| &mut device.info), "fs");
     by_position(devices.sounds.iter_mut().map(|device| &mut device.info), "sound");
     next_free(devices.redirdevs.iter_mut().map(|device| &mut device.info), "redir");
@@ -29,14 +29,18 @@ pub fn assign_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     by_position(devices.channels.iter_mut().map(|device| &mut device.info), "channel");
     assign_consoles(devices);
     by_position(devices.hubs.iter_mut().map(|device| &mut device.info), "hub");
+    by_position(devices.shmems.iter_mut().map(|device| &mut device.info), "shmem");
     by_position(devices.smartcards.iter_mut().map(|device| &mut device.info), "smartcard");
     by_position(devices.watchdogs.iter_mut().map(|device| &mut device.info), "watchdog");
     let balloons = devices.memballoons.iter_mut().filter(|balloon| balloon.model != BalloonModel::None);
     by_position(balloons.map(|device| &mut device.info), "balloon");
     next_free(devices.rngs.iter_mut().map(|device| &mut device.info), "rng");
     by_position(devices.tpms.iter_mut().map(|device| &mut device.info), "tpm");
+    assign_memories(devices);
     by_position(devices.vsocks.iter_mut().map(|device| &mut device.info), "vsock");
     by_position(devices.iommus.iter_mut().map(|device| &mut device.info), "iommu");
+    next_free(devices.cryptos.iter_mut().map(|device| &mut device.info), "crypto");
+    by_position(devices.pstores.iter_mut().map(|device| &mut device.info), "pstore");
     Ok(())
 }
 
@@ -45,7 +49,7 @@ pub fn assign_new_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     let machine = domain.os.os_type.machine.clone().unwrap_or_default();
     let devices = &mut domain.devices;
     assign_disks(devices)?;
-    next_free(devices.interfaces.iter_mut().map(|device| &mut device.info), "net");
+    assign_cards(devices);
     for controller in devices.controllers.iter_mut().filter(|controller| controller.info.alias.is_none()) {
         controller.info.alias = Some(controller_alias(controller, &machine).into());
     }
@@ -57,6 +61,35 @@ pub fn assign_new_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     next_free(devices.watchdogs.iter_mut().map(|device| &mut device.info), "watchdog");
     next_free(devices.rngs.iter_mut().map(|device| &mut device.info), "rng");
     Ok(())
+}
+
+/// Network cards, and devices of the host: cards of the host are both.
+fn assign_cards(devices: &mut Devices) {
+    let own = devices.interfaces.iter_mut().filter(|card| card.kind != InterfaceKind::Hostdev);
+    next_free(own.map(|device| &mut device.info), "net");
+    let cards = devices.interfaces.iter_mut().filter(|card| card.kind == InterfaceKind::Hostdev);
+    let hostdevs = devices.hostdevs.iter_mut().map(|device| &mut device.info);
+    next_free(cards.map(|device| &mut device.info).chain(hostdevs), "hostdev");
+}
+
+/// Memory in slots is called after them.
+fn assign_memories(devices: &mut Devices) {
+    for device in &mut devices.memories {
+        let prefix = if device.model == MemoryModel::Dimm { "dimm" } else { "nvdimm" };
+        if let (None, Some(slot)) = (&device.info.alias, device.slot()) {
+            device.info.alias = Some(format!("{prefix}{slot}").into());
+        }
+    }
+    for (model, prefix) in [
+        (MemoryModel::VirtioPmem, "virtiopmem"),
+        (MemoryModel::VirtioMem, "virtiomem"),
+        (MemoryModel::SgxEpc, "epc"),
+        (MemoryModel::Dimm, "dimm"),
+        (MemoryModel::Nvdimm, "nvdimm"),
+    ] {
+        let of_model = devices.memories.iter_mut().filter(|device| device.model == model);
+        next_free(of_model.map(|device| &mut device.info), prefix);
+    }
 }
 
 /// Numbers the devices in their order; names that users chose take a number with them.

@@ -36,6 +36,20 @@ const SHOWN_BY: &[(Has, Cap)] = &[
     (Has::SPICE, Cap::Spice),
     (Has::EGL_HEADLESS, Cap::EglHeadless),
     (Has::DBUS_DISPLAY, Cap::DisplayDbus),
+    (Has::MEMFD_HUGETLB, Cap::ObjectMemoryMemfdHugetlb),
+    (Has::PC_DIMM, Cap::DevicePcDimm),
+    (Has::NVDIMM, Cap::DeviceNvdimm),
+    (Has::VIRTIO_PMEM, Cap::DeviceVirtioPmemPci),
+    (Has::VIRTIO_MEM, Cap::DeviceVirtioMemPci),
+    (Has::VIRTIO_MEM_SLOTS, Cap::DeviceVirtioMemPciDynamicMemslots),
+    (Has::SGX_EPC, Cap::SgxEpc),
+    (Has::USB_HOST_RESETS, Cap::UsbHostGuestsResetsAll),
+    (Has::VHOST_SCSI, Cap::DeviceVhostScsi),
+    (Has::IVSHMEM_PLAIN, Cap::DeviceIvshmemPlain),
+    (Has::IVSHMEM_DOORBELL, Cap::DeviceIvshmemDoorbell),
+    (Has::ACPI_ERST, Cap::DeviceAcpiErst),
+    (Has::INTEL_IOMMU_EIM, Cap::IntelIommuEim),
+    (Has::MACHINE_I8042, Cap::MachineI8042Opt),
 ];
 
 /// The facts for a definition that runs on this binary.

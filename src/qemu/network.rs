@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use thiserror::Error;
 
-use crate::conf::devices::{Interface, InterfaceKind, InterfaceSource, NetDriver};
+use crate::conf::devices::{BackendKind, Interface, InterfaceKind, InterfaceSource, NetDriver};
 use crate::conf::xml::YesNo;
 use crate::util::mac::Mac;
 use crate::util::reason::Reason;
@@ -38,6 +38,25 @@ pub struct Wired {
 
 /// Names of network devices that the daemon makes up; the kernel puts the first free number.
 const GENERATED: &str = "vnet%d";
+
+/// Refuses what a definition may say of the host's end and nothing here does.
+pub fn refuse_unsupported(interface: &Interface) -> Result<(), NetworkError> {
+    let kept = [
+        ("vlan", interface.vlan.is_some()),
+        ("virtualport", interface.virtualport.is_some()),
+        ("bandwidth", interface.bandwidth.is_some()),
+        ("filterref", interface.filterref.is_some()),
+        ("coalesce", interface.coalesce.rx_max_frames > 0),
+        ("script", interface.script.is_some() || interface.downscript.is_some()),
+    ];
+    if let Some((name, _)) = kept.iter().find(|(_, there)| *there) {
+        return Err(NetworkError::Unsupported(format!("interface element '{name}' is not supported")));
+    }
+    if interface.backend.kind == Some(BackendKind::Passt) {
+        return Err(NetworkError::Unsupported("the passt backend is not supported".to_owned()));
+    }
+    Ok(())
+}
 
 /// Makes or opens the network device of `interface`, puts it into its bridge and notes its name. `accelerated`
 /// says whether the guest runs on KVM, without which the kernel cannot take over virtio queues.

@@ -71,13 +71,14 @@ pub fn prepare(
             format!("Unable to find '{kind}' firmware that is compatible with the current configuration");
         return Err(CommandError::Failed(message));
     }
-    align_memory(domain);
+    align_memory(domain)?;
     order_vcpus(domain);
     assign_aliases(domain)?;
     let resource = domain.resource.get_or_insert_default();
     resource.partition.get_or_insert_with(|| "/machine".into());
     label(domain, place);
     prepare_disks(domain);
+    prepare_shared_memory(domain);
     prepare_streams(domain, place)?;
     for graphics in &mut domain.devices.graphics {
         prepare_graphics(graphics, place, chooser)?;
@@ -105,26 +106,49 @@ fn refused(error: ConfError) -> CommandError {
     }
 }
 
-/// QEMU takes memory in whole MiB.
-fn align_memory(domain: &mut Domain) {
-    let align = |kib: u64| kib.next_multiple_of(1024);
-    let cells = domain.cpu.as_deref_mut().and_then(|cpu| cpu.rest.numa.as_deref_mut());
-    let total = match cells.filter(|numa| !numa.cells.is_empty()) {
-        Some(numa) => {
-            numa.cells.iter_mut().for_each(|cell| cell.memory_kib = align(cell.memory_kib));
-            numa.cells.iter().map(|cell| cell.memory_kib).sum()
+/// No size in bytes is larger, in KiB.
+const MAX_MEMORY_KIB: u64 = (i64::MAX >> 10).cast_unsigned();
+
+/// QEMU takes memory in whole MiB, and what is plugged in two at a time.
+fn align_memory(domain: &mut Domain) -> Result<(), CommandError> {
+    let overflow =
+        |what: String| Err(CommandError::Unsupported(format!("{what} overflowed after alignment")));
+    let align = |kib: u64, step: u64| kib.checked_next_multiple_of(step).unwrap_or(u64::MAX);
+    let mut initial = align(domain.initial_memory_kib(), 1024);
+    let numa = domain.cpu.as_deref_mut().and_then(|cpu| cpu.rest.numa.as_deref_mut());
+    if let Some(numa) = numa.filter(|numa| !numa.cells.is_empty()) {
+        initial = 0;
+        for cell in &mut numa.cells {
+            cell.memory_kib = align(cell.memory_kib, 1024);
+            initial = initial.saturating_add(cell.memory_kib);
+            if cell.memory_kib > MAX_MEMORY_KIB {
+                return overflow(format!("memory size of NUMA node '{}'", cell.id));
+            }
         }
-        None => align(domain.memory.total_kib),
-    };
-    domain.memory.total_kib = total;
-    if let Some(max) = &mut domain.memory.max {
-        max.kib = align(max.kib);
     }
+    if initial > MAX_MEMORY_KIB {
+        return overflow("initial memory size".to_owned());
+    }
+    if let Some(max) = &mut domain.memory.max {
+        max.kib = align(max.kib, 1024);
+        if max.kib > MAX_MEMORY_KIB {
+            return overflow("maximum memory size".to_owned());
+        }
+    }
+    for (at, device) in domain.devices.memories.iter_mut().enumerate() {
+        device.target.size_kib = align(device.target.size_kib, 2048);
+        if device.target.size_kib > MAX_MEMORY_KIB {
+            return overflow(format!("size of memory module '{at}'"));
+        }
+    }
+    let total = initial.saturating_add(domain.plugged_memory_kib());
+    domain.memory.total_kib = total;
     let has_balloon = domain.devices.memballoons.iter().any(|it| it.model != BalloonModel::None);
     // Without a balloon nothing can take memory back.
     if !has_balloon || domain.memory.current_kib > total {
         domain.memory.current_kib = total;
     }
+    Ok(())
 }
 
 /// CPUs that are named come in the order of their numbers; those that stay first.
@@ -167,6 +191,16 @@ fn prepare_disks(domain: &mut Domain) {
             disk.driver.format = None;
         }
         disk.target.tray = Tray::Closed;
+    }
+}
+
+/// Where the servers of shared memory are that say nothing else.
+fn prepare_shared_memory(domain: &mut Domain) {
+    for shmem in &mut domain.devices.shmems {
+        if let Some(server) = &mut shmem.server {
+            let name = &shmem.name;
+            server.path.get_or_insert_with(|| format!("/var/lib/libvirt/shmem-{name}-sock").into());
+        }
     }
 }
 

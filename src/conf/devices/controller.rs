@@ -1,7 +1,7 @@
 //! `<controller>`: buses that other devices are plugged into.
 
 use super::info::{DeviceInfo, VirtioOptions};
-use super::raw::Raw;
+use super::iothread_mapping::IoThreadMapping;
 use crate::conf::xml::{Element, OnOff, Part, Value, Writer, parse_any_base, xml, xml_enum};
 use crate::conf::{ConfError, Result};
 
@@ -177,7 +177,7 @@ xml! {
         attr ioeventfd: Option<OnOff> = "ioeventfd";
         attr(omit) iothread: u32 = "iothread", or 0;
         flat virtio: VirtioOptions;
-        child iothreads: Option<Box<Raw>> = "iothreads";
+        child iothreads: Option<Box<IoThreadMapping>> = "iothreads";
     }
 }
 

@@ -1,6 +1,7 @@
 //! `<disk>`: hard disks, CD-ROM and floppy drives.
 
 use super::info::{DeviceInfo, VirtioOptions};
+use super::iothread_mapping::IoThreadMapping;
 use super::network_storage::StorageAuth;
 use super::raw::Raw;
 use super::storage::{MetadataCache, Storage, StorageFormat};
@@ -93,7 +94,7 @@ xml! {
         attr(omit) queue_size: u32 = "queue_size", or 0;
         flat virtio: VirtioOptions;
         child metadata_cache: Option<MetadataCache> = "metadata_cache";
-        child iothreads: Option<Box<Raw>> = "iothreads";
+        child iothreads: Option<Box<IoThreadMapping>> = "iothreads";
     }
 }
 

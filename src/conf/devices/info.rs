@@ -156,9 +156,10 @@ impl Part for PciAddress {
             if value <= max {
                 return Ok(value);
             }
-            let limit =
-                if name == "slot" || name == "function" { format!("{max}") } else { format!("0x{max:X}") };
-            Err(ConfError::xml(format!("Invalid PCI address {name}='0x{value:x}', must be <= {limit}{what}")))
+            Err(ConfError::xml(match name {
+                "function" => format!("Invalid PCI address function=0x{value:x}, must be <= {max}"),
+                _ => format!("Invalid PCI address {name}='0x{value:x}', must be <= 0x{max:X}{what}"),
+            }))
         };
         Ok(Self {
             domain: part("domain", 0xFFFF, "")? as u16,

@@ -50,9 +50,28 @@ xml! {
     pub struct InputSource {
         attr dev: Option<Box<str>> = "dev";
         attr evdev: Option<Box<str>> = "evdev";
-        attr grab: Option<Box<str>> = "grab";
-        attr grab_toggle: Option<Box<str>> = "grabToggle";
+        attr grab: Option<InputGrab> = "grab";
+        attr grab_toggle: Option<GrabToggle> = "grabToggle";
         attr repeat: Option<OnOff> = "repeat";
+    }
+}
+
+xml_enum! {
+    /// Which devices the guest takes over together.
+    pub enum InputGrab {
+        All = "all",
+    }
+}
+
+xml_enum! {
+    /// The keys that give the devices to the guest and take them back.
+    pub enum GrabToggle {
+        CtrlCtrl = "ctrl-ctrl",
+        AltAlt = "alt-alt",
+        ShiftShift = "shift-shift",
+        MetaMeta = "meta-meta",
+        Scrolllock = "scrolllock",
+        CtrlScrolllock = "ctrl-scrolllock",
     }
 }
 

@@ -1,5 +1,7 @@
 //! `<interface>`: network cards.
 
+use super::chardev::Reconnect;
+use super::hostdev::{AddressType, HostdevSource, Teaming};
 use super::info::{DeviceInfo, VirtioOptions};
 use super::raw::Raw;
 use crate::conf::xml::{Element, Form, OnOff, Part, Writer, YesNo, xml, xml_enum};
@@ -30,10 +32,10 @@ xml! {
         group backend: InterfaceBackend = "backend";
         child filterref: Option<Box<Raw>> = "filterref";
         group tune: InterfaceTune = "tune";
-        child teaming: Option<Box<Raw>> = "teaming";
+        child teaming: Option<Box<Teaming>> = "teaming";
         child link: Option<LinkState> = "link";
         child_attr mtu: Option<u32> = "mtu" / "size";
-        child coalesce: Option<Box<Raw>> = "coalesce";
+        group coalesce: Coalesce = "coalesce";
         flat info: DeviceInfo;
     }
 }
@@ -113,6 +115,16 @@ pub enum InterfaceSource {
         bridge: Box<str>,
     },
     Network(Box<NetworkSource>),
+    /// A card of the host.
+    Hostdev(Box<HostdevSource>),
+    /// Packets through sockets of QEMU: `client`, `server`, `mcast`, `udp`.
+    Socket(Box<SocketSource>),
+    /// Another process of the host moves the packets.
+    VhostUser(Box<VhostUserNet>),
+    /// A device of the host that speaks virtio itself.
+    Vdpa(Box<str>),
+    /// The host's device that passt uses.
+    Passt(Box<str>),
     /// Kinds that are kept but not understood.
     Other(Option<Box<Raw>>),
 }
@@ -125,6 +137,98 @@ xml! {
     }
 }
 
+/// Where packets are sent and where they come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketSource {
+    pub address: Option<Box<str>>,
+    pub port: i32,
+    pub local: Option<(Box<str>, i32)>,
+}
+
+impl SocketSource {
+    fn read(source: Element<'_>, kind: InterfaceKind) -> Result<Self> {
+        let address = match kind {
+            InterfaceKind::Server => source.attribute("address").map(Into::into),
+            _ => Some(source.required("address")?),
+        };
+        let local = match source.child("local") {
+            Some(local) if kind == InterfaceKind::Udp => {
+                Some((local.required("address")?, local.required("port")?))
+            }
+            None if kind == InterfaceKind::Udp => {
+                let message = "'<local>' element missing for 'udp' socket interface";
+                return Err(ConfError::xml(message));
+            }
+            _ => None,
+        };
+        Ok(Self { address, port: source.required("port")?, local })
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.element("source", |out| {
+            if let Some(address) = &self.address {
+                out.attribute("address", address);
+            }
+            out.attribute("port", &self.port);
+            if let Some((address, port)) = &self.local {
+                out.element("local", |out| {
+                    out.attribute("address", address);
+                    out.attribute("port", port);
+                });
+            }
+        });
+    }
+}
+
+/// The socket of the process that moves a card's packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostUserNet {
+    /// Nothing where passt makes it.
+    pub path: Option<Box<str>>,
+    pub mode: VhostUserMode,
+    pub reconnect: Option<Reconnect>,
+}
+
+xml_enum! {
+    /// Whether QEMU waits for the process or the other way round.
+    #[derive(Default)]
+    pub enum VhostUserMode {
+        #[default]
+        Client = "client",
+        Server = "server",
+    }
+}
+
+impl VhostUserNet {
+    fn read(source: Option<Element<'_>>) -> Result<Self> {
+        let Some(source) = source else {
+            return Ok(Self { path: None, mode: VhostUserMode::Client, reconnect: None });
+        };
+        if let Some(kind) = source.attribute("type").filter(|kind| *kind != "unix") {
+            return Err(ConfError::unsupported(format!(
+                "Type='{kind}' unsupported for <interface type='vhostuser'>"
+            )));
+        }
+        Ok(Self {
+            path: source.attribute("path").map(Into::into),
+            mode: source.value("mode")?.unwrap_or_default(),
+            reconnect: source.child("reconnect").map(Reconnect::read).transpose()?,
+        })
+    }
+
+    fn write(&self, out: &mut Writer) {
+        let Some(path) = &self.path else { return };
+        out.element("source", |out| {
+            out.attribute_str("type", "unix");
+            out.attribute("path", path);
+            out.attribute("mode", &self.mode);
+            if let Some(reconnect) = &self.reconnect {
+                Part::write(reconnect, out, "reconnect");
+            }
+        });
+    }
+}
+
 impl Part for InterfaceSource {
     fn read(element: Element<'_>) -> Result<Self> {
         let kind = element.value("type")?.unwrap_or(InterfaceKind::User);
@@ -134,6 +238,12 @@ impl Part for InterfaceSource {
                 .ok_or_else(|| ConfError::xml(format!("interface type='{kind}' requires a 'source' element")))
         };
         Ok(match kind {
+            InterfaceKind::User | InterfaceKind::Vhostuser if uses_passt(element) => {
+                match source.and_then(|source| source.attribute("dev")) {
+                    Some(dev) => Self::Passt(dev.into()),
+                    None => Self::None,
+                }
+            }
             InterfaceKind::User | InterfaceKind::Ethernet | InterfaceKind::Null => match source {
                 // The host's end of it may have addresses.
                 Some(source) if source.children().next().is_some() || source.attribute("dev").is_some() => {
@@ -143,19 +253,17 @@ impl Part for InterfaceSource {
             },
             InterfaceKind::Bridge => Self::Bridge { bridge: required()?.required("bridge")? },
             InterfaceKind::Network => Self::Network(Box::new(NetworkSource::read(required()?)?)),
-            InterfaceKind::Vhostuser | InterfaceKind::Hostdev => {
-                Self::Other(source.map(Raw::read).transpose()?.map(Box::new))
+            InterfaceKind::Hostdev => {
+                Self::Hostdev(Box::new(HostdevSource::read_network(element, required()?)?))
             }
-            InterfaceKind::Server
-            | InterfaceKind::Client
-            | InterfaceKind::Mcast
-            | InterfaceKind::Internal
-            | InterfaceKind::Direct
-            | InterfaceKind::Udp
-            | InterfaceKind::Vdpa
-            | InterfaceKind::Vds => {
+            InterfaceKind::Vhostuser => Self::VhostUser(Box::new(VhostUserNet::read(source)?)),
+            InterfaceKind::Server | InterfaceKind::Client | InterfaceKind::Mcast | InterfaceKind::Udp => {
+                Self::Socket(Box::new(SocketSource::read(required()?, kind)?))
+            }
+            InterfaceKind::Vdpa => Self::Vdpa(required()?.required("dev")?),
+            InterfaceKind::Internal | InterfaceKind::Direct | InterfaceKind::Vds => {
                 let source = required()?;
-                if matches!(kind, InterfaceKind::Direct | InterfaceKind::Vdpa) {
+                if kind == InterfaceKind::Direct {
                     source.required::<Box<str>>("dev")?;
                 }
                 let mut raw = Raw::read(source)?;
@@ -172,6 +280,12 @@ impl Part for InterfaceSource {
             Self::None => {}
             Self::Bridge { bridge } => out.element("source", |out| out.attribute("bridge", bridge)),
             Self::Network(network) => Part::write(network, out, "source"),
+            Self::Hostdev(device) => device.write(out, AddressType::Named),
+            Self::Socket(socket) => socket.write(out),
+            Self::VhostUser(socket) => socket.write(out),
+            Self::Vdpa(device) | Self::Passt(device) => {
+                out.element("source", |out| out.attribute("dev", device));
+            }
             Self::Other(raw) => {
                 if let Some(raw) = raw {
                     Part::write(raw, out, "source");
@@ -179,6 +293,11 @@ impl Part for InterfaceSource {
             }
         }
     }
+}
+
+/// Whether passt moves the packets, whatever the kind.
+fn uses_passt(element: Element<'_>) -> bool {
+    element.child("backend").and_then(|backend| backend.attribute("type")) == Some("passt")
 }
 
 /// An address of the guest's end.
@@ -339,7 +458,9 @@ impl Part for InterfaceModel {
             }
         };
         let mut driver = Box::<VirtioNetDriver>::default();
-        if let Some(child) = element.child("driver") {
+        // The driver of a host's card is the host's.
+        let is_hostdev = element.attribute("type") == Some(InterfaceKind::Hostdev.as_str());
+        if let Some(child) = element.child("driver").filter(|_| !is_hostdev) {
             if name.as_ref().is_some_and(ModelName::is_virtio) {
                 *driver = VirtioNetDriver::read(child)?;
                 // There is always one pair of queues.
@@ -424,6 +545,8 @@ xml! {
         attr tap: Option<Box<str>> = "tap";
         attr vhost: Option<Box<str>> = "vhost";
         attr log_file: Option<Box<str>> = "logFile";
+        /// Where passt is to be reached, once it was started.
+        skip socket: Option<Box<str>>;
     }
 }
 
@@ -438,6 +561,28 @@ xml! {
     #[derive(Default)]
     pub struct InterfaceTune {
         text sndbuf: Option<u64> = "sndbuf";
+    }
+}
+
+/// How many packets may come before the guest is told; 0 leaves it to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Coalesce {
+    pub rx_max_frames: u32,
+}
+
+impl Part for Coalesce {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let frames = element.child("rx").and_then(|rx| rx.child("frames"));
+        let max = frames.map(|frames| frames.value("max")).transpose()?.flatten();
+        Ok(Self { rx_max_frames: max.unwrap_or(0) })
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        if self.rx_max_frames != 0 {
+            out.element("rx", |out| {
+                out.element("frames", |out| out.attribute("max", &self.rx_max_frames));
+            });
+        }
     }
 }
 

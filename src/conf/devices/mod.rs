@@ -14,23 +14,29 @@
 
 mod chardev;
 mod controller;
+mod crypto;
 mod disk;
 mod filesystem;
 mod graphics;
+mod hostdev;
 mod hub;
 mod info;
 mod input;
 mod interface;
 mod iommu;
+mod iothread_mapping;
 mod memballoon;
+mod memory_device;
 mod network_storage;
 mod panic;
 mod plugged;
+mod pstore;
 mod raw;
 mod redirection;
 mod rng;
 mod screens;
 mod serial;
+mod shmem;
 mod smartcard;
 mod sound;
 mod storage;
@@ -49,6 +55,7 @@ pub use controller::{
     Controller, ControllerDriver, ControllerKind, ControllerType, IdeModel, PciModel, PciModelName,
     PciOptions, PciTarget, ScsiModel, UsbModel, UsbOptions, VirtioModel, VirtioSerialOptions,
 };
+pub use crypto::{Crypto, CryptoBackend, CryptoModel, CryptoType};
 pub use disk::{
     BlockIo, DetectZeroes, Discard, Disk, DiskBus, DiskCache, DiskDevice, DiskDriver, DiskIo, DiskModel,
     DiskTarget, ErrorPolicy, Geometry, GeometryTrans, IoTune, SnapshotLocation, Transient, Tray,
@@ -62,19 +69,26 @@ pub use graphics::{
     AuthConnected, DateTime, Graphics, GraphicsAuth, GraphicsKind, Listen, ListenKind, ListenPlace,
     SharePolicy, Vnc,
 };
+pub use hostdev::{
+    GuestReset, Hostdev, HostdevDriver, HostdevDriverName, HostdevKind, HostdevSource, Mdev, MdevModel,
+    PciHostdev, ScsiHostdev, ScsiPlace, Teaming, TeamingType, UsbHostdev, VhostScsi, VhostScsiModel,
+};
 pub use hub::{Hub, HubKind};
 pub use info::{
     Address, Boot, CcidAddress, CcwAddress, DeviceInfo, DimmAddress, DriveAddress, HexLong, IsaAddress,
     PciAddress, Rom, SpaprVioAddress, UsbAddress, UsbPort, VirtioOptions, VirtioSerialAddress,
 };
-pub use input::{Input, InputBus, InputKind, InputModel, InputSource};
+pub use input::{GrabToggle, Input, InputBus, InputGrab, InputKind, InputModel, InputSource};
 pub use interface::{
-    BackendKind, GuestOffloads, HostOffloads, Interface, InterfaceBackend, InterfaceKind, InterfaceModel,
-    InterfaceSource, InterfaceTarget, InterfaceTune, IpAddress, LinkState, MacAddress, MacKind, ModelName,
-    NetDriver, NetworkSource, TxMode, VirtioNetDriver,
+    BackendKind, Coalesce, GuestOffloads, HostOffloads, Interface, InterfaceBackend, InterfaceKind,
+    InterfaceModel, InterfaceSource, InterfaceTarget, InterfaceTune, IpAddress, LinkState, MacAddress,
+    MacKind, ModelName, NetDriver, NetworkSource, SocketSource, TxMode, VhostUserMode, VhostUserNet,
+    VirtioNetDriver,
 };
 pub use iommu::{Iommu, IommuDriver, IommuModel};
+pub use iothread_mapping::{IoThreadMapping, MappedIoThread, MappedQueue};
 pub use memballoon::{BalloonModel, MemBalloon};
+pub use memory_device::{MemoryDevice, MemoryModel, MemorySourcePart, MemoryTarget};
 pub use network_storage::{
     AuthKind, Cookie, InitiatorName, NetworkProtocol, NfsIdentity, NvmeSource, ReconnectDelay, RemoteSource,
     Reservations, Slice, SshIdentity, StorageAuth, StorageHost, StorageTransport, VhostUserSource,
@@ -82,6 +96,7 @@ pub use network_storage::{
 };
 pub use panic::{Panic, PanicModel};
 pub use plugged::{is_fixed_in_definitions, is_fixed_in_guests, refuse_plugging};
+pub use pstore::{Pstore, PstoreBackend};
 pub use raw::Raw;
 pub use redirection::{FilterRule, RedirBus, RedirFilter, Redirdev, UsbVersion};
 pub use rng::{RandomSource, Rng, RngBackend, RngModel, RngRate};
@@ -93,6 +108,7 @@ pub use serial::{
     Channel, ChannelState, ChannelTarget, Console, ConsoleTarget, ConsoleType, Parallel, PortTarget, Serial,
     SerialModel, SerialTarget, SerialType,
 };
+pub use shmem::{Msi, Shmem, ShmemModel, ShmemRole, ShmemServer};
 pub use smartcard::{Card, Certificates, Smartcard};
 pub use sound::{
     Audio, AudioFormat, AudioKind, AudioSettings, AudioStream, Codec, CodecKind, Sound, SoundModel,
@@ -133,7 +149,7 @@ xml! {
         child sounds: Vec<Sound> = "sound";
         child audios: Vec<Audio> = "audio";
         child videos: Vec<Video> = "video";
-        child hostdevs: Vec<Raw> = "hostdev";
+        child hostdevs: Vec<Hostdev> = "hostdev";
         child redirdevs: Vec<Redirdev> = "redirdev";
         child redirfilters: Vec<RedirFilter> = "redirfilter";
         child hubs: Vec<Hub> = "hub";
@@ -142,29 +158,21 @@ xml! {
         child rngs: Vec<Rng> = "rng";
         child nvrams: Vec<Raw> = "nvram";
         child panics: Vec<Panic> = "panic";
-        child shmems: Vec<Raw> = "shmem";
-        child memories: Vec<Raw> = "memory";
-        child cryptos: Vec<Raw> = "crypto";
+        child shmems: Vec<Shmem> = "shmem";
+        child memories: Vec<MemoryDevice> = "memory";
+        child cryptos: Vec<Crypto> = "crypto";
         child iommus: Vec<Iommu> = "iommu";
         child vsocks: Vec<Vsock> = "vsock";
-        child pstores: Vec<Raw> = "pstore";
+        child pstores: Vec<Pstore> = "pstore";
     }
 }
 
 impl Devices {
     /// The kinds that the daemon cannot start, by element name.
     pub fn unsupported(&self) -> impl Iterator<Item = &'static str> {
-        [
-            ("lease", &self.leases),
-            ("hostdev", &self.hostdevs),
-            ("nvram", &self.nvrams),
-            ("shmem", &self.shmems),
-            ("memory", &self.memories),
-            ("crypto", &self.cryptos),
-            ("pstore", &self.pstores),
-        ]
-        .into_iter()
-        .filter(|(_, list)| !list.is_empty())
-        .map(|(name, _)| name)
+        [("lease", &self.leases), ("nvram", &self.nvrams)]
+            .into_iter()
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(name, _)| name)
     }
 }

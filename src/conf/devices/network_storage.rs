@@ -290,6 +290,29 @@ impl RemoteSource {
         self
     }
 
+    /// A target of an iSCSI server.
+    pub(super) fn iscsi(name: &str, hosts: Vec<StorageHost>, initiator: Option<InitiatorName>) -> Self {
+        Self {
+            protocol: NetworkProtocol::Iscsi,
+            name: Some(name.into()),
+            query: None,
+            tls: None,
+            tls_hostname: None,
+            hosts,
+            nfs: NfsIdentity::default(),
+            reconnect: None,
+            snapshot: None,
+            config: None,
+            initiator: initiator.into_iter().collect(),
+            ssl_verify: None,
+            cookies: Vec::new(),
+            readahead: None,
+            timeout_s: None,
+            known_hosts: None,
+            ssh: SshIdentity::default(),
+        }
+    }
+
     /// Completes the name of an iSCSI target that names no unit: the first one is meant.
     pub fn complete_unit(&mut self) {
         if self.protocol == NetworkProtocol::Iscsi

@@ -104,7 +104,7 @@ xml! {
     pub struct TpmProfile {
         attr source: Option<Box<str>> = "source";
         attr remove_disabled: Option<RemoveDisabled> = "removeDisabled";
-        attr(live) name: Option<Box<str>> = "name";
+        attr name: Option<Box<str>> = "name";
     }
 }
 

@@ -144,7 +144,10 @@ xml_enum! {
         Shared = "shared",
         Private = "private",
     }
-    refuse |_place, text| ConfError::unsupported(format!("unknown memoryBacking/access/mode '{text}'"))
+    refuse |place, text| match place.attribute {
+        Some(name) if name != "mode" => ConfError::invalid_attribute(name, place.element, text, ""),
+        _ => ConfError::unsupported(format!("unknown memoryBacking/access/mode '{text}'")),
+    }
 }
 
 xml_enum! {

@@ -42,6 +42,7 @@ pub use vcpu::*;
 use super::devices::Devices;
 use super::xml::{Document, Element, Form, Metadata, Part, Writer, xml, xml_enum};
 use super::{ConfError, ErrorKind, Result};
+use crate::util::bitmap::Bitmap;
 use crate::util::uuid::Uuid;
 
 xml_enum! {
@@ -152,6 +153,27 @@ impl Domain {
         super::xml::write_document(self, "domain", form)
     }
 
+    /// The guest's NUMA cells.
+    pub fn cells(&self) -> &[NumaCell] {
+        self.cpu.as_ref().and_then(|cpu| cpu.rest.numa.as_ref()).map_or(&[], |numa| &numa.cells)
+    }
+
+    /// Whether memory can be plugged in.
+    pub fn has_memory_hotplug(&self) -> bool {
+        self.memory.max.is_some_and(|max| max.kib > 0 || max.slots.is_some_and(|slots| slots > 0))
+    }
+
+    /// What the guest has without memory that is plugged in.
+    pub fn initial_memory_kib(&self) -> u64 {
+        self.memory.total_kib.saturating_sub(self.plugged_memory_kib())
+    }
+
+    /// Memory that is plugged in.
+    pub fn plugged_memory_kib(&self) -> u64 {
+        let sizes = self.devices.memories.iter().map(|device| device.target.size_kib);
+        sizes.fold(0, u64::saturating_add)
+    }
+
     /// Whether it was read with a uuid or has been given one.
     pub fn has_uuid(&self) -> bool {
         self.uuid != Uuid([0; 16])
@@ -177,9 +199,25 @@ fn check_basics(element: Element<'_>) -> Result<()> {
     if os_type.is_none_or(|os_type| os_type.text().is_empty()) {
         return Err(ConfError::xml("an os <type> must be specified"));
     }
+    check_node_sets(element)?;
     for (name, sentence) in [("resource", "only one resource element is supported")] {
         if element.children_named(name).nth(1).is_some() {
             return Err(ConfError::xml(sentence));
+        }
+    }
+    Ok(())
+}
+
+/// Sets of the host's nodes in which nothing is left.
+fn check_node_sets(element: Element<'_>) -> Result<()> {
+    let Some(tune) = element.child("numatune") else { return Ok(()) };
+    if element.children_named("numatune").nth(1).is_some() {
+        return Err(ConfError::xml("only one numatune is supported"));
+    }
+    for child in tune.children().filter(|child| matches!(child.name(), "memory" | "memnode")) {
+        let Some(text) = child.attribute("nodeset") else { continue };
+        if child.value::<Bitmap>("nodeset")?.is_some_and(|nodes| nodes.is_empty()) {
+            return Err(ConfError::unsupported(format!("Invalid value of 'nodeset': {text}")));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! `<sysinfo>`: what the guest's firmware tables say.
 
 use crate::conf::xml::{Element, Part, Writer, read_body, xml};
-use crate::conf::{ConfError, Result};
+use crate::conf::{ConfError, ErrorKind, Result};
 
 xml! {
     pub enum Sysinfo by "type" {
@@ -84,6 +84,17 @@ fn read_table(table: Element<'_>, names: &'static [&'static str]) -> Vec<SmbiosE
     names.iter().filter_map(|name| Some(SmbiosEntry { name, value: value_of(name)?.into() })).collect()
 }
 
+/// `mm/dd/yyyy`, or a year of the last century in two digits.
+fn is_date(text: &str) -> bool {
+    let mut numbers = text.split('/').map(|number| number.trim_start().parse::<i32>().ok());
+    let (month, day, year) = (numbers.next(), numbers.next(), numbers.next());
+    let (Some(Some(month)), Some(Some(day)), Some(Some(year)), None) = (month, day, year, numbers.next())
+    else {
+        return false;
+    };
+    (1..=12).contains(&month) && (1..=31).contains(&day) && (matches!(year, 0..=99) || year >= 1900)
+}
+
 fn write_table(table: &[SmbiosEntry], out: &mut Writer, name: &str) {
     out.group(name, |out| {
         for entry in table {
@@ -107,8 +118,13 @@ impl Part for Smbios {
         let table =
             |name, names| element.child(name).map(|table| read_table(table, names)).unwrap_or_default();
         let oem_strings = element.child("oemStrings");
+        let bios = table("bios", BIOS);
+        let date = bios.iter().find(|entry| entry.name == "date");
+        if date.is_some_and(|date| !is_date(&date.value)) {
+            return Err(ConfError::new(ErrorKind::XmlDetail, "Invalid BIOS 'date' format"));
+        }
         Ok(Self {
-            bios: table("bios", BIOS),
+            bios,
             system: table("system", SYSTEM),
             base_boards: element
                 .children_named("baseBoard")

@@ -147,7 +147,7 @@ impl Cputune {
         let given = self.iothreadsched.iter().map(|entry| (&entry.iothreads, entry.scheduler));
         let schedulers = one_per_thread("iothreadsched", "iothreads", given, |id| {
             let known = iothreads.iter().any(|thread| thread.id as usize == id);
-            if known { Ok(()) } else { Err(ConfError::xml(format!("Cannot find 'iothread' : {id}"))) }
+            if known { Ok(()) } else { Err(ConfError::unsupported(format!("Cannot find 'iothread' : {id}"))) }
         })?;
         self.iothreadsched = schedulers
             .into_iter()
@@ -169,7 +169,7 @@ fn one_per_thread<'a>(
             check(thread)?;
             if schedulers.insert(thread, scheduler).is_some() {
                 let message = format!("'{element}' attributes '{attribute}' must not overlap");
-                return Err(ConfError::xml(message));
+                return Err(ConfError::new(crate::conf::ErrorKind::XmlDetail, message));
             }
         }
     }

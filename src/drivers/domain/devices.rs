@@ -12,13 +12,17 @@ use crate::conf::devices::LinkState;
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::Accel;
-use crate::qemu::command::{self, Descriptors, InterfaceDescriptors, Need, Opened, VsockDescriptor};
+use crate::qemu::command::{
+    self, Descriptors, HostNode, InterfaceDescriptors, Need, Opened, Settings, VsockDescriptor,
+};
+use crate::qemu::hugepages;
 use crate::qemu::monitor::Chardev;
 use crate::qemu::network::{self, Accelerated, Wired};
 use crate::qemu::prepare::Place;
 use crate::qemu::process::{Files, Prepared};
 use crate::qemu::secret::MasterKey;
 use crate::qemu::{self, block};
+use crate::util::bitmap::Bitmap;
 use crate::util::file::{self, Durability};
 use crate::util::random;
 use crate::util::vsock;
@@ -44,6 +48,7 @@ pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &P
         file::make_directory(directory, 0o700)
             .map_err(|error| Error::io(format_args!("Unable to create {}", directory.display()), error))?;
     }
+    qemu::host_devices::resolve(&mut definition.devices)?;
     ports.take_named(definition)?;
     let mut choice = ports.choice(definition.uuid);
     qemu::prepare::prepare(definition, &place, &mut choice)?;
@@ -59,6 +64,41 @@ pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &P
     block::number_images(definition, &mut last_node);
     Ok(last_node)
 }
+
+/// What the host has for a guest: pages and NUMA nodes. Directories for huge pages are made.
+pub(super) fn settings(definition: &Domain, files: &Files) -> Result<Settings> {
+    let backing = definition.memory_backing.as_deref();
+    let devices = &definition.devices.memories;
+    let wanted = backing.is_some_and(|backing| backing.hugepages.is_some())
+        || devices.iter().any(|device| device.source.page_kib > 0);
+    let hugetlbfs = if wanted { hugepages::mounted() } else { Vec::new() };
+    for mounted in &hugetlbfs {
+        let Some(name) = files.memory.file_name() else { continue };
+        let directory = mounted.guest_directory(name);
+        std::fs::create_dir_all(&directory)
+            .map_err(|error| Error::io(format_args!("unable to create {}", directory.display()), error))?;
+    }
+    Ok(Settings { hugetlbfs: Some(hugetlbfs), numa_nodes: host_nodes(), ..Settings::default() })
+}
+
+/// The host's NUMA nodes; nothing where the kernel does not tell.
+fn host_nodes() -> Option<Vec<HostNode>> {
+    let read = |name: String, limit| {
+        let text = std::fs::read_to_string(format!("/sys/devices/system/node/{name}")).ok()?;
+        // A node of memory alone has no CPUs.
+        if text.trim().is_empty() { Some(Bitmap::new()) } else { Bitmap::parse(text.trim(), limit).ok() }
+    };
+    let online = read("online".to_owned(), MAX_NODES)?;
+    let nodes = online.iter().map(|id| {
+        let cpus = read(format!("node{id}/cpulist"), MAX_CPUS).unwrap_or_default();
+        HostNode { id, cpus }
+    });
+    Some(nodes.collect())
+}
+
+/// More than any host has.
+const MAX_NODES: usize = 1024;
+const MAX_CPUS: usize = 16_384;
 
 /// The host's first graphics card, for screens that draw with one and name none.
 fn render_node() -> Option<String> {
@@ -111,6 +151,10 @@ pub(super) fn open(
     prepared: &mut impl Handover,
 ) -> Result<Descriptors> {
     let mut descriptors = Descriptors::default();
+    definition.devices.interfaces.iter().try_for_each(network::refuse_unsupported)?;
+    if definition.launch_security.is_some() {
+        return Err(Error::config_unsupported("launch security is not supported"));
+    }
     for need in command::needs(definition) {
         match need {
             Need::ListenUnix { name, path } => {
@@ -132,6 +176,12 @@ pub(super) fn open(
                     .map_err(|error| Error::io(format_args!("Unable to open file: {path}"), error))
                     .map_err(|error| error.from_origin(Origin::NONE))?;
                 descriptors.chardevs.insert(name, Opened(prepared.pass(file.into())));
+            }
+            Need::Device { name, path } => {
+                let device = OpenOptions::new().read(true).write(true).open(&path);
+                let device =
+                    device.map_err(|error| Error::io(format_args!("Failed to open {path}"), error))?;
+                descriptors.chardevs.insert(name, Opened(prepared.pass(device.into())));
             }
             Need::Vsock { alias, cid } => {
                 let (device, cid) = open_vsock(cid)?;

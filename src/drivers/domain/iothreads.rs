@@ -7,7 +7,7 @@ use super::flags::Impact;
 use super::hotplug::check_impact;
 use super::pins;
 use super::reads::{persistent, running};
-use crate::conf::devices::{Controller, Disk, Raw};
+use crate::conf::devices::{Controller, Disk, IoThreadMapping};
 use crate::conf::domain::{Domain, IoThread, Poll, ThreadPool};
 use crate::drivers::params::{ParamType, Params};
 use crate::error::{Error, Origin, Result};
@@ -200,10 +200,8 @@ fn alias(id: u32) -> String {
 
 fn check_unused(definition: &Domain, id: u32) -> Result<()> {
     let devices = &definition.devices;
-    let number = id.to_string();
-    let lists = |list: Option<&Raw>| {
-        let mut threads = list.into_iter().flat_map(|list| list.children_named("iothread"));
-        threads.any(|thread| thread.attribute("id") == Some(&number))
+    let lists = |mapping: Option<&IoThreadMapping>| {
+        mapping.is_some_and(|mapping| mapping.threads.iter().any(|thread| thread.id == id))
     };
     let uses = |disk: &&Disk| disk.driver.iothread == Some(id) || lists(disk.driver.iothreads.as_deref());
     if let Some(disk) = devices.disks.iter().find(uses) {

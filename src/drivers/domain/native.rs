@@ -152,6 +152,11 @@ impl StandIns {
                     self.files.push((number, path, append));
                     descriptors.chardevs.insert(name, Opened(number));
                 }
+                Need::Device { name, path } => {
+                    let number = self.next();
+                    self.files.push((number, path, true));
+                    descriptors.chardevs.insert(name, Opened(number));
+                }
                 Need::Vsock { alias, cid } => {
                     // The first address that a guest may have.
                     let opened = VsockDescriptor { descriptor: self.next(), cid: cid.unwrap_or(3) };

@@ -23,7 +23,7 @@ use crate::conf::domain::{ClockOffset, Cpu, Domain};
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{CpuArguments, QemuCaps};
-use crate::qemu::command::{self, CommandLine, Context, Sandbox, Settings};
+use crate::qemu::command::{self, CommandLine, Context, Sandbox};
 use crate::qemu::helpers::{self, Helper, Serving};
 use crate::qemu::hotplug::vcpu;
 use crate::qemu::job::{
@@ -370,6 +370,7 @@ impl Attempt {
         let helpers = helpers::needed(definition, &host)?;
         let mut descriptors = devices::open(definition, accel, &mut prepared)?;
         descriptors.secrets = self.domains.storage.seal_secrets(definition, &key)?;
+        let settings = devices::settings(definition, prepared.files())?;
         let now_s = seconds_since_1970();
         let context = Context {
             scope: self.domains.paths.scope,
@@ -381,7 +382,7 @@ impl Attempt {
             now_s,
             local_offset_s: local_time::offset_s(now_s),
             incoming: matches!(self.beginning, Beginning::Incoming(_)).then_some("defer"),
-            settings: &Settings::default(),
+            settings: &settings,
             inherited_env: &self.domains.inherited_env,
         };
         let CommandLine { program, args, env } = command::build(definition, caps, &context)?;

@@ -11,7 +11,7 @@ mod probe;
 pub use chain::{StorageError, detect_chain};
 pub use probe::{Backing, Header, capacity, probe, read};
 
-use crate::conf::devices::{Backing as Below, Disk, Storage, StorageFormat};
+use crate::conf::devices::{Backing as Below, Disk, HostdevSource, Storage, StorageFormat};
 use crate::conf::domain::Domain;
 use crate::conf::storage::{Encryption, EncryptionFormat};
 
@@ -44,6 +44,14 @@ impl Nodes {
 pub fn number_images(domain: &mut Domain, last: &mut u32) {
     for disk in domain.devices.disks.iter_mut().rev() {
         number_disk(disk, last);
+    }
+    for hostdev in &mut domain.devices.hostdevs {
+        if let HostdevSource::Scsi(scsi) = &mut hostdev.source
+            && scsi.index.is_none()
+        {
+            *last += 1;
+            scsi.index = Some(*last);
+        }
     }
 }
 

@@ -119,7 +119,7 @@ impl Guest<'_> {
         })
     }
 
-    fn at_scsi(&self, props: Props, address: &DriveAddress) -> Result<Props> {
+    pub(super) fn at_scsi(&self, props: Props, address: &DriveAddress) -> Result<Props> {
         let controller = self.controller(ControllerType::Scsi, address.controller);
         let Some(ControllerKind::Scsi(Some(model))) = controller.map(|controller| &controller.kind) else {
             return internal(format!("unable to find a SCSI controller for idx={}", address.controller));

@@ -60,6 +60,13 @@ impl Guest<'_> {
     }
 }
 
+impl Guest<'_> {
+    /// A device of the host takes part in the order of devices only.
+    pub(super) fn boot_place_of_hostdev(&self, info: &DeviceInfo) -> u32 {
+        if self.domain.os.boot.is_empty() { Self::own_place(info) } else { 0 }
+    }
+}
+
 /// The images in the guest's flash: code, and variables where they are apart.
 struct Flash<'a> {
     option: &'static str,

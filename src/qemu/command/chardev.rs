@@ -1,7 +1,7 @@
 //! Streams of bytes on the host's side.
 
 use super::descriptors::{log_name, source_name};
-use super::line::{Line, escape_comma};
+use super::line::{Line, Props, escape_comma};
 use super::{Guest, Result, internal, unsupported};
 use crate::conf::devices::{
     CharBackend, CharKind, CharSource, Raw, Reconnect, SocketPlace, SourceMode, TcpProtocol, TcpSource,
@@ -30,7 +30,10 @@ impl Guest<'_> {
                 format!("file,id={id},path={set},append=on")
             }
             CharBackend::Udp(udp) => format!("udp,id={id}{}", udp_options(udp)),
-            CharBackend::Tcp(tcp, protocol) => format!("socket,id={id}{}", self.tcp_options(tcp, *protocol)?),
+            CharBackend::Tcp(tcp, protocol) => {
+                let credentials = self.credentials(line, tcp, &id);
+                format!("socket,id={id}{}{credentials}", self.tcp_options(tcp, *protocol))
+            }
             CharBackend::Unix(unix) => format!("socket,id={id}{}", self.unix_options(unix, alias)?),
             CharBackend::Other(kind, raw) => self.special(*kind, raw.as_deref(), alias, &id)?,
         };
@@ -69,7 +72,7 @@ impl Guest<'_> {
     }
 
     /// Hands an open file to QEMU; the answer is the path it has there.
-    fn pass_file(&self, line: &mut Line<'_>, name: &str) -> Result<String> {
+    pub(super) fn pass_file(&self, line: &mut Line<'_>, name: &str) -> Result<String> {
         let descriptor = self.context.descriptors.chardev(name)?;
         let set = line.fd_sets;
         line.fd_sets += 1;
@@ -77,10 +80,23 @@ impl Guest<'_> {
         Ok(format!("/dev/fdset/{set}"))
     }
 
-    fn tcp_options(&self, tcp: &TcpSource, protocol: TcpProtocol) -> Result<String> {
-        if tcp.tls == Some(YesNo::Yes) {
-            return unsupported("TLS for character devices is not supported");
+    /// What QEMU shows and asks the other side of an encrypted stream.
+    fn credentials(&self, line: &mut Line<'_>, tcp: &TcpSource, id: &str) -> String {
+        let settings = &self.context.settings;
+        if !tcp.tls.map_or(settings.chardev_tls, bool::from) {
+            return String::new();
         }
+        let object = format!("obj{id}_tls0");
+        let endpoint = if tcp.mode == SourceMode::Bind { "server" } else { "client" };
+        let props = Props::object("tls-creds-x509", object.as_str())
+            .set("dir", settings.chardev_tls_dir.as_deref().unwrap_or("/etc/pki/qemu"))
+            .set("endpoint", endpoint)
+            .set("verify-peer", true);
+        line.object(props);
+        format!(",tls-creds={object}")
+    }
+
+    fn tcp_options(&self, tcp: &TcpSource, protocol: TcpProtocol) -> String {
         let SocketPlace { host, service } = &tcp.place;
         let mut text = format!(",host={},port={}", text_of(host), text_of(service));
         if protocol == TcpProtocol::Telnet {
@@ -90,7 +106,7 @@ impl Guest<'_> {
             SourceMode::Bind => text.push_str(",server=on,wait=off"),
             SourceMode::Connect => self.push_reconnect(&mut text, tcp.reconnect),
         }
-        Ok(text)
+        text
     }
 
     fn unix_options(&self, unix: &UnixSource, alias: &str) -> Result<String> {

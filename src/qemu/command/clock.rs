@@ -2,7 +2,8 @@
 
 use super::line::Line;
 use super::{Guest, Result, unsupported};
-use crate::conf::domain::{ClockBasis, ClockOffset, TickPolicy, TimerName, TimerTrack};
+use crate::conf::domain::{ClockBasis, ClockOffset, TickPolicy, Timer, TimerName, TimerTrack};
+use crate::conf::xml::YesNo;
 use crate::qemu::capabilities::Cap;
 
 pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
@@ -43,16 +44,28 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
         }
     }
     line.option("-rtc", text);
-    for timer in clock.timers.iter().filter(|timer| timer.name == TimerName::Pit) {
-        let policy = match timer.tickpolicy {
-            None | Some(TickPolicy::Delay) => "delay",
-            Some(TickPolicy::Discard) => "discard",
-            Some(TickPolicy::Catchup) => continue,
-            Some(TickPolicy::Merge) => return unsupported("unsupported pit tickpolicy 'merge'"),
-        };
-        if guest.supports(Cap::KvmPitTickPolicy) {
-            line.option("-global", format!("kvm-pit.lost_tick_policy={policy}"));
+    for timer in &clock.timers {
+        match timer.name {
+            TimerName::Pit => pit(guest, line, timer)?,
+            // Others say it with the machine.
+            TimerName::Hpet if timer.present == Some(YesNo::No) && !guest.supports(Cap::MachineHpet) => {
+                line.flag("-no-hpet");
+            }
+            _ => {}
         }
+    }
+    Ok(())
+}
+
+fn pit(guest: &Guest<'_>, line: &mut Line<'_>, timer: &Timer) -> Result<()> {
+    let policy = match timer.tickpolicy {
+        None | Some(TickPolicy::Delay) => "delay",
+        Some(TickPolicy::Discard) => "discard",
+        Some(TickPolicy::Catchup) => return Ok(()),
+        Some(TickPolicy::Merge) => return unsupported("unsupported pit tickpolicy 'merge'"),
+    };
+    if guest.supports(Cap::KvmPitTickPolicy) {
+        line.option("-global", format!("kvm-pit.lost_tick_policy={policy}"));
     }
     Ok(())
 }

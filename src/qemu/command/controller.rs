@@ -1,6 +1,7 @@
 //! Buses: PCI bridges and ports, USB, SCSI, SATA, virtio-serial.
 
 use super::address::Generation;
+use super::disk::iothread_mapping;
 use super::line::{Line, Props};
 use super::{Guest, Result, internal, unsupported};
 use crate::conf::devices::{
@@ -161,15 +162,13 @@ impl Guest<'_> {
                     _ => Generation::Any,
                 };
                 let driver = &controller.driver;
-                if driver.iothreads.is_some() {
-                    return unsupported("mapping queues to iothreads is not supported");
-                }
                 let iothread = (driver.iothread > 0).then(|| format!("iothread{}", driver.iothread));
                 Ok(self
                     .virtio("virtio-scsi", generation, &controller.info, &driver.virtio)?
                     .maybe("iothread", iothread)
                     .set("id", alias)
                     .nonzero("num_queues", driver.queues)
+                    .maybe("iothread-vq-mapping", driver.iothreads.as_deref().map(iothread_mapping))
                     .nonzero("cmd_per_lun", driver.cmd_per_lun)
                     .nonzero("max_sectors", driver.max_sectors)
                     .switch("ioeventfd", driver.ioeventfd))

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use super::Result;
+use super::interface::vdpa_name;
 use super::secret::{Sealed, secrets};
 use crate::conf::devices::{
-    Card, CharBackend, CharSource, ConsoleType, DeviceInfo, InterfaceKind, RngBackend, SourceMode,
+    Card, CharBackend, CharSource, ConsoleType, DeviceInfo, HostdevSource, InterfaceKind, InterfaceSource,
+    RngBackend, SourceMode,
 };
 use crate::conf::domain::Domain;
 use crate::conf::xml::{OnOff, YesNo};
@@ -21,6 +23,8 @@ pub enum Need {
     ListenUnix { name: String, path: String },
     /// A file to write to: cut to nothing unless `append`.
     File { name: String, path: String, append: bool },
+    /// A device of the host, to read and to write.
+    Device { name: String, path: String },
     /// A network device with so many queues; `bridge` takes it, where there is one.
     Tap { alias: String, queues: u32 },
     /// The kernel's end of a vsock; an address is to be found where `cid` is none.
@@ -71,7 +75,7 @@ impl Descriptors {
         all.secrets.extend(secrets(domain).into_iter().map(|need| (need.id, Sealed::default())));
         for need in &needs(domain) {
             match need {
-                Need::ListenUnix { name, .. } | Need::File { name, .. } => {
+                Need::ListenUnix { name, .. } | Need::File { name, .. } | Need::Device { name, .. } => {
                     all.chardevs.insert(name.clone(), Opened(-1));
                 }
                 Need::Vsock { alias, cid } => {
@@ -103,8 +107,10 @@ pub fn needs(domain: &Domain) -> Vec<Need> {
     let devices = &domain.devices;
     let mut list = Vec::new();
     for interface in &devices.interfaces {
-        if matches!(interface.kind, InterfaceKind::Bridge | InterfaceKind::Ethernet | InterfaceKind::Network)
-        {
+        if let InterfaceSource::Vdpa(path) = &interface.source {
+            list.push(Need::Device { name: vdpa_name(&alias(&interface.info)), path: path.to_string() });
+        }
+        if has_tap(interface.kind) {
             let queues = interface.model.driver.queues.max(1);
             list.push(Need::Tap { alias: alias(&interface.info), queues });
         }
@@ -132,11 +138,23 @@ pub fn needs(domain: &Domain) -> Vec<Need> {
     for (source, info) in redirdevs.chain(smartcards) {
         chardev_needs(&mut list, source, &alias(info));
     }
+    for hostdev in &devices.hostdevs {
+        if matches!(hostdev.source, HostdevSource::VhostScsi(_)) {
+            list.push(Need::Device { name: alias(&hostdev.info), path: "/dev/vhost-scsi".to_owned() });
+        }
+    }
     for vsock in &devices.vsocks {
         let cid = vsock.cid.address.filter(|_| vsock.cid.auto != Some(YesNo::Yes));
         list.push(Need::Vsock { alias: alias(&vsock.info), cid });
     }
     list
+}
+
+fn has_tap(kind: InterfaceKind) -> bool {
+    matches!(
+        kind,
+        InterfaceKind::Bridge | InterfaceKind::Ethernet | InterfaceKind::Network | InterfaceKind::Direct
+    )
 }
 
 fn alias(info: &DeviceInfo) -> String {

@@ -1,11 +1,13 @@
 //! Disks as the guest sees them.
 
+use serde_json::{Value, json};
+
 use super::address::Generation;
 use super::blockdev::{self, CacheFlags};
 use super::line::{Line, Props, escape_comma};
 use super::{CommandError, Guest, Result, internal, unsupported};
 use crate::conf::devices::{
-    Address, Disk, DiskBus, DiskDevice, DiskModel, ErrorPolicy, Place, VhostUserSource,
+    Address, Disk, DiskBus, DiskDevice, DiskModel, ErrorPolicy, IoThreadMapping, Place, VhostUserSource,
 };
 use crate::conf::xml::OnOff;
 use crate::qemu::capabilities::Cap;
@@ -27,14 +29,10 @@ fn refuse(disk: &Disk) -> Result<()> {
     if disk.transient.is_some() {
         return unsupported(format!("transient disk '{}' is not supported", disk.name()));
     }
-    let kept = [
-        ("throttlefilters", disk.throttle_filters.is_some()),
-        ("iothreads", disk.driver.iothreads.is_some()),
-    ];
-    match kept.iter().find(|(_, there)| *there) {
-        Some((name, _)) => unsupported(format!("disk element '{name}' is not supported")),
-        None => Ok(()),
+    if disk.throttle_filters.is_some() {
+        return unsupported("disk element 'throttlefilters' is not supported");
     }
+    Ok(())
 }
 
 /// Floppy drives boot by their controller.
@@ -153,12 +151,25 @@ impl Guest<'_> {
                     .maybe("scsi", speaks_scsi.then_some(true))
                     .nonzero("num-queues", driver.queues)
                     .nonzero("queue-size", driver.queue_size)
+                    .maybe("iothread-vq-mapping", driver.iothreads.as_deref().map(iothread_mapping))
             }
             DiskBus::Xen | DiskBus::Uml | DiskBus::Sd => {
                 return unsupported(format!("unsupported disk bus '{bus}' with device setup"));
             }
         })
     }
+}
+
+/// Which threads work on which queues.
+pub(super) fn iothread_mapping(mapping: &IoThreadMapping) -> Value {
+    let threads = mapping.threads.iter().map(|thread| {
+        let mut entry = json!({ "iothread": format!("iothread{}", thread.id) });
+        if !thread.queues.is_empty() {
+            entry["vqs"] = thread.queues.iter().map(|queue| queue.id).collect();
+        }
+        entry
+    });
+    threads.collect()
 }
 
 fn vhost_user_stream(alias: &str) -> String {

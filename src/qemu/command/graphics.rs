@@ -1,6 +1,6 @@
 //! How a user sees the guest's screen.
 
-use super::line::{Line, escape_comma};
+use super::line::{Line, Props, escape_comma};
 use super::{Guest, Result, internal, unsupported};
 use crate::conf::devices::{Dbus, Gl, Graphics, ListenPlace, Sdl, Vnc};
 use crate::conf::xml::YesNo;
@@ -91,6 +91,16 @@ fn build_vnc(guest: &Guest<'_>, line: &mut Line<'_>, vnc: &Vnc) -> Result<()> {
     // The password itself goes over QMP.
     if vnc.auth.is_some() {
         text.push_str(",password=on");
+    }
+    let settings = guest.context.settings;
+    if let Some(directory) = &settings.vnc_tls_dir {
+        let props = Props::object("tls-creds-x509", "vnc-tls-creds0").set("dir", directory.as_str());
+        line.object(props.set("endpoint", "server").set("verify-peer", settings.vnc_tls_verify));
+        text.push_str(",tls-creds=vnc-tls-creds0");
+    }
+    if let Some(directory) = &settings.vnc_sasl_dir {
+        text.push_str(",sasl=on");
+        line.env.push(("SASL_CONF_PATH".to_owned(), directory.clone()));
     }
     if let Some(control) = vnc.power_control {
         text.push_str(&format!(",power-control={}", if control == YesNo::Yes { "on" } else { "off" }));

@@ -3,14 +3,13 @@
 use super::address::Generation;
 use super::line::{Line, Props};
 use super::{Guest, Result, unsupported};
-use crate::conf::devices::{Input, InputBus, InputKind, InputModel};
+use crate::conf::devices::{GrabToggle, Input, InputBus, InputKind, InputModel};
+use crate::conf::xml::OnOff;
 
 pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     for input in &guest.domain.devices.inputs {
         match input.bus {
-            _ if input.kind == InputKind::Evdev => {
-                return unsupported("input device type 'evdev' is not supported");
-            }
+            _ if input.kind == InputKind::Evdev => line.object(evdev(guest, input)?),
             Some(InputBus::Usb) => {
                 let driver = match input.kind {
                     InputKind::Mouse => "usb-mouse",
@@ -27,6 +26,17 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A device of the host, with which the host's own keys go back and forth.
+fn evdev(guest: &Guest<'_>, input: &Input) -> Result<Props> {
+    let source = input.source.as_deref();
+    let props = Props::object("input-linux", guest.alias(&input.info)?);
+    Ok(props
+        .maybe("evdev", source.and_then(|source| source.dev.as_deref()))
+        .maybe("repeat", source.and_then(|source| source.repeat).map(|repeat| repeat == OnOff::On))
+        .maybe("grab_all", source.and_then(|source| source.grab).map(|_| true))
+        .maybe("grab-toggle", source.and_then(|source| source.grab_toggle).map(GrabToggle::as_str)))
 }
 
 fn virtio(guest: &Guest<'_>, input: &Input) -> Result<Props> {

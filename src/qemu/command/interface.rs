@@ -1,44 +1,75 @@
 //! Network cards and what they are connected to.
 
 use super::address::Generation;
-use super::line::{Line, Props};
+use super::line::{Line, Props, escape_comma};
 use super::{Guest, Result, internal, unsupported};
-use crate::conf::devices::{BackendKind, Interface, InterfaceKind, ModelName, TxMode, VirtioNetDriver};
+use crate::conf::devices::{
+    BackendKind, DeviceInfo, HostdevSource, Interface, InterfaceKind, InterfaceSource, ModelName, Reconnect,
+    TeamingType, TxMode, VhostUserMode, VirtioNetDriver,
+};
 use crate::conf::xml::{OnOff, YesNo};
+use crate::qemu::capabilities::Cap;
 
 pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     for (index, interface) in guest.domain.devices.interfaces.iter().enumerate() {
-        refuse(interface)?;
-        let netdev = guest.netdev(interface)?;
+        check_host_side(interface)?;
+        if matches!(interface.source, InterfaceSource::Hostdev(_)) {
+            continue;
+        }
+        let netdev = guest.netdev(line, interface)?;
         line.json("-netdev", netdev);
         line.device(guest.card(index, interface)?);
     }
     Ok(())
 }
 
-fn refuse(interface: &Interface) -> Result<()> {
-    let kept = [
-        ("vlan", interface.vlan.is_some()),
-        ("virtualport", interface.virtualport.is_some()),
-        ("bandwidth", interface.bandwidth.is_some()),
-        ("teaming", interface.teaming.is_some()),
-        ("filterref", interface.filterref.is_some()),
-        ("coalesce", interface.coalesce.is_some()),
-        ("portForward", !interface.port_forwards.is_empty()),
-        ("script", interface.script.is_some() || interface.downscript.is_some()),
-    ];
-    match kept.iter().find(|(_, there)| *there) {
-        Some((name, _)) => unsupported(format!("interface element '{name}' is not supported")),
-        None => Ok(()),
+/// Cards that are devices of the host.
+pub(super) fn cards_of_host(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
+    for (index, interface) in guest.domain.devices.interfaces.iter().enumerate() {
+        if let InterfaceSource::Hostdev(source) = &interface.source {
+            guest.card_of_host(line, index, interface, source)?;
+        }
     }
+    Ok(())
+}
+
+/// What only some kinds of network devices of the host can do.
+fn check_host_side(card: &Interface) -> Result<()> {
+    use InterfaceKind::{Bridge, Direct, Ethernet, Network, Vdpa, Vhostuser};
+    let kind = card.kind;
+    let refuse = |what: &str| {
+        let mac = card.mac.address.map(|mac| mac.to_string()).unwrap_or_default();
+        unsupported(format!(
+            "interface {mac} - {what} is not supported for network interfaces of type {kind}"
+        ))
+    };
+    let has_queues = matches!(kind, Network | Bridge | Direct | Ethernet | Vhostuser | Vdpa);
+    if card.model.driver.queues > 0 && !has_queues {
+        return refuse("multiqueue");
+    }
+    let is_tap = matches!(kind, Network | Bridge | Ethernet);
+    if card.filterref.is_some() && !is_tap {
+        return refuse("filterref");
+    }
+    if card.backend.tap.is_some() && !is_tap {
+        return refuse("custom tap device path");
+    }
+    Ok(())
 }
 
 impl Guest<'_> {
     /// The host's end.
-    fn netdev(&self, interface: &Interface) -> Result<Props> {
+    fn netdev(&self, line: &mut Line<'_>, interface: &Interface) -> Result<Props> {
         let alias = self.alias(&interface.info)?;
+        let kind = interface.kind;
+        if interface.script.is_some() && kind != InterfaceKind::Ethernet {
+            return unsupported(format!("scripts are not supported on interfaces of type {kind}"));
+        }
         let props = match interface.kind {
-            InterfaceKind::Bridge | InterfaceKind::Ethernet | InterfaceKind::Network => {
+            InterfaceKind::Bridge
+            | InterfaceKind::Ethernet
+            | InterfaceKind::Network
+            | InterfaceKind::Direct => {
                 let Some(descriptors) = self.context.descriptors.interfaces.get(alias) else {
                     return internal(format!("no network device was opened for '{alias}'"));
                 };
@@ -51,11 +82,19 @@ impl Guest<'_> {
                 }
                 props.maybe("sndbuf", interface.tune.sndbuf)
             }
-            InterfaceKind::User => {
-                if interface.backend.kind == Some(BackendKind::Passt) {
-                    return unsupported("the passt backend is not supported");
-                }
-                user(interface)
+            InterfaceKind::User if interface.backend.kind == Some(BackendKind::Passt) => {
+                self.passt(interface)?
+            }
+            InterfaceKind::User => user(interface),
+            InterfaceKind::Internal => Props::new().set("type", "user"),
+            InterfaceKind::Server | InterfaceKind::Client | InterfaceKind::Mcast | InterfaceKind::Udp => {
+                socket(interface)?
+            }
+            InterfaceKind::Vhostuser => self.vhost_user_net(line, interface)?,
+            InterfaceKind::Vdpa => {
+                let set = self.pass_file(line, &vdpa_name(alias))?;
+                let props = Props::new().set("type", "vhost-vdpa").set("vhostdev", set);
+                with_queues(props, interface)
             }
             kind => {
                 return unsupported(format!(
@@ -64,6 +103,42 @@ impl Guest<'_> {
             }
         };
         Ok(props.set("id", format!("host{alias}")))
+    }
+
+    /// The stream that passt moves packets with.
+    fn passt(&self, interface: &Interface) -> Result<Props> {
+        let address = Props::new().set("type", "unix").set("path", passt_socket(interface)?);
+        let props = Props::new().set("type", "stream").set("addr", address.into_value()).set("server", false);
+        Ok(match self.supports(Cap::NetdevStreamReconnect) {
+            true if self.supports(Cap::NetdevStreamReconnectMiliseconds) => {
+                props.set("reconnect-ms", PASST_RECONNECT_S * 1000)
+            }
+            true => props.set("reconnect", PASST_RECONNECT_S),
+            false => props,
+        })
+    }
+
+    /// The socket of a process that moves packets in the guest's memory.
+    fn vhost_user_net(&self, line: &mut Line<'_>, interface: &Interface) -> Result<Props> {
+        let stream = format!("char{}", self.alias(&interface.info)?);
+        let mut text = format!("socket,id={stream}");
+        match &interface.source {
+            InterfaceSource::VhostUser(socket) => {
+                let path = socket.path.as_deref().unwrap_or_default();
+                text.push_str(&format!(",path={}", escape_comma(path)));
+                match socket.mode {
+                    VhostUserMode::Server => text.push_str(",server=on"),
+                    VhostUserMode::Client => self.push_reconnect(&mut text, socket.reconnect),
+                }
+            }
+            _ => {
+                text.push_str(&format!(",path={}", escape_comma(passt_socket(interface)?)));
+                let reconnect = Reconnect { enabled: Some(YesNo::Yes), timeout_s: PASST_RECONNECT_S };
+                self.push_reconnect(&mut text, Some(reconnect));
+            }
+        }
+        line.option("-chardev", text);
+        Ok(with_queues(Props::new().set("type", "vhost-user").set("chardev", stream), interface))
     }
 
     /// The guest's end.
@@ -81,7 +156,23 @@ impl Guest<'_> {
             .set("mac", mac.to_string())
             .nonzero("bootindex", self.boot_place_of_interface(index, &interface.info));
         let props = self.at(props, &interface.info)?;
-        Ok(self.rom(props, interface))
+        Ok(self.rom(props, &interface.info))
+    }
+
+    /// A card of the host. Its other options are for the host's own driver.
+    fn card_of_host(
+        &self,
+        line: &mut Line<'_>,
+        index: usize,
+        interface: &Interface,
+        source: &HostdevSource,
+    ) -> Result<()> {
+        let HostdevSource::Pci(pci) = source else {
+            return unsupported("only PCI network devices of the host are supported");
+        };
+        let place = self.boot_place_of_interface(index, &interface.info);
+        line.device(self.pci_hostdev(pci, &interface.info, place, interface.teaming.as_deref())?);
+        Ok(())
     }
 
     fn virtio_card(&self, interface: &Interface, model: &ModelName) -> Result<Props> {
@@ -92,6 +183,8 @@ impl Guest<'_> {
         };
         let driver: &VirtioNetDriver = &interface.model.driver;
         let (host, guest) = (driver.host, driver.guest);
+        let teaming = interface.teaming.as_deref();
+        let is_persistent = teaming.is_some_and(|teaming| teaming.kind == TeamingType::Persistent);
         let queues = (driver.queues > 1).then_some(driver.queues);
         let props = self.virtio("virtio-net", generation, &interface.info, &driver.virtio)?;
         Ok(props
@@ -117,11 +210,12 @@ impl Guest<'_> {
             .nonzero("tx_queue_size", driver.tx_queue_size)
             .switch("rss", driver.rss)
             .switch("hash", driver.rss_hash_report)
-            .nonzero("host_mtu", interface.mtu.unwrap_or_default()))
+            .nonzero("host_mtu", interface.mtu.unwrap_or_default())
+            .maybe("failover", is_persistent.then_some(true)))
     }
 
-    fn rom(&self, props: Props, interface: &Interface) -> Props {
-        let Some(rom) = &interface.info.rom else { return props };
+    pub(super) fn rom(&self, props: Props, info: &DeviceInfo) -> Props {
+        let Some(rom) = &info.rom else { return props };
         if rom.enabled == Some(YesNo::No) {
             return props.set("romfile", "");
         }
@@ -129,6 +223,42 @@ impl Guest<'_> {
             .maybe("rombar", rom.bar.map(|bar| u32::from(bar == OnOff::On)))
             .maybe("romfile", rom.file.as_deref())
     }
+}
+
+/// How long QEMU waits before it connects with passt again.
+const PASST_RECONNECT_S: u32 = 5;
+
+fn passt_socket(interface: &Interface) -> Result<&str> {
+    match interface.backend.socket.as_deref() {
+        Some(path) => Ok(path),
+        None => internal("passt was not started"),
+    }
+}
+
+/// The name of a vDPA device's descriptor.
+pub(super) fn vdpa_name(alias: &str) -> String {
+    format!("{alias}-vdpa")
+}
+
+fn with_queues(props: Props, interface: &Interface) -> Props {
+    let queues = interface.model.driver.queues;
+    props.nonzero("queues", if queues > 1 { queues } else { 0 })
+}
+
+/// Sockets of QEMU itself.
+fn socket(interface: &Interface) -> Result<Props> {
+    let InterfaceSource::Socket(source) = &interface.source else {
+        return internal("interface has no socket");
+    };
+    let address = format!("{}:{}", source.address.as_deref().unwrap_or_default(), source.port);
+    let role = match interface.kind {
+        InterfaceKind::Server => "listen",
+        InterfaceKind::Mcast => "mcast",
+        InterfaceKind::Udp => "udp",
+        _ => "connect",
+    };
+    let props = Props::new().set("type", "socket").set(role, address);
+    Ok(props.maybe("localaddr", source.local.as_ref().map(|(address, port)| format!("{address}:{port}"))))
 }
 
 /// QEMU's own network stack, with the guest's network around its addresses.

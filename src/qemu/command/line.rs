@@ -9,6 +9,8 @@ use crate::conf::xml::OnOff;
 pub(crate) struct Line<'a> {
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
+    /// Whether QEMU allocates all memory at once.
+    pub(super) mem_prealloc: bool,
     /// Numbers given to sets of descriptors.
     pub(super) fd_sets: u32,
     extras: Option<&'a QemuExtras>,
@@ -16,7 +18,7 @@ pub(crate) struct Line<'a> {
 
 impl<'a> Line<'a> {
     pub(super) fn new(extras: Option<&'a QemuExtras>) -> Self {
-        Self { args: Vec::new(), env: Vec::new(), fd_sets: 0, extras }
+        Self { args: Vec::new(), env: Vec::new(), mem_prealloc: false, fd_sets: 0, extras }
     }
 
     /// An option that stands alone.

@@ -71,20 +71,24 @@ pub(super) fn machine(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     if domain.memory_backing.as_ref().is_some_and(|backing| backing.nosharepages) {
         add("mem-merge", "off");
     }
+    super::memory_device::machine(guest, &mut add)?;
     if let (Some(id), false) = (guest.default_ram_id(), guest.has_numa()) {
         add("memory-backend", id);
     }
-    if guest.has_hmat() {
-        add("hmat", "on");
+    if domain.launch_security.is_some() {
+        add("confidential-guest-support", super::launch_security::ID);
     }
     for (name, node) in super::boot::flash_nodes(domain) {
         add(name, node);
+    }
+    if guest.has_hmat() {
+        add("hmat", "on");
     }
     if domain.os.bios.useserial == Some(YesNo::Yes) {
         add("graphics", "off");
     }
     for timer in domain.clock.timers.iter().filter(|timer| timer.name == TimerName::Hpet) {
-        if let Some(present) = timer.present {
+        if let Some(present) = timer.present.filter(|_| guest.supports(Cap::MachineHpet)) {
             add("hpet", if present == YesNo::Yes { "on" } else { "off" });
         }
     }
@@ -179,6 +183,11 @@ pub(super) fn monitor(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
 pub(super) fn power_management(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     // What becomes of a guest that shuts down or reboots is told over QMP.
     line.flag("-no-shutdown");
+    let machine = guest.caps.machine(guest.accel(), guest.machine());
+    // A QEMU that does not tell which machines have it has another way to leave it out.
+    if machine.is_some_and(|machine| machine.acpi.is_none()) && !guest.domain.features.acpi {
+        line.flag("-no-acpi");
+    }
     let pm = guest.domain.pm;
     let device = if guest.is_q35() { "ICH9-LPC" } else { "PIIX4_PM" };
     for (name, enabled) in [("disable_s3", pm.suspend_to_mem), ("disable_s4", pm.suspend_to_disk)] {

@@ -25,23 +25,29 @@ mod chardev;
 mod clock;
 mod controller;
 mod cpu;
+mod crypto;
 mod descriptors;
 mod disk;
 mod filesystem;
 mod graphics;
+mod hostdev;
 mod input;
 mod interface;
 mod iommu;
+mod launch_security;
 mod line;
 mod machine;
 mod memory;
+mod memory_device;
 mod numa;
 mod panic;
+mod pstore;
 mod redirection;
 mod remote;
 mod rng;
 mod secret;
 mod serial;
+mod shmem;
 mod smartcard;
 mod smbios;
 mod sound;
@@ -67,6 +73,8 @@ use thiserror::Error;
 
 use crate::conf::domain::{Domain, Placement};
 use crate::qemu::capabilities::{Accel, Cap, QemuCaps};
+use crate::qemu::hugepages::Hugetlbfs;
+use crate::util::bitmap::Bitmap;
 use crate::util::paths::Scope;
 
 use line::Line;
@@ -123,10 +131,29 @@ pub struct Settings {
     /// Users of SPICE and VNC screens prove who they are, by the configuration in this directory.
     pub spice_sasl_dir: Option<String>,
     pub vnc_sasl_dir: Option<String>,
+    /// Where the certificates of encrypted VNC screens are, and whether clients need one as well.
+    pub vnc_tls_dir: Option<String>,
+    pub vnc_tls_verify: bool,
     /// Where the certificates are that servers of disks are shown.
     pub nbd_tls_dir: Option<String>,
+    /// Streams over TCP are encrypted unless they say otherwise, with the certificates in this directory.
+    pub chardev_tls: bool,
+    pub chardev_tls_dir: Option<String>,
+    /// Where the host has huge pages, those of the default size first; nothing where nobody looked.
+    pub hugetlbfs: Option<Vec<Hugetlbfs>>,
+    /// The NUMA nodes of the host; nothing where nobody looked.
+    pub numa_nodes: Option<Vec<HostNode>>,
+    /// The host's NUMA nodes for guests that leave the choice to it; nothing where nobody chooses.
+    pub placement_advice: Option<Bitmap>,
     /// Guests' memory is in core dumps unless a definition says otherwise.
     pub dump_guest_core: bool,
+}
+
+/// A NUMA node of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostNode {
+    pub id: usize,
+    pub cpus: Bitmap,
 }
 
 impl Settings {
@@ -136,7 +163,14 @@ impl Settings {
         spice_tls_dir: None,
         spice_sasl_dir: None,
         vnc_sasl_dir: None,
+        vnc_tls_dir: None,
+        vnc_tls_verify: false,
         nbd_tls_dir: None,
+        chardev_tls: false,
+        chardev_tls_dir: None,
+        hugetlbfs: None,
+        numa_nodes: None,
+        placement_advice: None,
         dump_guest_core: false,
     };
 }
@@ -223,6 +257,7 @@ const STEPS: &[Step] = &[
     iommu::build,
     controller::global,
     controller::build,
+    memory_device::build,
     controller::hubs,
     controller::ccid,
     disk::build,
@@ -241,14 +276,20 @@ const STEPS: &[Step] = &[
     sound::build,
     watchdog::build,
     redirection::build,
+    interface::cards_of_host,
+    hostdev::build,
     machine::incoming,
     balloon::build,
     rng::build,
     machine::vmcoreinfo,
+    launch_security::build,
     machine::extra_arguments,
     machine::sandbox,
     panic::build,
+    shmem::build,
     vsock::build,
+    crypto::build,
+    pstore::build,
     machine::teardown,
     machine::message_format,
 ];
@@ -256,6 +297,12 @@ const STEPS: &[Step] = &[
 /// The command line of `domain`: a running copy with aliases, addresses, ports and node numbers.
 pub fn build(domain: &Domain, caps: &QemuCaps, context: &Context<'_>) -> Result<CommandLine> {
     refuse_unsupported(domain)?;
+    let memory = domain.numatune.as_deref().and_then(|numatune| numatune.memory.as_ref());
+    let is_automatic = memory.is_some_and(|memory| memory.placement == Some(Placement::Auto))
+        || domain.vcpus.placement == Placement::Auto;
+    if is_automatic && context.settings.placement_advice.is_none() {
+        return unsupported("numad is not available on this host");
+    }
     let guest = Guest { domain, caps, context, boot: boot::BootOrder::of(domain) };
     let mut line = Line::new(domain.qemu.0.as_deref());
     machine::environment(&guest, &mut line);
@@ -295,14 +342,6 @@ pub fn devices(domain: &Domain, caps: &QemuCaps, context: &Context<'_>, fd_sets:
 fn refuse_unsupported(domain: &Domain) -> Result<()> {
     if let Some(kind) = domain.devices.unsupported().next() {
         return unsupported(format!("device type '{kind}' is not supported"));
-    }
-    if domain.launch_security.is_some() {
-        return unsupported("launch security is not supported");
-    }
-    let memory = domain.numatune.as_deref().and_then(|numatune| numatune.memory.as_ref());
-    let is_automatic = memory.is_some_and(|memory| memory.placement == Some(Placement::Auto));
-    if is_automatic || domain.vcpus.placement == Placement::Auto {
-        return unsupported("automatic placement on NUMA nodes is not supported");
     }
     if !domain.throttle_groups.is_empty() {
         return unsupported("throttle groups are not supported");

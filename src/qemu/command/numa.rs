@@ -1,11 +1,9 @@
 //! The guest's NUMA nodes.
 
 use super::line::Line;
-use super::memory::Backend;
+use super::memory::{self, Backend, Part};
 use super::{Guest, Result, unsupported};
-use crate::conf::domain::{
-    AccessType, CacheAssociativity, CachePolicy, Interconnect, Link, MemorySource, Numa, NumaCell,
-};
+use crate::conf::domain::{AccessType, CacheAssociativity, CachePolicy, Interconnect, Link, Numa, NumaCell};
 use crate::util::bitmap::Bitmap;
 
 impl Guest<'_> {
@@ -25,32 +23,53 @@ impl Guest<'_> {
         })
     }
 
+    pub(super) fn numa_cell(&self, id: u32) -> Option<&NumaCell> {
+        self.numa()?.cells.iter().find(|cell| cell.id == id)
+    }
+
     /// Whether nodes need memory backends, or QEMU may split the memory itself.
-    fn nodes_have_backends(&self, numa: &Numa) -> bool {
+    fn nodes_have_backends(&self, pieces: &[Backend<'_>]) -> Result<bool> {
         let machine = self.caps.machine(self.accel(), self.machine());
-        let backing = self.domain.memory_backing.as_deref();
-        !machine.is_some_and(|machine| machine.numa_memory)
-            || self.has_hmat()
-            || backing.is_some_and(|backing| {
-                backing.access.is_some()
-                    || matches!(backing.source, Some(MemorySource::File | MemorySource::Memfd))
-            })
-            || numa.cells.iter().any(|cell| cell.access.is_some() || self.node_is_tuned(cell.id))
+        if !machine.is_some_and(|machine| machine.numa_memory) || self.has_hmat() {
+            return Ok(true);
+        }
+        for piece in pieces {
+            if self.needs_backend(piece)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Refuses nodes that this host does not have.
+    fn check_tuned_nodes(&self) -> Result<()> {
+        let Some(tune) = self.domain.numatune.as_deref() else { return Ok(()) };
+        let whole = tune.memory.as_ref().and_then(|memory| memory.nodeset.as_ref());
+        let nodes = tune.nodes.iter().map(|node| &node.nodeset);
+        whole.into_iter().chain(nodes).try_for_each(|nodes| self.check_host_nodes(nodes))
     }
 }
 
 pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     let Some(numa) = guest.numa() else { return Ok(()) };
-    let backends = guest.nodes_have_backends(numa);
+    guest.check_tuned_nodes()?;
+    let ids: Vec<String> = numa.cells.iter().map(|cell| format!("ram-node{}", cell.id)).collect();
+    let pieces: Vec<Backend<'_>> = numa
+        .cells
+        .iter()
+        .zip(&ids)
+        .map(|(cell, id)| Backend { id, size_kib: cell.memory_kib, node: Some(cell.id), part: Part::Node })
+        .collect();
+    let backends = guest.nodes_have_backends(&pieces)?;
+    if !backends {
+        memory::memory_path(guest, line)?;
+    }
     let Some(first_with_cpus) = numa.cells.iter().find(|cell| cell.cpus.is_some()) else {
         return unsupported("At least one NUMA node has to have CPUs");
     };
-    for cell in &numa.cells {
-        let backend = format!("ram-node{}", cell.id);
+    for (cell, piece) in numa.cells.iter().zip(&pieces) {
         if backends {
-            let piece =
-                Backend { id: &backend, size_kib: cell.memory_kib, node: Some(cell.id), access: cell.access };
-            line.object(guest.memory_backend(&piece)?);
+            guest.memory_backend(line, piece)?;
         }
         let mut text = format!("node,nodeid={}", cell.id);
         for range in cell.cpus.iter().flat_map(cpu_ranges) {
@@ -61,7 +80,7 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
             text.push_str(&format!(",initiator={initiator}"));
         }
         match backends {
-            true => text.push_str(&format!(",memdev={backend}")),
+            true => text.push_str(&format!(",memdev={}", piece.id)),
             false => text.push_str(&format!(",mem={}", cell.memory_kib / 1024)),
         }
         line.option("-numa", text);

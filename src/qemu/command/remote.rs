@@ -14,7 +14,10 @@ pub(super) fn backend(image: &Image<'_>, source: &RemoteSource) -> Result<Props>
     match source.protocol {
         NetworkProtocol::Nbd => nbd(image, source),
         NetworkProtocol::Rbd => rbd(image, source),
-        NetworkProtocol::Iscsi => iscsi(image, source),
+        NetworkProtocol::Iscsi => {
+            let secret = format!("{}-auth-secret0", image.storage_name()?);
+            iscsi(source, image.auth.map(|auth| (&*auth.username, &*secret)))
+        }
         NetworkProtocol::Gluster => gluster(source),
         NetworkProtocol::Ssh => ssh(image, source),
         NetworkProtocol::Nfs => nfs(source),
@@ -130,7 +133,8 @@ fn rbd_encryption(image: &Image<'_>) -> Result<Option<Value>> {
     Ok(layers)
 }
 
-fn iscsi(image: &Image<'_>, source: &RemoteSource) -> Result<Props> {
+/// A unit of an iSCSI target, with a user and the secret that has the password.
+pub(super) fn iscsi(source: &RemoteSource, login: Option<(&str, &str)>) -> Result<Props> {
     let (host, port) = name_and_port(one_host(source, "iSCSI")?)?;
     let name = source.name.as_deref().unwrap_or_default();
     let (target, unit) = name.split_once('/').unwrap_or((name, "0"));
@@ -141,14 +145,13 @@ fn iscsi(image: &Image<'_>, source: &RemoteSource) -> Result<Props> {
         Ok(_) => format!("[{host}]:{port}"),
         Err(_) => format!("{host}:{port}"),
     };
-    let storage = image.storage_name()?;
     Ok(Props::driver("iscsi")
         .set("portal", portal)
         .set("target", target)
         .set("lun", unit)
         .set("transport", "tcp")
-        .maybe("user", image.auth.map(|auth| &*auth.username))
-        .maybe("password-secret", image.auth.map(|_| format!("{storage}-auth-secret0")))
+        .maybe("user", login.map(|(user, _)| user))
+        .maybe("password-secret", login.map(|(_, secret)| secret))
         .maybe("initiator-name", source.initiator.first().map(|iqn| &*iqn.name)))
 }
 

@@ -39,11 +39,12 @@ pub struct Sealed {
     pub vector: String,
 }
 
-/// The values that the disks of `domain` need, a running copy with node numbers.
+/// The values that the devices of `domain` need, a running copy with node numbers.
 pub fn secrets(domain: &Domain) -> Vec<SecretNeed> {
     let images = domain.devices.disks.iter().flat_map(super::blockdev::images);
     // Images without a number are refused when the command line is written.
-    images.filter_map(|image| image.secrets().ok()).flatten().collect()
+    let of_disks = images.filter_map(|image| image.secrets().ok()).flatten();
+    of_disks.chain(domain.devices.hostdevs.iter().filter_map(super::hostdev::secrets)).collect()
 }
 
 pub(super) fn of_auth(node: &str, auth: &StorageAuth, remote: Option<&RemoteSource>) -> SecretNeed {

@@ -50,7 +50,15 @@ pub(super) fn channels(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
             ChannelTarget::Virtio { name, .. } => {
                 let props = guest.at(Props::driver("virtserialport"), &channel.info)?;
                 let props = props.set("chardev", chardev).set("id", alias);
-                line.device(props.maybe("name", name.as_deref()));
+                // The guest's agent looks for it by this name.
+                let usual = matches!(channel.source.backend, CharBackend::Other(CharKind::Spicevmc, _));
+                let usual = usual.then_some("com.redhat.spice.0");
+                match (name.as_deref(), usual) {
+                    (Some(name), Some(usual)) if name != usual => {
+                        return unsupported(format!("Unsupported spicevmc target name '{name}'"));
+                    }
+                    (name, usual) => line.device(props.maybe("name", name.or(usual))),
+                }
             }
             ChannelTarget::Xen { .. } => return unsupported("channel target type 'xen' is not supported"),
         }

@@ -85,7 +85,7 @@ pub(crate) fn open_all(needs: &[Need]) -> Descriptors {
     };
     for need in needs {
         match need {
-            Need::ListenUnix { name, .. } | Need::File { name, .. } => {
+            Need::ListenUnix { name, .. } | Need::File { name, .. } | Need::Device { name, .. } => {
                 descriptors.chardevs.insert(name.clone(), Opened(take()));
             }
             Need::Vsock { .. } => {}
@@ -113,11 +113,10 @@ pub(crate) fn running(definition: &str, name: &str) -> Domain {
     };
     prepare(&mut domain, &place, &mut First).unwrap();
     // The kernel names network devices.
-    let unnamed = domain
-        .devices
-        .interfaces
-        .iter_mut()
-        .filter(|interface| interface.target.dev.is_none() && interface.kind != InterfaceKind::User);
+    use InterfaceKind::{Bridge, Direct, Ethernet, Network};
+    let has_device = |kind| matches!(kind, Bridge | Direct | Ethernet | Network);
+    let cards = domain.devices.interfaces.iter_mut();
+    let unnamed = cards.filter(|card| card.target.dev.is_none() && has_device(card.kind));
     for (number, interface) in unnamed.enumerate() {
         interface.target.dev = Some(format!("vnet{number}").into());
     }

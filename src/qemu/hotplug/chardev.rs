@@ -48,6 +48,9 @@ pub(super) fn backend(text: &str) -> Option<(String, Value)> {
             if let Some(telnet) = is_on("telnet") {
                 data.insert("telnet".to_owned(), telnet.into());
             }
+            if let Some(credentials) = option("tls-creds") {
+                data.insert("tls-creds".to_owned(), credentials.into());
+            }
             for name in ["reconnect", "reconnect-ms"] {
                 if let Some(wait) = option(name).and_then(|text| text.parse::<u64>().ok()) {
                     data.insert(name.to_owned(), wait.into());
@@ -92,6 +95,12 @@ mod tests {
                 json!({ "type": "socket", "data": {
                     "addr": { "type": "unix", "data": { "path": "/a,b" } },
                     "server": false, "reconnect-ms": 2000 } }),
+            ),
+            (
+                "socket,id=charserial0,host=h,port=1,tls-creds=o",
+                json!({ "type": "socket", "data": {
+                    "addr": { "type": "inet", "data": { "host": "h", "port": "1" } },
+                    "server": false, "tls-creds": "o" } }),
             ),
             (
                 "socket,id=charserial0,fd=17,server=on,wait=off",

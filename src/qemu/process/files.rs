@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{StartError, monitor_path};
+use crate::qemu::hugepages;
 use crate::util::paths::Paths;
 use crate::util::{file, unix};
 
@@ -84,6 +85,10 @@ impl Files {
         let directory = file::remove_tree_if_there(&self.directory);
         let channels = file::remove_tree_if_there(&self.channels);
         let memory = file::remove_tree_if_there(&self.memory);
+        for mounted in hugepages::mounted() {
+            let pages = self.memory.file_name().map(|name| mounted.guest_directory(name));
+            pages.as_deref().map_or(Ok(()), file::remove_tree_if_there)?;
+        }
         let pidfile = file::remove_if_there(&self.pidfile);
         directory.and(channels).and(memory).and(pidfile)
     }

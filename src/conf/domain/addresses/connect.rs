@@ -4,8 +4,9 @@ use super::Connect;
 use crate::conf::Result;
 use crate::conf::devices::{
     BalloonModel, ControllerKind, DeviceInfo, Devices, DiskBus, DiskModel, Filesystem, FilesystemDriverType,
-    FilesystemModel, InputBus, InputModel, InterfaceKind, IommuModel, ModelName, PanicModel, RngModel,
-    ScsiModel, SerialType, SoundModel, UsbModel, VideoKind, VirtioModel, VsockModel, WatchdogModel,
+    FilesystemModel, HostdevSource, InputBus, InputModel, Interface, InterfaceKind, InterfaceSource,
+    IommuModel, MdevModel, MemoryModel, ModelName, PanicModel, RngModel, ScsiModel, SerialType, SoundModel,
+    UsbModel, VhostScsiModel, VideoKind, VirtioModel, VsockModel, WatchdogModel,
 };
 
 /// What Express devices need in this guest: that, or conventional PCI where there is nothing else.
@@ -32,6 +33,14 @@ impl Needs {
             )
             | None => self.express,
             Some(_) => Connect::CHOSEN_PCI,
+        }
+    }
+
+    /// A network card: QEMU's own, or one of the host.
+    pub(super) fn card(self, card: &Interface) -> Connect {
+        match &card.source {
+            InterfaceSource::Hostdev(source) => self.hostdev(source),
+            _ => self.interface(card.kind, card.model.name.as_ref()),
         }
     }
 
@@ -128,6 +137,22 @@ impl Needs {
         }
     }
 
+    pub(super) fn hostdev(self, source: &HostdevSource) -> Connect {
+        match source {
+            HostdevSource::VhostScsi(scsi) => match scsi.model {
+                Some(VhostScsiModel::VirtioTransitional) => Connect::CHOSEN_PCI,
+                _ => self.express,
+            },
+            HostdevSource::Pci(_) => self.express,
+            HostdevSource::Mdev(mdev) if mdev.model == MdevModel::VfioPci => self.express,
+            _ => Connect::empty(),
+        }
+    }
+
+    pub(super) fn memory(self, model: MemoryModel) -> Connect {
+        if model.is_virtio() { self.express } else { Connect::empty() }
+    }
+
     pub(super) fn serial(kind: Option<SerialType>) -> Connect {
         if kind == Some(SerialType::Pci) { Connect::CHOSEN_PCI } else { Connect::empty() }
     }
@@ -164,13 +189,16 @@ pub(super) fn visit(
         plain(needs.disk(disk.target.bus, disk.model), &mut disk.info)?;
     }
     for card in &mut devices.interfaces {
-        plain(needs.interface(card.kind, card.model.name.as_ref()), &mut card.info)?;
+        plain(needs.card(card), &mut card.info)?;
     }
     for filesystem in &mut devices.filesystems {
         plain(needs.filesystem(filesystem), &mut filesystem.info)?;
     }
     for sound in &mut devices.sounds {
         plain(needs.sound(sound.model), &mut sound.info)?;
+    }
+    for hostdev in &mut devices.hostdevs {
+        plain(needs.hostdev(&hostdev.source), &mut hostdev.info)?;
     }
     for video in &mut devices.videos {
         plain(needs.video(video.model.kind), &mut video.info)?;
@@ -195,6 +223,18 @@ pub(super) fn visit(
     }
     for rng in &mut devices.rngs {
         plain(needs.rng(rng.model), &mut rng.info)?;
+    }
+    for shmem in &mut devices.shmems {
+        plain(Connect::CHOSEN_PCI, &mut shmem.info)?;
+    }
+    for memory in &mut devices.memories {
+        plain(needs.memory(memory.model), &mut memory.info)?;
+    }
+    for crypto in &mut devices.cryptos {
+        plain(Connect::CHOSEN_PCI, &mut crypto.info)?;
+    }
+    for pstore in &mut devices.pstores {
+        plain(Connect::CHOSEN_PCI, &mut pstore.info)?;
     }
     for vsock in &mut devices.vsocks {
         plain(needs.vsock(vsock.model), &mut vsock.info)?;

@@ -3,8 +3,8 @@
 use super::connect::{Needs, Visited, visit};
 use super::{Connect, Growth, PciSet, PcieToPci, chipset};
 use crate::conf::devices::{
-    Address, Controller, ControllerKind, ControllerType, DeviceInfo, Devices, PciAddress, PciModel,
-    PciModelName, PciOptions, VideoKind,
+    Address, Controller, ControllerKind, ControllerType, DeviceInfo, Devices, InterfaceKind, PciAddress,
+    PciModel, PciModelName, PciOptions, VideoKind,
 };
 use crate::conf::domain::Domain;
 use crate::conf::domain::defaults::{Facts, Has, insert_controller};
@@ -123,27 +123,7 @@ fn fill(domain: &mut Domain, facts: &Facts<'_>, needs: Needs, buses: u32, growth
         let needs = if needs.is_empty() { Connect::PCI } else { needs };
         set.reserve(address, needs)
     })?;
-    reserve_kept(devices, &mut set)?;
     Ok(set)
-}
-
-/// Devices that are kept without being understood hold their places.
-fn reserve_kept(devices: &Devices, set: &mut PciSet) -> Result<()> {
-    let lists = [&devices.hostdevs, &devices.shmems, &devices.memories, &devices.cryptos, &devices.pstores];
-    for address in lists.into_iter().flatten().filter_map(|raw| raw.child("address")) {
-        if address.attribute("type") != Some("pci") {
-            continue;
-        }
-        let part = |name: &str| {
-            let number = address.attribute(name).and_then(crate::conf::xml::parse_any_base);
-            number.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
-        };
-        let place = PciAddress::new(part("bus"), part("slot") & 0x1f, part("function") & 7);
-        if !place.is_empty() {
-            set.reserve(place, Connect::PCI)?;
-        }
-    }
-    Ok(())
 }
 
 /// Plugs everything in once to see how many buses that takes, and adds controllers for those.
@@ -178,16 +158,16 @@ fn place_all(devices: &mut Devices, set: &mut PciSet, needs: Needs, pass: Pass) 
             place(set, &mut controller.info, Connect::of_controller(model), pass)?;
         }
     }
-    for card in &mut devices.interfaces {
-        let wanted = needs.interface(card.kind, card.model.name.as_ref());
-        if !wanted.is_empty() {
-            place(set, &mut card.info, wanted, pass)?;
-        }
-    }
     for filesystem in &mut devices.filesystems {
         let wanted = needs.filesystem(filesystem);
         if !wanted.is_empty() {
             place(set, &mut filesystem.info, wanted, pass)?;
+        }
+    }
+    for card in &mut devices.interfaces {
+        let wanted = needs.interface(card.kind, card.model.name.as_ref());
+        if !wanted.is_empty() {
+            place(set, &mut card.info, wanted, pass)?;
         }
     }
     for sound in &mut devices.sounds {
@@ -256,6 +236,13 @@ fn place_rest(devices: &mut Devices, set: &mut PciSet, needs: Needs, pass: Pass)
     let mut plug = |wanted: Connect, info: &mut DeviceInfo| {
         if wanted.is_empty() { Ok(()) } else { place(set, info, wanted, pass) }
     };
+    // Cards of the host come with its other devices.
+    for card in devices.interfaces.iter_mut().filter(|card| card.kind == InterfaceKind::Hostdev) {
+        plug(needs.card(card), &mut card.info)?;
+    }
+    for hostdev in &mut devices.hostdevs {
+        plug(needs.hostdev(&hostdev.source), &mut hostdev.info)?;
+    }
     for balloon in &mut devices.memballoons {
         plug(needs.balloon(balloon.model), &mut balloon.info)?;
     }
@@ -270,6 +257,9 @@ fn place_rest(devices: &mut Devices, set: &mut PciSet, needs: Needs, pass: Pass)
             plug(needs.video(video.model.kind), &mut video.info)?;
         }
     }
+    for shmem in &mut devices.shmems {
+        plug(Connect::CHOSEN_PCI, &mut shmem.info)?;
+    }
     for input in &mut devices.inputs {
         plug(needs.input(input.bus, input.model), &mut input.info)?;
     }
@@ -282,8 +272,17 @@ fn place_rest(devices: &mut Devices, set: &mut PciSet, needs: Needs, pass: Pass)
     for vsock in &mut devices.vsocks {
         plug(needs.vsock(vsock.model), &mut vsock.info)?;
     }
+    for memory in &mut devices.memories {
+        plug(needs.memory(memory.model), &mut memory.info)?;
+    }
+    for crypto in &mut devices.cryptos {
+        plug(Connect::CHOSEN_PCI, &mut crypto.info)?;
+    }
     for panic in &mut devices.panics {
         plug(Needs::panic(panic.model), &mut panic.info)?;
+    }
+    for pstore in &mut devices.pstores {
+        plug(Connect::CHOSEN_PCI, &mut pstore.info)?;
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use super::usb_set::{HUB_PORTS, UsbSet};
 use crate::conf::devices::{
-    Address, Controller, ControllerKind, DeviceInfo, Devices, DiskBus, FilesystemDriverType, Hub, HubKind,
-    InputBus, ModelName, SerialType, SoundModel, UsbAddress, UsbModel,
+    Address, Controller, ControllerKind, DeviceInfo, Devices, DiskBus, FilesystemDriverType, HostdevSource,
+    Hub, HubKind, InputBus, ModelName, SerialType, SoundModel, UsbAddress, UsbModel,
 };
 use crate::conf::{ConfError, Result};
 
@@ -28,6 +28,9 @@ fn visit(
     }
     for sound in devices.sounds.iter_mut().filter(|sound| sound.model == SoundModel::Usb) {
         visit(&mut sound.info)?;
+    }
+    for hostdev in devices.hostdevs.iter_mut().filter(|it| matches!(it.source, HostdevSource::Usb(_))) {
+        visit(&mut hostdev.info)?;
     }
     for controller in devices.controllers.iter_mut().filter(|c| matches!(c.kind, ControllerKind::Ccid)) {
         visit(&mut controller.info)?;

@@ -1,9 +1,9 @@
 //! Controllers that other devices need.
 
-use super::lists::add_controller;
+use super::lists::{add_controller, find_controller};
 use crate::conf::devices::{
     Address, CcidAddress, ChannelTarget, ConsoleType, ControllerKind, ControllerType, DeviceInfo, Devices,
-    DiskBus, VirtioSerialOptions,
+    DiskBus, HostdevSource, VirtioSerialOptions,
 };
 use crate::conf::{ConfError, Result};
 
@@ -32,6 +32,7 @@ pub(super) fn add_implied(devices: &mut Devices) {
         (DiskBus::Ide, ControllerKind::Ide(None)),
         (DiskBus::Sata, ControllerKind::Sata),
     ];
+    add_for_host_devices(devices);
     for (bus, kind) in buses {
         let used = devices.disks.iter().filter(|disk| disk.target.bus == Some(bus));
         let highest = used.filter_map(|disk| drive_controller(&disk.info)).max();
@@ -48,6 +49,26 @@ pub(super) fn add_implied(devices: &mut Devices) {
         add_controller(devices, ControllerKind::VirtioSerial(VirtioSerialOptions::default()), index);
     }
     place_smartcards(devices);
+}
+
+/// Those for SCSI devices of the host are like the one that is full.
+fn add_for_host_devices(devices: &mut Devices) {
+    let scsi = devices.hostdevs.iter().filter(|it| matches!(it.source, HostdevSource::Scsi(_)));
+    let mut highest = None;
+    let mut model = None;
+    for index in scsi.filter_map(|hostdev| drive_controller(&hostdev.info)) {
+        if highest.is_some_and(|highest| index <= highest) {
+            continue;
+        }
+        highest = Some(index);
+        let found = find_controller(devices, ControllerType::Scsi, index);
+        if let Some(ControllerKind::Scsi(Some(found))) = found.map(|controller| controller.kind.clone()) {
+            model = Some(found);
+        }
+    }
+    for index in 0..highest.map_or(0, |highest| highest.saturating_add(1)).min(MAX_CONTROLLERS) {
+        add_controller(devices, ControllerKind::Scsi(model), index);
+    }
 }
 
 /// Cards go into readers: a card without a place into the first slot that no other card has.

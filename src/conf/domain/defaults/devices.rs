@@ -34,6 +34,7 @@ pub(super) fn complete_all(domain: &mut Domain, facts: &Facts<'_>) -> Result<()>
     for video in &mut domain.devices.videos {
         complete_one_video(video, facts);
     }
+    super::plugged::complete(domain, facts.nvram_dir)?;
     complete_controllers(domain, facts)?;
     let arch = domain.arch();
     let devices = &mut domain.devices;
@@ -185,6 +186,13 @@ fn drive_address(bus: DiskBus, name: &str) -> Result<Option<DriveAddress>> {
 }
 
 fn complete_interface(interface: &mut Interface, facts: &Facts<'_>) {
+    let kind = interface.kind;
+    if !matches!(kind, InterfaceKind::Network | InterfaceKind::Bridge | InterfaceKind::Ethernet) {
+        interface.filterref = None;
+    }
+    if kind == InterfaceKind::Hostdev || !interface.is_virtio() {
+        interface.backend.vhost = None;
+    }
     if interface.model.name.is_some() || interface.kind == InterfaceKind::Hostdev {
         return;
     }
@@ -260,7 +268,7 @@ pub(super) fn complete_video(domain: &mut Domain, facts: &Facts<'_>) {
 fn complete_controllers(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {
     let i440fx = domain.is_i440fx();
     let express_expander = domain.is_q35() || domain.arch() == Arch::Aarch64;
-    let cells = domain.numa_cells().len();
+    let cells = domain.cells().len();
     let x86 = domain.arch().is_x86();
     for controller in &mut domain.devices.controllers {
         complete_controller(controller, facts, x86)?;

@@ -1,7 +1,9 @@
 //! The order of devices: disks by bus and name, controllers by number, the primary video card first.
 
 use super::Generator;
-use crate::conf::devices::{Controller, ControllerKind, ControllerType, Devices, Disk, UsbModel, UsbOptions};
+use crate::conf::devices::{
+    Controller, ControllerKind, ControllerType, Devices, Disk, InputBus, UsbModel, UsbOptions,
+};
 use crate::conf::xml::YesNo;
 use crate::conf::{ConfError, ErrorKind, Result};
 
@@ -12,7 +14,7 @@ pub(super) fn arrange(devices: &mut Devices, generator: &mut dyn Generator) -> R
         insert_disk(&mut disks, disk);
     }
     devices.disks = disks;
-    check_usb(&devices.controllers)?;
+    check_usb(devices)?;
     let controllers = std::mem::take(&mut devices.controllers);
     for controller in controllers {
         insert_controller(&mut devices.controllers, controller);
@@ -128,10 +130,19 @@ pub(crate) fn insert_controller(controllers: &mut Vec<Controller>, controller: C
 }
 
 /// USB is either off or has a controller that is nobody's companion.
-fn check_usb(controllers: &[Controller]) -> Result<()> {
-    let usb: Vec<&Controller> =
-        controllers.iter().filter(|controller| controller.kind.bus() == ControllerType::Usb).collect();
+fn check_usb(devices: &Devices) -> Result<()> {
+    let usb: Vec<&Controller> = devices
+        .controllers
+        .iter()
+        .filter(|controller| controller.kind.bus() == ControllerType::Usb)
+        .collect();
     let off = usb.iter().filter(|controller| controller.usb_model() == Some(UsbModel::None)).count();
+    if off > 0 && devices.inputs.iter().any(|input| input.bus == Some(InputBus::Usb)) {
+        return Err(ConfError::unsupported("Can't add USB input device. USB bus is disabled"));
+    }
+    if off > 0 && !devices.hubs.is_empty() {
+        return Err(ConfError::unsupported("Can't add USB hub: USB is disabled for this domain"));
+    }
     if off > 0 && usb.len() > 1 {
         let message = "Can't add another USB controller: USB is disabled for this domain";
         return Err(ConfError::new(ErrorKind::XmlDetail, message));

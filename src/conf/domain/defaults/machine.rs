@@ -1,13 +1,14 @@
 //! What the machine brings along: buses, input devices, a watchdog, a balloon, a CPU.
 
 use super::lists::{add_controller, find_controller};
-use super::{Facts, Has};
+use super::{Age, Facts, Has};
 use crate::conf::devices::{
     Audio, AudioKind, BalloonModel, ControllerKind, ControllerType, DeviceInfo, Devices, GraphicsKind, Input,
-    InputBus, InputKind, MemBalloon, PciModel, PciOptions, UsbModel, UsbOptions, Watchdog, WatchdogAction,
-    WatchdogModel,
+    InputBus, InputKind, Iommu, IommuDriver, IommuModel, MemBalloon, PciModel, PciOptions, UsbModel,
+    UsbOptions, Watchdog, WatchdogAction, WatchdogModel,
 };
-use crate::conf::domain::{CpuCheck, CpuMatch, CpuMode, Domain, Fallback, VirtType};
+use crate::conf::domain::validate::MAX_VCPUS_WITHOUT_EIM;
+use crate::conf::domain::{CpuCheck, CpuMatch, CpuMode, Domain, Fallback, IoapicDriver, VirtType};
 use crate::conf::xml::OnOff;
 use crate::conf::{ConfError, Result};
 
@@ -20,12 +21,31 @@ pub(super) fn name_machine(domain: &mut Domain, facts: &Facts<'_>) {
 
 pub(super) fn complete(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {
     add_devices(domain, facts)?;
+    complete_iommu(domain, facts);
     default_cpu(domain, facts);
     super::super::validate::vcpus(&domain.vcpus)?;
     complete_cpu(domain, facts);
     check_tseg(domain)?;
     fill_numa_cpus(domain);
     Ok(())
+}
+
+/// More CPUs than the usual interrupts can name need an IOMMU that knows more.
+fn complete_iommu(domain: &mut Domain, facts: &Facts<'_>) {
+    let is_large = domain.vcpus.max > MAX_VCPUS_WITHOUT_EIM && domain.is_q35();
+    let is_new = is_large && facts.age == Age::New && facts.has.contains(Has::INTEL_IOMMU_EIM);
+    let iommus = &mut domain.devices.iommus;
+    if is_new && iommus.is_empty() {
+        let driver = IommuDriver::default();
+        iommus.push(Iommu { model: IommuModel::Intel, driver, info: DeviceInfo::default() });
+    }
+    for iommu in iommus.iter_mut().filter(|iommu| is_new && iommu.model == IommuModel::Intel) {
+        iommu.driver.intremap.get_or_insert(OnOff::On);
+        iommu.driver.eim.get_or_insert(OnOff::On);
+    }
+    if iommus.first().is_some_and(|iommu| is_large || iommu.driver.intremap == Some(OnOff::On)) {
+        domain.features.ioapic.get_or_insert(IoapicDriver::Qemu);
+    }
 }
 
 fn add_devices(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {

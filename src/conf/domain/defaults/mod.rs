@@ -15,6 +15,7 @@ mod devices;
 mod firmware;
 mod lists;
 mod machine;
+mod plugged;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -22,7 +23,7 @@ pub use firmware::{Firmware, FlashMode, Image, Mapping, Target};
 pub use lists::plug;
 pub(super) use lists::{add_controller, insert_controller, is_usb2};
 
-use super::{Domain, LoaderType, SeclabelType, Vcpu};
+use super::{Domain, LoaderType, Memtune, NumaMode, Numatune, NumatuneMemory, Placement, SeclabelType, Vcpu};
 use crate::conf::devices::{DeviceInfo, Devices};
 use crate::conf::xml::YesNo;
 use crate::conf::{ConfError, ErrorKind, Result};
@@ -60,11 +61,26 @@ bitflags::bitflags! {
         const RBD_ENCRYPTION_LAYERING = 1 << 22;
         const RBD_ENCRYPTION_LUKS_ANY = 1 << 23;
         const VIRTIO_BLK_SCSI = 1 << 24;
-        const SDL = 1 << 25;
-        const VNC = 1 << 26;
-        const SPICE = 1 << 27;
-        const EGL_HEADLESS = 1 << 28;
-        const DBUS_DISPLAY = 1 << 29;
+        const MEMFD_HUGETLB = 1 << 25;
+        const PC_DIMM = 1 << 26;
+        const NVDIMM = 1 << 27;
+        const VIRTIO_PMEM = 1 << 28;
+        const VIRTIO_MEM = 1 << 29;
+        const VIRTIO_MEM_SLOTS = 1 << 30;
+        const SGX_EPC = 1 << 31;
+        const USB_HOST_RESETS = 1 << 32;
+        const VHOST_SCSI = 1 << 33;
+        const IVSHMEM_PLAIN = 1 << 34;
+        const IVSHMEM_DOORBELL = 1 << 35;
+        const ACPI_ERST = 1 << 36;
+        /// An Intel IOMMU that takes more than 255 CPUs.
+        const INTEL_IOMMU_EIM = 1 << 37;
+        const MACHINE_I8042 = 1 << 38;
+        const SDL = 1 << 39;
+        const VNC = 1 << 40;
+        const SPICE = 1 << 41;
+        const EGL_HEADLESS = 1 << 42;
+        const DBUS_DISPLAY = 1 << 43;
     }
 }
 
@@ -116,13 +132,19 @@ impl Domain {
     /// Completes an inactive definition that was just read.
     pub fn defaults(&mut self, facts: &Facts<'_>, generator: &mut dyn Generator) -> Result<()> {
         check_counts(&self.devices)?;
+        let shown = self.smbios_uuid();
         if !self.has_uuid() {
-            self.uuid = self.smbios_uuid().unwrap_or_else(|| generator.uuid());
+            self.uuid = shown.unwrap_or_else(|| generator.uuid());
+        } else if shown.is_some_and(|shown| shown != self.uuid) {
+            let message = "UUID mismatch between <uuid> and <sysinfo>";
+            return Err(ConfError::new(ErrorKind::XmlDetail, message));
         }
         if let Some(genid) = &mut self.genid {
             genid.0.get_or_insert_with(|| generator.uuid());
         }
+        self.forget_what_says_nothing();
         self.complete_seclabels()?;
+        self.complete_placement()?;
         lists::arrange(&mut self.devices, generator)?;
         self.devices.emulator.get_or_insert_with(|| facts.emulator.into());
         self.os.os_type.arch.get_or_insert(facts.arch);
@@ -134,8 +156,9 @@ impl Domain {
         machine::complete(self, facts)?;
         devices::complete_all(self, facts)?;
         self.complete_vcpus()?;
-        self.complete_memory()?;
+        self.complete_memory(facts.age)?;
         controllers::refuse_duplicates(&self.devices)?;
+        self.complete_hugepages();
         self.complete_boot_order()?;
         super::validate::timers(&self.clock)?;
         consoles::pair_with_serial(&mut self.devices)?;
@@ -203,12 +226,8 @@ impl Domain {
         Ok(())
     }
 
-    fn numa_cells(&self) -> &[super::NumaCell] {
-        self.cpu.as_ref().and_then(|cpu| cpu.rest.numa.as_ref()).map_or(&[], |numa| &numa.cells)
-    }
-
     fn check_numa_cpus(&self) -> Result<()> {
-        let sets = || self.numa_cells().iter().filter_map(|cell| cell.cpus.as_ref());
+        let sets = || self.cells().iter().filter_map(|cell| cell.cpus.as_ref());
         let count: usize = sets().map(crate::util::bitmap::Bitmap::count).sum();
         if count > self.vcpus.max as usize {
             return Err(ConfError::internal("Number of CPUs in <numa> exceeds the <vcpu> count"));
@@ -218,6 +237,59 @@ impl Domain {
             return Err(ConfError::internal("CPU IDs in <numa> exceed the <vcpu> count"));
         }
         Ok(())
+    }
+
+    /// Who chooses the host's nodes for the guest.
+    fn complete_placement(&mut self) -> Result<()> {
+        let is_static = self.vcpus.placement == Placement::Static;
+        if !is_static && self.numatune.as_ref().is_none_or(|tune| tune.memory.is_none()) {
+            let memory =
+                NumatuneMemory { mode: NumaMode::Strict, nodeset: None, placement: Some(Placement::Auto) };
+            self.numatune.get_or_insert_default().memory = Some(memory);
+        }
+        if let Some(memory) = self.numatune.as_mut().and_then(|tune| tune.memory.as_mut()) {
+            let usual =
+                if memory.nodeset.is_some() || is_static { Placement::Static } else { Placement::Auto };
+            match memory.placement.unwrap_or(usual) {
+                Placement::Auto => (memory.placement, memory.nodeset) = (Some(Placement::Auto), None),
+                Placement::Static if memory.nodeset.is_none() => {
+                    return Err(ConfError::unsupported(
+                        "nodeset for NUMA memory tuning must be set if 'placement' is 'static'",
+                    ));
+                }
+                // The nodes say it.
+                Placement::Static => memory.placement = None,
+            }
+        }
+        let is_auto = |tune: &Numatune| {
+            tune.memory.as_ref().is_some_and(|memory| memory.placement == Some(Placement::Auto))
+        };
+        if !self.numatune.as_deref().is_some_and(is_auto) {
+            return Ok(());
+        }
+        if self.numatune.as_ref().is_some_and(|tune| !tune.nodes.is_empty()) {
+            return Err(ConfError::unsupported(
+                "Per-node binding is not compatible with automatic NUMA placement.",
+            ));
+        }
+        let is_pinned = self.cputune.as_ref().is_some_and(|tune| {
+            !tune.vcpupin.is_empty() || tune.emulatorpin.is_some() || !tune.iothreadpin.is_empty()
+        });
+        if self.vcpus.cpuset.is_none() && !is_pinned {
+            self.vcpus.placement = Placement::Auto;
+        }
+        Ok(())
+    }
+
+    /// The first node is the whole guest where there are no others.
+    fn complete_hugepages(&mut self) {
+        if !self.cells().is_empty() {
+            return;
+        }
+        let pages = self.memory_backing.as_mut().and_then(|backing| backing.hugepages.as_mut());
+        for page in pages.into_iter().flat_map(|pages| &mut pages.pages) {
+            page.nodeset = page.nodeset.take().filter(|nodes| nodes.last().is_some_and(|last| last > 0));
+        }
     }
 
     /// CPUs that the definition names are fixed when present at start and pluggable otherwise.
@@ -243,13 +315,17 @@ impl Domain {
         Ok(())
     }
 
-    fn complete_memory(&mut self) -> Result<()> {
-        let cells: u64 = self.numa_cells().iter().map(|cell| cell.memory_kib).sum();
+    fn complete_memory(&mut self, age: Age) -> Result<()> {
+        let cells = self.cells().iter().map(|cell| cell.memory_kib).fold(0, u64::saturating_add);
+        let plugged = self.plugged_memory_kib();
         let memory = &mut self.memory;
-        if cells > 0 {
-            memory.total_kib = cells;
+        // What a guest has that was defined before is not counted anew.
+        if cells > 0 && (age == Age::New || memory.total_kib == 0) {
+            memory.total_kib = cells.saturating_add(plugged);
+        } else if plugged > memory.total_kib {
+            return Err(ConfError::xml("Total size of memory devices exceeds the total memory size"));
         }
-        if memory.total_kib == 0 {
+        if memory.total_kib == plugged {
             let message = "Memory size must be specified via <memory> or in the <numa> configuration";
             return Err(ConfError::xml(message));
         }
@@ -265,6 +341,20 @@ impl Domain {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// A boot menu that is not shown has no time limit, and memory without limits no `<memtune>`.
+    fn forget_what_says_nothing(&mut self) {
+        if let Some(menu) = &mut self.os.bootmenu
+            && menu.enable != Some(YesNo::Yes)
+        {
+            menu.timeout_ms = None;
+        }
+        let limits = |tune: &Memtune| {
+            let limits = [tune.hard_limit, tune.soft_limit, tune.swap_hard_limit];
+            tune.min_guarantee.is_some() || limits.iter().flatten().any(|limit| limit.0.is_some())
+        };
+        self.memtune = self.memtune.take().filter(|tune| limits(tune));
     }
 
     fn complete_loader(&mut self) {
@@ -302,6 +392,7 @@ fn visit_bootable(devices: &Devices, mut visit: impl FnMut(&DeviceInfo)) {
     devices.disks.iter().for_each(|disk| visit(&disk.info));
     devices.interfaces.iter().for_each(|interface| visit(&interface.info));
     devices.filesystems.iter().for_each(|filesystem| visit(&filesystem.info));
+    devices.hostdevs.iter().for_each(|hostdev| visit(&hostdev.info));
     devices.redirdevs.iter().for_each(|redirdev| visit(&redirdev.info));
 }
 
@@ -328,6 +419,11 @@ fn check_counts(devices: &Devices) -> Result<()> {
         devices.tpms.len(),
         devices.vsocks.len(),
         devices.iommus.len(),
+        devices.hostdevs.len(),
+        devices.shmems.len(),
+        devices.memories.len(),
+        devices.cryptos.len(),
+        devices.pstores.len(),
     ];
     if counts.iter().any(|count| *count > MAX_DEVICES) {
         let message = format!("more than {MAX_DEVICES} devices of one kind");

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{by_qemu, screens, unsupported};
+use super::{by_qemu, hostdevs, interfaces, iothreads, memory, screens, unsupported};
 use crate::conf::devices::{
     Address, ChannelTarget, CharBackend, CharSource, Controller, ControllerKind, DeviceInfo, Devices,
-    Graphics, Input, InputBus, InputKind, Interface, Iommu, IommuDriver, IommuModel, PciModel, Reconnect,
-    Serial, SerialModel, SerialType, SourceMode, TcpProtocol, VideoKind, VirtioOptions, Watchdog,
+    Graphics, Input, InputBus, InputKind, InputModel, Iommu, IommuDriver, IommuModel, PciModel, Reconnect,
+    RngBackend, Serial, SerialModel, SerialType, SourceMode, TcpProtocol, VideoKind, VirtioOptions, Watchdog,
     WatchdogModel,
 };
 use crate::conf::domain::Domain;
@@ -17,7 +17,7 @@ use crate::conf::{ConfError, Result};
 pub(super) fn check_all(domain: &Domain, facts: &Facts<'_>) -> Result<()> {
     let devices = &domain.devices;
     for interface in &devices.interfaces {
-        check_interface(interface)?;
+        interfaces::check(domain, interface)?;
     }
     check_videos(devices, facts)?;
     for controller in &devices.controllers {
@@ -40,6 +40,11 @@ pub(super) fn check_all(domain: &Domain, facts: &Facts<'_>) -> Result<()> {
     for console in &devices.consoles {
         check_char(&console.source, PathChooser::Nobody)?;
     }
+    for rng in &devices.rngs {
+        if let RngBackend::Egd(source) = &rng.backend {
+            check_char(source, PathChooser::Nobody)?;
+        }
+    }
     for input in &devices.inputs {
         check_input(domain, input, facts)?;
     }
@@ -50,6 +55,23 @@ pub(super) fn check_all(domain: &Domain, facts: &Facts<'_>) -> Result<()> {
         screens::check_kind(graphics, facts)?;
         check_graphics(graphics)?;
         check_headless(devices, graphics)?;
+    }
+    for hostdev in &devices.hostdevs {
+        hostdevs::check(domain, hostdev, facts)?;
+    }
+    for shmem in &devices.shmems {
+        hostdevs::check_shmem(shmem, facts)?;
+    }
+    for device in &devices.memories {
+        memory::check_device(domain, device, facts)?;
+    }
+    for pstore in &devices.pstores {
+        if !facts.has.contains(Has::ACPI_ERST) {
+            return by_qemu("acpi-erst backend of pstore device is not supported");
+        }
+        if !matches!(pstore.info.address, None | Some(Address::Pci(_))) {
+            return by_qemu("ACPI ERST device must reside on a PCI bus");
+        }
     }
     for iommu in &devices.iommus {
         check_iommu(domain, iommu)?;
@@ -69,19 +91,6 @@ pub(super) fn refuse_virtio_options(options: &VirtioOptions) -> Result<()> {
         Some((name, _)) => unsupported(format!("{name} driver option is only supported for virtio devices")),
         None => Ok(()),
     }
-}
-
-fn check_interface(interface: &Interface) -> Result<()> {
-    let driver = &interface.model.driver;
-    if !interface.is_virtio() {
-        return refuse_virtio_options(&driver.virtio);
-    }
-    for (name, size) in [("rx_queue_size", driver.rx_queue_size), ("tx_queue_size", driver.tx_queue_size)] {
-        if size != 0 && !size.is_power_of_two() {
-            return by_qemu(format!("{name} has to be a power of two"));
-        }
-    }
-    Ok(())
 }
 
 fn check_videos(devices: &Devices, facts: &Facts<'_>) -> Result<()> {
@@ -154,15 +163,7 @@ fn check_controller(domain: &Domain, controller: &Controller) -> Result<()> {
                 return unsupported("The PCI controller with index=0 can't be associated with a NUMA node");
             }
         }
-        ControllerKind::Scsi(model) if controller.driver.iothread != 0 => {
-            if !model.is_some_and(|model| model.is_virtio()) {
-                return unsupported("iothreads are supported only by 'virtio-scsi' controllers");
-            }
-            let iothread = controller.driver.iothread;
-            if !domain.iothreads.threads.iter().any(|thread| thread.id == iothread) {
-                return by_qemu(format!("controller iothread '{iothread}' not defined in iothreadid"));
-            }
-        }
+        ControllerKind::Scsi(model) => iothreads::check_controller(domain, *model, &controller.driver)?,
         _ => {}
     }
     Ok(())
@@ -268,6 +269,9 @@ fn check_input(domain: &Domain, input: &Input, facts: &Facts<'_>) -> Result<()> 
     }
     if let Some(model) = input.model.filter(|_| bus != InputBus::Virtio) {
         return unsupported(format!("only bus 'virtio' is supported for input model '{model}'"));
+    }
+    if matches!(input.model, Some(InputModel::VirtioTransitional | InputModel::VirtioNonTransitional)) {
+        return by_qemu(format!("virtio (non-)transitional models are not supported for input type={kind}"));
     }
     let ps2_off = domain.features.ps2.is_some_and(|ps2| ps2.state == OnOff::Off);
     if bus == InputBus::Ps2 && ps2_off {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{by_qemu, sources, unsupported};
+use super::{by_qemu, iothreads, sources, unsupported};
 use crate::conf::devices::{
     Address, Devices, Disk, DiskBus, DiskCache, DiskDevice, DiskIo, DiskModel, NetworkProtocol,
     StartupPolicy, StorageFormat, StorageKind, Tray,
@@ -296,10 +296,22 @@ fn check_options(domain: &Domain, disk: &Disk) -> Result<()> {
             return Err(ConfError::internal(message).by_qemu_driver());
         }
     }
-    let Some(iothread) = driver.iothread.filter(|iothread| *iothread != 0) else { return Ok(()) };
+    let iothread = driver.iothread.filter(|iothread| *iothread != 0);
+    if iothread.is_none() && driver.iothreads.is_none() {
+        return Ok(());
+    }
+    if iothread.is_some() && driver.iothreads.is_some() {
+        return Err(ConfError::xml(
+            "disk driver 'iothread' attribute can't be used together with 'iothreads' subelement",
+        ));
+    }
     if bus != DiskBus::Virtio {
         return by_qemu(format!("IOThreads not available for bus {bus} target {}", disk.name()));
     }
+    if let Some(mapping) = &driver.iothreads {
+        return iothreads::check_mapping(domain, mapping, driver.queues);
+    }
+    let Some(iothread) = iothread else { return Ok(()) };
     if !domain.iothreads.threads.iter().any(|thread| thread.id == iothread) {
         return by_qemu(format!("Disk iothread '{iothread}' not defined in iothreadid"));
     }

@@ -7,6 +7,10 @@ mod company;
 mod devices;
 mod disks;
 mod early;
+mod hostdevs;
+mod interfaces;
+mod iothreads;
+mod memory;
 mod processor;
 mod screens;
 mod sources;
@@ -15,12 +19,15 @@ mod tests;
 
 pub(super) use early::{timers, vcpus};
 
-use super::defaults::Facts;
+use super::defaults::{Facts, Has};
 use super::{
-    Domain, FirmwareFeatureName, FirmwareKind, LifecycleAction, LoaderType, MemoryAccess, OsType, ThreadPool,
+    Domain, FirmwareFeatureName, FirmwareKind, Hpt, LifecycleAction, LoaderType, MemoryAccess, OsType,
+    ThreadPool,
 };
+use crate::conf::devices::Iommu;
 use crate::conf::xml::{OnOff, YesNo};
 use crate::conf::{ConfError, ErrorKind, Result};
+use crate::util::arch::Arch;
 
 pub(super) fn unsupported<T>(message: impl Into<String>) -> Result<T> {
     Err(ConfError::unsupported(message))
@@ -32,7 +39,7 @@ fn by_qemu<T>(message: impl Into<String>) -> Result<T> {
 }
 
 /// The most virtual CPUs without interrupt remapping.
-const MAX_VCPUS_WITHOUT_EIM: u32 = 255;
+pub(super) const MAX_VCPUS_WITHOUT_EIM: u32 = 255;
 
 impl Domain {
     /// Refuses what QEMU could not run or libvirt would not accept.
@@ -41,18 +48,22 @@ impl Domain {
         self.check_firmware_console()?;
         self.check_lifecycle()?;
         self.check_iothreads()?;
-        self.check_platform()?;
+        self.check_platform(facts)?;
         self.check_topology(facts)?;
         if let Some(cpu) = &self.cpu {
             processor::check(cpu)?;
         }
         if let Some(tune) = &self.numatune {
-            processor::check_memory(self, tune)?;
+            memory::check_tuning(self, tune)?;
         }
+        memory::check_hotplug(self)?;
+        memory::check_backing(self, facts)?;
         disks::check_all(self, facts)?;
         devices::check_all(self, facts)?;
         company::check_all(&self.devices)?;
         disks::check_duplicates(&self.devices)?;
+        hostdevs::check_scsi_places(self)?;
+        hostdevs::check_duplicates(self)?;
         devices::check_aliases(&self.devices)?;
         self.check_lifecycle_events()?;
         self.check_hugepages()?;
@@ -71,7 +82,7 @@ impl Domain {
         if os_type != OsType::Hvm {
             return refuse("os type", os_type.as_str());
         }
-        if self.arch() != facts.arch {
+        if self.arch() != facts.arch && (facts.arch, self.arch()) != (Arch::X86_64, Arch::I686) {
             return refuse("arch", self.arch().as_str());
         }
         if !facts.virt_type_works {
@@ -90,9 +101,28 @@ impl Domain {
     }
 
     /// What firmware and the board's old devices need of each other.
-    fn check_platform(&self) -> Result<()> {
+    fn check_platform(&self, facts: &Facts<'_>) -> Result<()> {
         let features = &self.features;
+        let of_pseries = [
+            ("hpt", features.hpt != Hpt::default()),
+            ("htm", features.htm.is_some()),
+            ("nested-hv", features.nested_hv.is_some()),
+            ("ccf-assist", features.ccf_assist.is_some()),
+            ("cfpc", features.cfpc.is_some()),
+            ("sbbc", features.sbbc.is_some()),
+            ("ibs", features.ibs.is_some()),
+        ];
+        if let Some((name, _)) = of_pseries.iter().find(|(_, is_given)| *is_given) {
+            return by_qemu(format!(
+                "The '{name}' feature is not supported for architecture '{}' or machine type '{}'",
+                self.arch(),
+                self.machine()
+            ));
+        }
         let vmport_on = features.vmport.is_some_and(|vmport| vmport.state == OnOff::On);
+        if features.ps2.is_some() && !facts.has.contains(Has::MACHINE_I8042) {
+            return by_qemu("ps2 feature state cannot be controlled with this QEMU binary");
+        }
         if vmport_on && features.ps2.is_some_and(|ps2| ps2.state == OnOff::Off) {
             return by_qemu("vmport feature requires the ps2 feature not to be disabled");
         }
@@ -216,7 +246,8 @@ impl Domain {
                     "more than {limit} vCPUs are only supported on q35-based machine types"
                 ));
             }
-            if self.devices.iommus.is_empty() {
+            let knows_all = |iommu: &Iommu| iommu.driver.eim == Some(OnOff::On);
+            if !self.devices.iommus.iter().any(knows_all) {
                 return by_qemu(format!(
                     "more than {MAX_VCPUS_WITHOUT_EIM} vCPUs require extended interrupt mode enabled on the iommu device"
                 ));

@@ -74,7 +74,7 @@ fn nonsense_does_not_reach_qemu() {
         ("<vcpu current='3'>2</vcpu>", "", "maximum vCPU count must not be less than current vCPU count"),
         (
             "<vcpu>256</vcpu>",
-            "",
+            "<iommu model='intel'><driver eim='off'/></iommu>",
             "more than 255 vCPUs require extended interrupt mode enabled on the iommu device",
         ),
         (
@@ -111,6 +111,11 @@ fn nonsense_does_not_reach_qemu() {
         (
             "",
             "<controller type='usb' index='0' model='none'/><input type='tablet' bus='usb'/>",
+            "Can't add USB input device. USB bus is disabled",
+        ),
+        (
+            "",
+            "<controller type='usb' index='0' model='none'/><disk><source file='/x'/><target dev='sda' bus='usb'/></disk>",
             "USB is disabled for this domain, but USB devices are present in the domain XML",
         ),
         ("", "<watchdog model='diag288'/>", "diag288 model of watchdog is allowed for s390 and s390x only"),

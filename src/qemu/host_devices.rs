@@ -1,0 +1,228 @@
+//! Devices of the host that guests take: found in sysfs, which is read and never written.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::conf::devices::{
+    Devices, HostdevSource, InterfaceSource, Mdev, PciAddress, PciHostdev, ScsiPlace, StartupPolicy,
+    UsbHostdev,
+};
+use crate::conf::xml::YesNo;
+
+/// Why a guest cannot have a device. The texts are libvirt's.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum HostDeviceError {
+    /// `VIR_ERR_OPERATION_INVALID`
+    #[error("{0}")]
+    Invalid(String),
+    /// `VIR_ERR_CONFIG_UNSUPPORTED`
+    #[error("{0}")]
+    Unsupported(String),
+    /// `VIR_ERR_OPERATION_FAILED`
+    #[error("{0}")]
+    Failed(String),
+    /// `VIR_ERR_INTERNAL_ERROR`
+    #[error("{0}")]
+    Internal(String),
+}
+
+type Result<T> = std::result::Result<T, HostDeviceError>;
+
+/// Finds the host's devices that a guest shall have, as it starts.
+pub fn resolve(devices: &mut Devices) -> Result<()> {
+    resolve_in(devices, Path::new("/sys"))
+}
+
+fn resolve_in(devices: &mut Devices, sys: &Path) -> Result<()> {
+    for hostdev in &mut devices.hostdevs {
+        let managed = hostdev.managed;
+        resolve_one(&mut hostdev.source, managed, sys)?;
+    }
+    for card in &mut devices.interfaces {
+        let managed = card.managed.unwrap_or(YesNo::No);
+        if let InterfaceSource::Hostdev(source) = &mut card.source {
+            resolve_one(source, managed, sys)?;
+        }
+    }
+    Ok(())
+}
+
+fn resolve_one(source: &mut HostdevSource, managed: YesNo, sys: &Path) -> Result<()> {
+    match source {
+        HostdevSource::Pci(pci) => check_pci(pci, managed, sys),
+        HostdevSource::Usb(usb) => find_usb(usb, sys),
+        HostdevSource::Mdev(mdev) => check_mdev(mdev, sys),
+        HostdevSource::Scsi(scsi) => find_scsi(&mut scsi.place, sys),
+        HostdevSource::VhostScsi(_) | HostdevSource::Capabilities { .. } => Ok(()),
+    }
+}
+
+fn name_of(address: &PciAddress) -> String {
+    let PciAddress { domain, bus, slot, function, .. } = address;
+    format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}")
+}
+
+/// Only devices that somebody else has taken from the host: nothing here unbinds or resets one.
+fn check_pci(pci: &PciHostdev, managed: YesNo, sys: &Path) -> Result<()> {
+    let name = name_of(&pci.address);
+    let device = sys.join("bus/pci/devices").join(&name);
+    if !device.exists() {
+        let sentence = format!("Device {name} not found: could not access {}/config", device.display());
+        return Err(HostDeviceError::Internal(sentence));
+    }
+    if managed == YesNo::Yes {
+        return Err(HostDeviceError::Unsupported(format!(
+            "PCI device {name} cannot be detached from the host: bind it to vfio-pci and use managed='no'"
+        )));
+    }
+    let driver = fs::read_link(device.join("driver")).ok();
+    let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    match driver {
+        Some("vfio-pci") => Ok(()),
+        _ => Err(HostDeviceError::Invalid(format!(
+            "Unmanaged PCI device {name} must be manually detached from the host"
+        ))),
+    }
+}
+
+fn check_mdev(mdev: &Mdev, sys: &Path) -> Result<()> {
+    let uuid = mdev.uuid.to_string();
+    match sys.join("bus/mdev/devices").join(&uuid).exists() {
+        true => Ok(()),
+        false => Err(HostDeviceError::Failed(format!("mediated device '{uuid}' not found"))),
+    }
+}
+
+fn number(path: PathBuf, radix: u32) -> Option<u32> {
+    let text = fs::read_to_string(path).ok()?;
+    u32::from_str_radix(text.trim(), radix).ok()
+}
+
+/// Vendor, product, bus and number of every USB device.
+fn usb_devices(sys: &Path) -> Vec<(u32, u32, u32, u32)> {
+    let Ok(entries) = fs::read_dir(sys.join("bus/usb/devices")) else { return Vec::new() };
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let of = |name: &str, radix| number(path.join(name), radix);
+            Some((of("idVendor", 16)?, of("idProduct", 16)?, of("busnum", 10)?, of("devnum", 10)?))
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn find_usb(usb: &mut UsbHostdev, sys: &Path) -> Result<()> {
+    let all = usb_devices(sys);
+    let has_place = usb.bus != 0 || usb.device != 0;
+    let fits = |(vendor, product, bus, device): &&(u32, u32, u32, u32)| {
+        usb.ids.is_none_or(|ids| ids == (*vendor, *product))
+            && (!has_place || (usb.bus, usb.device) == (*bus, *device))
+    };
+    let mut fitting = all.iter().filter(fits);
+    let found = fitting.next().copied();
+    let others = fitting.count();
+    let (vendor, product) = usb.ids.unwrap_or_default();
+    match found {
+        Some(_) if others > 0 && !has_place => Err(HostDeviceError::Failed(format!(
+            "Multiple USB devices for {vendor:x}:{product:x}, use <address> to specify one"
+        ))),
+        Some((_, _, bus, device)) => {
+            usb.auto_address = !has_place;
+            (usb.bus, usb.device) = (bus, device);
+            Ok(())
+        }
+        None if usb.startup_policy == Some(StartupPolicy::Optional) => {
+            usb.missing = true;
+            Ok(())
+        }
+        None if has_place && usb.ids.is_none() => {
+            let (bus, device) = (usb.bus, usb.device);
+            Err(HostDeviceError::Internal(format!("Did not find USB device bus:{bus} device:{device}")))
+        }
+        None => Err(HostDeviceError::Internal(format!("Did not find USB device {vendor:04x}:{product:04x}"))),
+    }
+}
+
+fn find_scsi(place: &mut ScsiPlace, sys: &Path) -> Result<()> {
+    let ScsiPlace::Host { adapter, bus, target, unit, path } = place else { return Ok(()) };
+    let Some(host) = adapter.strip_prefix("scsi_host").and_then(|number| number.parse::<u32>().ok()) else {
+        return Err(HostDeviceError::Internal(format!("Cannot parse adapter '{adapter}'")));
+    };
+    let generic = sys.join(format!("bus/scsi/devices/{host}:{bus}:{target}:{unit}/scsi_generic"));
+    let first = fs::read_dir(&generic).ok().and_then(|mut entries| entries.next()?.ok());
+    let Some(first) = first else {
+        let sentence = format!("cannot open directory '{}': No such file or directory", generic.display());
+        return Err(HostDeviceError::Failed(sentence));
+    };
+    *path = Some(format!("/dev/{}", first.file_name().to_string_lossy()).into());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conf::domain::Domain;
+    use crate::conf::xml::Form;
+
+    fn devices(xml: &str) -> Devices {
+        let text = format!(
+            "<domain type='qemu'><name>x</name><os><type>hvm</type></os><devices>{xml}</devices></domain>"
+        );
+        Domain::parse(&text, Form::INACTIVE).unwrap().devices
+    }
+
+    fn pci(managed: &str) -> Devices {
+        devices(&format!(
+            "<hostdev mode='subsystem' type='pci' managed='{managed}'><source>\
+             <address domain='0' bus='3' slot='4' function='1'/></source></hostdev>"
+        ))
+    }
+
+    #[test]
+    fn pci_devices_must_have_been_taken_from_the_host() {
+        let sys = tempfile::tempdir().unwrap();
+        let device = sys.path().join("bus/pci/devices/0000:03:04.1");
+        let missing = resolve_in(&mut pci("no"), sys.path()).unwrap_err();
+        assert!(matches!(missing, HostDeviceError::Internal(_)), "{missing}");
+        fs::create_dir_all(&device).unwrap();
+        let unbound = "Unmanaged PCI device 0000:03:04.1 must be manually detached from the host";
+        assert_eq!(resolve_in(&mut pci("no"), sys.path()).unwrap_err().to_string(), unbound);
+        std::os::unix::fs::symlink("../../drivers/e1000e", device.join("driver")).unwrap();
+        assert_eq!(resolve_in(&mut pci("no"), sys.path()).unwrap_err().to_string(), unbound);
+        fs::remove_file(device.join("driver")).unwrap();
+        std::os::unix::fs::symlink("../../drivers/vfio-pci", device.join("driver")).unwrap();
+        assert_eq!(resolve_in(&mut pci("no"), sys.path()), Ok(()));
+        let managed = resolve_in(&mut pci("yes"), sys.path()).unwrap_err();
+        assert!(matches!(managed, HostDeviceError::Unsupported(_)), "{managed}");
+    }
+
+    #[test]
+    fn usb_devices_are_found_by_what_they_say_they_are() {
+        let sys = tempfile::tempdir().unwrap();
+        for (name, ids, place) in
+            [("1-1", ("046d", "c52b"), ("1", "5")), ("1-2", ("046d", "c52c"), ("1", "6"))]
+        {
+            let device = sys.path().join("bus/usb/devices").join(name);
+            fs::create_dir_all(&device).unwrap();
+            for (file, text) in
+                [("idVendor", ids.0), ("idProduct", ids.1), ("busnum", place.0), ("devnum", place.1)]
+            {
+                fs::write(device.join(file), format!("{text}\n")).unwrap();
+            }
+        }
+        let usb = |source: &str| devices(&format!("<hostdev type='usb'><source{source}</source></hostdev>"));
+        let mut found = usb("><vendor id='0x046d'/><product id='0xc52c'/>");
+        resolve_in(&mut found, sys.path()).unwrap();
+        let HostdevSource::Usb(device) = &found.hostdevs[0].source else { panic!() };
+        assert_eq!((device.bus, device.device, device.auto_address), (1, 6, true));
+        let absent = resolve_in(&mut usb("><vendor id='0x1'/><product id='0x2'/>"), sys.path()).unwrap_err();
+        assert_eq!(absent.to_string(), "Did not find USB device 0001:0002");
+        let mut optional = usb(" startupPolicy='optional'><vendor id='0x1'/><product id='0x2'/>");
+        resolve_in(&mut optional, sys.path()).unwrap();
+        let HostdevSource::Usb(device) = &optional.hostdevs[0].source else { panic!() };
+        assert!(device.missing);
+    }
+}
