@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::util::conf_file::{self, Setting, SyntaxError, Value};
 use crate::util::reason::Reason;
+use crate::util::uuid::Uuid;
 
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -84,7 +85,8 @@ pub struct Config {
     pub server: ServerConfig,
     pub admin: ServerConfig,
     pub log: LogConfig,
-    pub host_uuid: Option<String>,
+    /// The host's own number, where the firmware's is not to count.
+    pub host_uuid: Option<Uuid>,
     pub host_uuid_source: Option<String>,
     /// Lines worth a warning once logging works.
     pub remarks: Vec<String>,
@@ -245,7 +247,7 @@ impl Config {
             "log_level" => self.log.level = number(&setting)?,
             "log_filters" => self.log.filters = text(setting)?,
             "log_outputs" => self.log.outputs = text(setting)?,
-            "host_uuid" => self.host_uuid = Some(text(setting)?),
+            "host_uuid" => self.host_uuid = Some(host_uuid(setting)?),
             "host_uuid_source" => self.host_uuid_source = Some(text(setting)?),
             key if WITHOUT_EFFECT.contains(&key) => {
                 self.remarks.push(format!("line {}: '{key}' has no effect here", setting.line));
@@ -301,6 +303,11 @@ fn text(setting: Setting) -> Result<String, String> {
         Value::Text(text) => Ok(text),
         _ => Err(expected(&setting, "string")),
     }
+}
+
+fn host_uuid(setting: Setting) -> Result<Uuid, String> {
+    let uuid = text(setting)?;
+    uuid.parse().ok().filter(Uuid::is_plausible).ok_or_else(|| format!("invalid host UUID: {uuid}"))
 }
 
 fn mode(setting: Setting) -> Result<u32, String> {
@@ -395,6 +402,11 @@ mod tests {
             ("auth_unix_ro = 'x'", "/x.conf:1: unsupported auth x"),
             ("tcp_port = 'http'", "/x.conf:1: tcp_port: 'http' is not the number of a port"),
             ("auth_tls = 'sasl'", "/x.conf:1: auth_tls: authentication 'sasl' is not supported"),
+            ("host_uuid = 'x'", "/x.conf:1: invalid host UUID: x"),
+            (
+                "host_uuid = '00000000-0000-0000-0000-000000000000'",
+                "/x.conf:1: invalid host UUID: 00000000-0000-0000-0000-000000000000",
+            ),
             ("access_drivers = ['polkit']", "/x.conf:1: access driver \"polkit\" is not supported"),
         ] {
             assert_eq!(read(text).err().as_deref(), Some(error), "{text:?}");

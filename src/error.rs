@@ -164,6 +164,7 @@ codes! {
     76 STORAGE_POOL_BUILT storage_pool_built "Storage pool already built" "Storage pool already built: {}";
     78 OPERATION_ABORTED operation_aborted "operation aborted" "operation aborted: {}";
     80 NO_DOMAIN_METADATA no_domain_metadata "metadata not found" "metadata not found: {}";
+    81 MIGRATE_UNSAFE migrate_unsafe "Unsafe migration" "Unsafe migration: {}";
     82 OVERFLOW overflow "numerical overflow" "numerical overflow: {}";
     84 OPERATION_UNSUPPORTED operation_unsupported "Operation not supported" "Operation not supported: {}";
     86 AGENT_UNRESPONSIVE agent_unresponsive "Guest agent is not responding" "Guest agent is not responding: {}";
@@ -172,6 +173,7 @@ codes! {
     90 STORAGE_VOL_EXIST storage_vol_exist "this storage volume exists already" "storage volume {} exists already";
     91 CPU_INCOMPATIBLE cpu_incompatible "the CPU is incompatible with host CPU" "the CPU is incompatible with host CPU: {}";
     92 XML_INVALID_SCHEMA xml_invalid_schema "XML document failed to validate against schema" "XML document failed to validate against schema: {}";
+    93 MIGRATE_FINISH_OK migrate_finish_ok "migration successfully aborted" "migration successfully aborted: {}";
     94 AUTH_UNAVAILABLE auth_unavailable "authentication unavailable" "authentication unavailable: {}";
     95 NO_SERVER no_server "Server not found" "Server not found: {}";
     96 NO_CLIENT no_client "Client not found" "Client not found: {}";
@@ -212,6 +214,18 @@ impl Error {
     pub fn unsupported_flags(bits: u32, function: &'static str) -> Self {
         let sentence = format!("unsupported flags (0x{bits:x}) in function {function}");
         Self::refused_argument(function, "flags", sentence)
+    }
+
+    /// What another daemon said, in its own words.
+    pub fn quoted(code: Code, origin: Origin, sentence: &str) -> Self {
+        let (short, long) = code.forms();
+        let (before, after) = long.split_once("{}").unwrap_or((long, ""));
+        let detail = match sentence.strip_prefix(before).and_then(|rest| rest.strip_suffix(after)) {
+            _ if sentence == short => "",
+            Some(detail) => detail,
+            None => sentence,
+        };
+        Self::new(code, detail.to_owned()).from_origin(origin)
     }
 
     /// A failed system call: `what` says what was tried, on which object.
@@ -306,6 +320,14 @@ mod tests {
         let parts = error.parts();
         assert_eq!((&*parts.str1, parts.str2), ("qemuDomainDestroyFlags", Some("flags")));
         assert_eq!((parts.int1, parts.int2), (0, 0));
+    }
+
+    #[test]
+    fn another_daemons_words_are_not_said_twice() {
+        for sentence in ["internal error: no space", "migration successfully aborted"] {
+            let code = if sentence.starts_with('i') { Code::INTERNAL_ERROR } else { Code::MIGRATE_FINISH_OK };
+            assert_eq!(Error::quoted(code, Origin::QEMU, sentence).message(), sentence);
+        }
     }
 
     #[test]

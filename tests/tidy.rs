@@ -129,7 +129,8 @@ fn a_floor_imports_only_floors_below_it() {
                     ));
                 }
             }
-            if code(line).contains("ferrovirt_protocol") && FLOORS[floor] != "rpc" {
+            let is_client = source.path.starts_with("src/drivers/domain/migrate/");
+            if code(line).contains("ferrovirt_protocol") && FLOORS[floor] != "rpc" && !is_client {
                 breaches.push(format!("{}:{}: wire types reach {}", source.path, number + 1, FLOORS[floor]));
             }
         }

@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod devices;
 pub mod domain;
 pub mod error;
+pub mod migration;
 pub mod secret;
 pub mod storage;
 pub mod xml;

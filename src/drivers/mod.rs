@@ -23,6 +23,7 @@ use crate::drivers::storage::Storage;
 use crate::error::Result;
 use crate::qemu::capabilities::Emulators;
 use crate::util::paths::Paths;
+use crate::util::uuid::Uuid;
 
 /// A connection, as far as anything below `rpc` knows of it: the owner of guests that go when it closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,11 +43,12 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// `search_path` is $PATH, where the QEMU binaries are.
-    pub fn new(paths: Paths, search_path: OsString) -> Result<Self> {
+    /// `search_path` is $PATH, where the QEMU binaries are; `host_uuid` is what the host is called, if not what its
+    /// firmware says.
+    pub fn new(paths: Paths, search_path: OsString, host_uuid: Option<Uuid>) -> Result<Self> {
         let node = Node::new(Path::new("/"));
         let emulators = Emulators::new(&paths.qemu_cache(), search_path.clone());
-        let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), &paths)?;
+        let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), &paths, host_uuid)?;
         let events = Arc::new(EventBus::default());
         let secrets = Arc::new(Secrets::new(&paths, Arc::clone(&events)));
         let storage = Storage::new(&paths, Arc::clone(&events), Arc::clone(&secrets), search_path.clone());
@@ -57,6 +59,7 @@ impl Drivers {
             emulators.clone(),
             Arc::clone(&storage),
             &search_path,
+            capabilities.uuid(),
         );
         let domains = Arc::new(domains);
         Ok(Self { paths, events, node, emulators, capabilities, secrets, storage, domains })

@@ -12,6 +12,7 @@ use super::prepare::{Chooser, Place, prepare};
 use crate::conf::ConfError;
 use crate::conf::domain::Domain;
 use crate::conf::domain::defaults::Generator;
+use crate::conf::migration::{Cookie, Feature, Peer};
 use crate::conf::xml::Form;
 use crate::util::mac::Mac;
 use crate::util::paths::Scope;
@@ -55,6 +56,21 @@ pub fn definition(text: &str, caps: &QemuCaps) -> Result<(), ConfError> {
     arguments(domain, caps);
     Ok(())
 }
+
+/// Reads a cookie of another host's; one that is accepted must read back as it was written.
+pub fn cookie(bytes: &[u8]) -> Result<(), ConfError> {
+    let peer = Peer { name: "guest", uuid: COOKIES_GUEST, host_uuid: Uuid([9; 16]) };
+    let Some(cookie) = Cookie::parse(bytes, peer, Feature::ALL)? else { return Ok(()) };
+    // What grows when it is written may be too large then.
+    let written = cookie.to_bytes()?;
+    let again = Cookie::parse(&written, peer, Feature::ALL)?.map(|cookie| cookie.to_bytes()).transpose()?;
+    assert!(again.as_ref() == Some(&written), "what was written reads as something else");
+    Ok(())
+}
+
+/// Of the seeds.
+const COOKIES_GUEST: Uuid =
+    Uuid([0x6b, 0xa7, 0xb8, 0x10, 0x9d, 0xad, 0x41, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8]);
 
 /// The command line; that there is none is an answer as well.
 fn arguments(mut domain: Domain, caps: &QemuCaps) {
@@ -174,6 +190,24 @@ mod tests {
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| definition(&text, &caps)));
                 assert!(done.is_ok(), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn no_change_of_a_cookie_brings_the_daemon_down() {
+        let text = fs::read_to_string(data().join("migration/cookie.xml")).unwrap();
+        let terminated = |text: &str| [text.as_bytes(), &[0]].concat();
+        cookie(&terminated(&text)).unwrap();
+        let mut refused = 0;
+        for salt in 0..HOSTILE.len() {
+            for changed in mutations(&text, salt) {
+                let done = std::panic::catch_unwind(|| cookie(&terminated(&changed)));
+                refused += usize::from(done.unwrap_or_else(|_| panic!("{changed}")).is_err());
+            }
+        }
+        assert!(refused > 100, "{refused}");
+        for cut in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
+            assert!(cookie(&terminated(&text[..cut])).is_err() || cut == text.trim_end().len(), "{cut}");
         }
     }
 

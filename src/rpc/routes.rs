@@ -20,6 +20,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .routes(handlers::domain_hotplug::routes)
         .routes(handlers::domain_lifecycle::routes)
         .routes(handlers::domain_live::routes)
+        .routes(handlers::domain_migrate::routes)
         .routes(handlers::domain_reads::routes)
         .routes(handlers::domain_save::routes)
         .routes(handlers::domain_stats::routes)

@@ -31,6 +31,8 @@ mod lifecycle;
 mod live;
 mod many;
 mod metadata;
+mod migrate;
+mod migrate_upstream;
 mod old_client;
 mod plugged_in;
 mod python;

@@ -7,7 +7,7 @@ use ferrovirt_compat::{Daemon, Kind, Program, eventually, halting, linux};
 const OURS: &str = env!("CARGO_BIN_EXE_ferrovirtd");
 
 /// Whether libvirt's daemon is there to take over from.
-fn has_upstream() -> bool {
+pub(crate) fn has_upstream() -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     let found =
         path.split(':').chain(["/usr/sbin"]).any(|directory| Path::new(directory).join("libvirtd").exists());

@@ -56,8 +56,9 @@ struct Document {
 }
 
 impl HostCapabilities {
-    pub fn new(node: Node, emulators: Emulators, paths: &Paths) -> Result<Self> {
-        let uuid = host_uuid().map_err(|error| Error::io("cannot make a UUID for this host", error))?;
+    pub fn new(node: Node, emulators: Emulators, paths: &Paths, uuid: Option<Uuid>) -> Result<Self> {
+        let uuid = uuid.map_or_else(host_uuid, Ok);
+        let uuid = uuid.map_err(|error| Error::io("cannot make a UUID for this host", error))?;
         let security = security_models(paths.scope);
         Ok(Self { node, emulators, uuid, security, document: Mutex::default() })
     }
@@ -332,7 +333,7 @@ mod tests {
     fn host(root: &std::path::Path) -> HostCapabilities {
         let paths = Paths::system(root);
         let emulators = Emulators::new(&paths.qemu_cache(), "/usr/bin:/bin".into());
-        HostCapabilities::new(Node::new("/".as_ref()), emulators, &paths).unwrap()
+        HostCapabilities::new(Node::new("/".as_ref()), emulators, &paths, None).unwrap()
     }
 
     #[tokio::test]
@@ -352,7 +353,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let paths = Paths::session(root.path(), root.path(), root.path());
         let emulators = Emulators::new(&paths.qemu_cache(), "/nonexistent".into());
-        let host = HostCapabilities::new(Node::new("/".as_ref()), emulators, &paths).unwrap();
+        let host = HostCapabilities::new(Node::new("/".as_ref()), emulators, &paths, None).unwrap();
         let text = host.document().await.unwrap();
         assert!(text.ends_with("  </host>\n\n</capabilities>\n"), "{text}");
         assert_eq!(host.security().len(), 1);

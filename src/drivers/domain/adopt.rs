@@ -44,8 +44,8 @@ const HOST: ClientId = ClientId(0);
 pub(super) struct Inherited {
     object: Arc<DomainObject>,
     pub(super) claim: Claim,
-    /// What was under way.
-    operation: Option<Operation>,
+    /// What was under way, and how far it was.
+    operation: Option<(Operation, String)>,
     /// For want of a status file: what its process was started with.
     pub(super) found: Option<Found>,
 }
@@ -116,7 +116,9 @@ impl Domains {
             },
             |_, ()| (),
         );
-        let operation = status.job.as_ref().and_then(|job| Operation::from_name(&job.operation));
+        let operation = status.job.as_ref().and_then(|job| {
+            Some((Operation::from_name(&job.operation)?, job.phase.clone().unwrap_or_default()))
+        });
         Some(Inherited { object, claim, operation, found: None })
     }
 
@@ -197,7 +199,7 @@ impl Domains {
         self: Arc<Self>,
         job: AsyncJob<Start>,
         adopted: Adopted,
-        (operation, found): (Option<Operation>, Option<Found>),
+        (operation, found): (Option<(Operation, String)>, Option<Found>),
     ) {
         let Adopted { running, events, introduction } = adopted;
         let (monitor, process) = (running.monitor.clone(), running.process.clone());
@@ -228,8 +230,11 @@ impl Domains {
         );
         tracing::info!(domain = %object.state().name, pid = process.pid(), "took hold of a running guest");
         self.note_ports(&object, &ports);
-        if let Some(operation) = operation {
-            self.give_up(&job, &monitor, operation).await;
+        if let Some((operation, phase)) = operation {
+            match operation {
+                Operation::MigrationOut => self.recover_leaving(&job, &monitor, &phase).await,
+                operation => self.give_up(&job, &monitor, operation).await,
+            }
         }
         drop(job);
         if let Ok(status) = status {

@@ -50,6 +50,44 @@ impl Domains {
         Ok(configuration.state())
     }
 
+    /// Keeps a guest that has come from another host, for when it has ended here.
+    pub(super) fn make_persistent(&self, object: &DomainObject, definition: Domain) -> Result<()> {
+        let configuration = object.configure();
+        let state = configuration.state();
+        self.check_there(&state)?;
+        let name = &state.name;
+        self.definitions.save(&definition).map_err(|error| {
+            Error::io(format_args!("cannot save the definition of domain '{name}'"), error)
+        })?;
+        let detail = if state.is_persistent() { Defined::Updated } else { Defined::Added };
+        configuration.update(
+            |state| state.inactive = Some(Arc::new(definition)),
+            |state, ()| self.publish(state, DomainEvent::Lifecycle(Lifecycle::Defined(detail))),
+        );
+        Ok(())
+    }
+
+    /// Forgets a guest that has gone to another host. To clients that is part of its going.
+    pub(super) fn forget_migrated(&self, object: &DomainObject) -> Result<()> {
+        let configuration = object.configure();
+        let state = configuration.state();
+        let name = &state.name;
+        if state.is_active() || !state.is_persistent() {
+            return Ok(());
+        }
+        self.definitions.remove(name).map_err(|error| {
+            Error::io(format_args!("cannot remove the definition of domain '{name}'"), error)
+        })?;
+        let forget = |state: &mut State| {
+            state.inactive = None;
+            state.autostart = false;
+            state.gone = true;
+        };
+        configuration.update(forget, |_, ()| ());
+        self.list.remove(object);
+        Ok(())
+    }
+
     /// Forgets a persistent domain; one that runs goes on as a transient one.
     pub async fn undefine(self: &Arc<Self>, domain: DomainHandle, flags: u32) -> Result<()> {
         let flags = UndefineFlags::accept(flags)?;

@@ -33,7 +33,7 @@ impl Subscriber for Clumsy {
 }
 
 fn drivers(root: &std::path::Path, mistake: &'static str) -> Arc<Drivers> {
-    let drivers = Drivers::new(Paths::system(root), std::env::var_os("PATH").unwrap()).unwrap();
+    let drivers = Drivers::new(Paths::system(root), std::env::var_os("PATH").unwrap(), None).unwrap();
     let filter = Filter::Domain { domain: None, id: EventId::Lifecycle };
     drivers.events.subscribe(filter, Arc::new(Clumsy(mistake)));
     Arc::new(drivers)
@@ -115,8 +115,9 @@ async fn a_mistake_in_a_start_leaves_no_qemu_behind() {
         assert!(tokio::time::timeout(LIMIT, start).await.unwrap().is_err_and(|error| error.is_panic()));
         let domains = &drivers.domains;
         // What it held is free again, and the next one starts.
-        let quiet =
-            Arc::new(Drivers::new(Paths::system(root.path()), std::env::var_os("PATH").unwrap()).unwrap());
+        let quiet = Arc::new(
+            Drivers::new(Paths::system(root.path()), std::env::var_os("PATH").unwrap(), None).unwrap(),
+        );
         assert!(domains.list.by_id(1).is_err());
         let status = root.path().join("run/libvirt/qemu/guest.xml");
         assert!(!status.exists());

@@ -16,6 +16,7 @@
 //! | `definitions`, `define` | what a domain starts with the next time |
 //! | `rename` | a domain under another name |
 //! | `metadata` | what clients keep with a domain |
+//! | `migrate` | to and from other hosts |
 //! | `keyboard` | keys that clients press |
 //! | `messages` | what is unusual in a guest |
 //! | `reads` | answers that need no job |
@@ -66,6 +67,7 @@ mod managed_save;
 mod memory;
 mod messages;
 pub mod metadata;
+pub mod migrate;
 #[cfg(test)]
 mod mistakes_tests;
 pub mod monitor_command;
@@ -104,6 +106,7 @@ use self::console::Consoles;
 use self::definitions::{Definitions, Found};
 use self::event::{Defined, DomainEvent, DomainRef, Lifecycle};
 use self::list::{Added, DomainList, Existing};
+use self::migrate::Migrations;
 use self::owners::Owners;
 use self::ports::Ports;
 use self::turns::Turns;
@@ -116,6 +119,7 @@ use crate::qemu::job::{DomainObject, Limits, State};
 use crate::qemu::process::Directories;
 use crate::qemu::save_image::Saving;
 use crate::util::paths::Paths;
+use crate::util::uuid::Uuid;
 
 /// The driver of guests.
 #[derive(Debug)]
@@ -138,6 +142,9 @@ pub struct Domains {
     unplugs: hotplug::Unplugs,
     consoles: Arc<Consoles>,
     saving: Saving,
+    migrations: Migrations,
+    /// What this host is called.
+    host_uuid: Uuid,
 }
 
 impl Domains {
@@ -148,6 +155,7 @@ impl Domains {
         emulators: Emulators,
         storage: Arc<Storage>,
         search_path: &OsStr,
+        host_uuid: Uuid,
     ) -> Self {
         Self {
             list: DomainList::default(),
@@ -167,6 +175,8 @@ impl Domains {
             unplugs: hotplug::Unplugs::default(),
             consoles: Arc::default(),
             saving: Saving::default(),
+            migrations: Migrations::default(),
+            host_uuid,
         }
     }
 

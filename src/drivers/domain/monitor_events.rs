@@ -23,6 +23,7 @@ use super::event::{
     WatchdogAction,
 };
 use super::hotplug::Answer;
+use super::migrate::request::MigrateFlags;
 use super::status::recorded_alike;
 use crate::conf::devices::{Disk, Place, Storage, WatchdogAction as WatchdogChoice};
 use crate::conf::domain::{ClockOffset, Domain, LifecycleAction};
@@ -466,6 +467,12 @@ impl Domains {
             let mut events = vec![DomainEvent::IoError { source, alias, action, reason: reason.to_owned() }];
             if action == IoErrorAction::Pause && matches!(state.run, RunState::Running(_)) {
                 state.run = RunState::Paused(Paused::IoError);
+                if let Some(underway) = &state.operation
+                    && underway.operation == Operation::MigrationOut
+                    && underway.flags & MigrateFlags::ABORT_ON_ERROR.bits() != 0
+                {
+                    underway.abort.want();
+                }
                 events.push(DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::IoError)));
             }
             events

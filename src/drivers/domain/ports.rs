@@ -1,4 +1,4 @@
-//! TCP ports of displays, chosen by the daemon.
+//! TCP ports of displays, and those at which guests arrive, chosen by the daemon.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,6 +20,8 @@ const WEBSOCKETS: RangeInclusive<u16> = 5700..=65535;
 #[derive(Debug, Default)]
 pub(super) struct Ports {
     taken: Mutex<HashMap<u16, Uuid>>,
+    /// Of guests that are about to come.
+    arrivals: Mutex<HashMap<u16, Uuid>>,
 }
 
 impl Ports {
@@ -58,8 +60,26 @@ impl Ports {
         }
     }
 
+    /// Chooses where a guest is to arrive.
+    pub(super) fn for_arrival(&self, mut range: RangeInclusive<u16>, guest: Uuid) -> Option<u16> {
+        let mut arrivals = self.arrivals();
+        let port = range.find(|port| !arrivals.contains_key(port) && is_free(*port))?;
+        arrivals.insert(port, guest);
+        Some(port)
+    }
+
+    /// The guest has arrived, or will not.
+    pub(super) fn release_arrival(&self, guest: Uuid) {
+        self.arrivals().retain(|_, it| *it != guest);
+    }
+
     pub(super) fn release(&self, owner: Uuid) {
         self.taken().retain(|_, it| *it != owner);
+        self.release_arrival(owner);
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, HashMap<u16, Uuid>> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<u16, Uuid>> {

@@ -10,7 +10,7 @@ use super::Domains;
 use super::event::MetadataKind;
 use super::filter;
 use super::flags::{CallFlags, Impact, ListFlags, VcpuFlags, XmlFlags};
-use crate::conf::domain::Domain;
+use crate::conf::domain::{Domain, Seclabel, SeclabelType};
 use crate::conf::xml::Form;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::job::{DomainHandle, DomainObject, State};
@@ -99,12 +99,34 @@ pub fn xml(state: &State, flags: u32) -> Result<String> {
         _ => (definition(state)?, Form::INACTIVE),
     };
     if migratable {
-        // What another host starts the guest with: all secrets, nothing that is so on this host alone.
-        let portable = Domain::parse(&source.to_xml(Form::SECURE), Form::INACTIVE)?;
-        return Ok(portable.to_xml(Form::SECURE | Form::MIGRATABLE));
+        return Ok(portable_of(state, source)?.to_xml(Form::SECURE | Form::MIGRATABLE));
     }
     form.set(Form::SECURE, flags.contains(XmlFlags::SECURE));
     Ok(source.to_xml(form))
+}
+
+/// What another host starts the guest with.
+pub(super) fn portable(state: &State) -> Result<Domain> {
+    portable_of(state, definition(state)?)
+}
+
+/// With all secrets and the CPU as it was defined, and nothing that is so on this host alone.
+fn portable_of(state: &State, source: &Domain) -> Result<Domain> {
+    let mut portable = source.clone();
+    // What every guest of a host is given.
+    let is_given = |label: &Seclabel| {
+        let dynamic = label.kind == SeclabelType::Dynamic && label.baselabel.is_none();
+        label.implicit || (dynamic && label.model.as_deref() == Some("dac"))
+    };
+    portable.seclabels.retain(|label| !is_given(label));
+    let mut portable = Domain::parse(&portable.to_xml(Form::SECURE), Form::INACTIVE)?;
+    if let (Some(launched), true) =
+        (&state.launched, state.live.as_deref().is_some_and(|it| std::ptr::eq(it, source)))
+        && let Some(defined) = &launched.defined_cpu
+    {
+        portable.cpu = Some(defined.clone());
+    }
+    Ok(portable)
 }
 
 /// How many vCPUs: now or the next time, plugged in or at most.

@@ -61,6 +61,7 @@ impl Domains {
         self.ports.release(state.uuid);
         self.owners.release(state.uuid);
         self.frozen.release(state.uuid);
+        self.migrations.forget(state.uuid);
         if let Some(files) = state.files() {
             helpers::end(files);
         }

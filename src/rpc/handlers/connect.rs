@@ -52,9 +52,15 @@ async fn close(call: Call, (): ()) -> Result<()> {
 
 /// What this daemon and the protocol's client can do together.
 async fn supports_feature(call: Call, args: ConnectSupportsFeatureArgs) -> Result<ConnectSupportsFeatureRet> {
+    const MIGRATION_P2P: i32 = 4;
+    const MIGRATION_V3: i32 = 6;
+    const MIGRATION_CHANGE_PROTECTION: i32 = 7;
     const FD_PASSING: i32 = 8;
     const TYPED_PARAM_STRING: i32 = 9;
     const PROGRAM_KEEPALIVE: i32 = 10;
+    const XML_MIGRATABLE: i32 = 11;
+    const MIGRATION_OFFLINE: i32 = 12;
+    const MIGRATION_PARAMS: i32 = 13;
     const REMOTE_EVENT_CALLBACK: i32 = 14;
     const REMOTE_CLOSE_CALLBACK: i32 = 15;
     const NETWORK_UPDATE_HAS_CORRECT_ORDER: i32 = 16;
@@ -67,8 +73,14 @@ async fn supports_feature(call: Call, args: ConnectSupportsFeatureArgs) -> Resul
         _ if !call.client.is_open() => {
             return Err(Error::internal_error("hypervisor connection not open").from_origin(Origin::RPC));
         }
-        FD_PASSING
+        MIGRATION_P2P
+        | MIGRATION_V3
+        | MIGRATION_CHANGE_PROTECTION
+        | FD_PASSING
         | TYPED_PARAM_STRING
+        | XML_MIGRATABLE
+        | MIGRATION_OFFLINE
+        | MIGRATION_PARAMS
         | REMOTE_EVENT_CALLBACK
         | REMOTE_CLOSE_CALLBACK
         | NETWORK_UPDATE_HAS_CORRECT_ORDER => true,

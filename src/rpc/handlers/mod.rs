@@ -8,6 +8,7 @@ pub mod domain_devices;
 pub mod domain_hotplug;
 pub mod domain_lifecycle;
 pub mod domain_live;
+pub mod domain_migrate;
 pub mod domain_reads;
 pub mod domain_save;
 pub mod domain_stats;

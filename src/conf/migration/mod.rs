@@ -1,0 +1,11 @@
+//! What the two hosts of a migration tell each other.
+
+mod abi;
+mod cookie;
+mod statistics;
+
+pub use cookie::{
+    Bitmap, BitmapDisk, Capability, Certificate, Cookie, CookieGraphics, Feature, FeatureName, Features,
+    LockState, MAX_BYTES, Nbd, NbdDisk, Peer, Persistent, PortData,
+};
+pub use statistics::Statistics;

@@ -1,0 +1,465 @@
+//! The side that a guest comes to.
+//!
+//! ```text
+//!   prepare ──► PREPARED ──► finish ──► runs here
+//!    its QEMU waits    │        └──────► was canceled, or does not come up: killed
+//!                      └─ the client leaves: killed
+//! ```
+
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::disks::Server;
+use super::phases::{Incoming, PREPARED, resume_in};
+use super::place::{Target, is_loopback, listening};
+use super::request::{MigrateFlags, Request};
+use super::settings::Side;
+use super::{Outcome, disks, peer_of, place, statistics, tunnel};
+use crate::conf::domain::Domain;
+use crate::conf::migration::{Cookie, Feature, Nbd, Persistent};
+use crate::drivers::ClientId;
+use crate::drivers::domain::Domains;
+use crate::drivers::domain::blocking;
+use crate::drivers::domain::event::{DomainEvent, Lifecycle, Resumed, Started, Suspended};
+use crate::drivers::domain::list::{Added, Existing};
+use crate::drivers::domain::start::{Beginning, Plan};
+use crate::error::{Error, Result};
+use crate::qemu::job::{
+    Allowed, AsyncJob, DomainHandle, DomainObject, Ending, JobSubject, Kind, MigrationIn, State, now_ms,
+};
+use crate::qemu::migrate::{self, Reached, Settings, Until};
+use crate::qemu::monitor::{Cont, QueryChardev};
+use crate::qemu::process::How;
+use crate::qemu::run_state::{Paused, RunState, Running};
+use crate::util::uuid::Uuid;
+use tokio::net::UnixStream;
+
+/// libvirt's defaults for the ports that guests arrive at.
+const PORTS: RangeInclusive<u16> = 49152..=49215;
+
+/// What is understood of the source's first cookie.
+const OFFERED: [Feature; 7] = [
+    Feature::Lockstate,
+    Feature::Nbd,
+    Feature::MemoryHotplug,
+    Feature::CpuHotplug,
+    Feature::Cpu,
+    Feature::Capabilities,
+    Feature::Bitmaps,
+];
+
+/// What the second phase answers.
+#[derive(Debug)]
+pub struct Prepared {
+    pub cookie: Vec<u8>,
+    /// Where the guest's state is to go, where the client did not say it.
+    pub uri: Option<String>,
+}
+
+/// How the guest's state gets to its QEMU.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// QEMU listens.
+    Direct(Target),
+    /// Through the daemon.
+    Tunnel(OwnedFd),
+    /// The guest does not run; clients want to hear of a place all the same.
+    Offline(Target),
+}
+
+impl Domains {
+    /// Has a QEMU wait for a guest.
+    pub async fn migrate_prepare(
+        self: &Arc<Self>,
+        request: &Request,
+        cookie: &[u8],
+        client: ClientId,
+    ) -> Result<Prepared> {
+        if request.has(MigrateFlags::TUNNELLED) {
+            let sentence = "Tunnelled migration requested but invalid RPC method called";
+            return Err(Error::internal_error(sentence));
+        }
+        request.check()?;
+        super::refuse_unknown(request)?;
+        let target = match request.uri() {
+            Some(uri) => Target::parse(uri)?,
+            None => own_address()?,
+        };
+        let way = if request.has(MigrateFlags::OFFLINE) { Way::Offline(target) } else { Way::Direct(target) };
+        self.prepare(request, cookie, client, way).await
+    }
+
+    /// Has a QEMU wait for a guest that comes through this daemon; answers where what comes is to be written as well.
+    pub async fn migrate_prepare_tunnel(
+        self: &Arc<Self>,
+        request: &Request,
+        cookie: &[u8],
+        client: ClientId,
+    ) -> Result<(Prepared, UnixStream)> {
+        if !request.has(MigrateFlags::TUNNELLED) {
+            return Err(Error::internal_error("PrepareTunnel called but no TUNNELLED flag set"));
+        }
+        request.check()?;
+        super::refuse_unknown(request)?;
+        let (ours, qemus) =
+            tunnel::pair().map_err(|error| Error::io("cannot create a socket pair", error))?;
+        Ok((self.prepare(request, cookie, client, Way::Tunnel(qemus)).await?, ours))
+    }
+
+    /// The second phase, on this side.
+    pub(super) async fn prepare(
+        self: &Arc<Self>,
+        request: &Request,
+        cookie: &[u8],
+        client: ClientId,
+        way: Way,
+    ) -> Result<Prepared> {
+        let xml = request.destination_xml().ok_or_else(|| Error::internal_error("no domain XML passed"))?;
+        let mut definition = self.read_definition(xml).await?;
+        let source_name: Arc<str> = (&*definition.name).into();
+        if let Some(name) = request.destination_name() {
+            definition.name = name.into();
+        }
+        let peer = peer_of(&source_name, definition.uuid, self.host_uuid);
+        let theirs = Cookie::parse(cookie, peer, &OFFERED)?;
+        let (name, uuid) = (&*definition.name, definition.uuid);
+        let Added { object, .. } = self
+            .list
+            .add((name, uuid), Existing::Start, || DomainObject::new(State::new(name, uuid), self.limits))?;
+        let prepared = async {
+            let mut job = DomainHandle::new(Arc::clone(&object)).begin_async::<MigrationIn>().await?;
+            job.allow(Allowed::DESTROY_ONLY.and(&[Kind::MigrationSafe]));
+            job.note(|statistics| statistics.subject = JobSubject::Migration);
+            if job.state().is_active() {
+                return Err(Error::operation_invalid(format!("domain '{name}' is already active"))
+                    .from_origin(crate::error::Origin::DOMAIN));
+            }
+            let answer =
+                self.receive(&mut job, request, (&definition, theirs.as_ref()), (client, way)).await?;
+            Ok((job, answer))
+        };
+        match prepared.await {
+            Ok((job, answer)) => {
+                let definition = Arc::new(definition);
+                self.migrations.arrives(uuid, Incoming { client, source_name, definition });
+                job.park(PREPARED);
+                Ok(answer)
+            }
+            Err(error) => {
+                self.ports.release_arrival(uuid);
+                self.forget_unused(&object);
+                Err(error)
+            }
+        }
+    }
+
+    async fn receive(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<MigrationIn>,
+        request: &Request,
+        (definition, theirs): (&Domain, Option<&Cookie>),
+        (client, way): (ClientId, Way),
+    ) -> Result<Prepared> {
+        let source_name = theirs.map_or(&definition.name, |cookie| &cookie.name);
+        let mut ours = Cookie::new(peer_of(source_name, definition.uuid, self.host_uuid), &super::hostname());
+        let (target, uri) = match way {
+            Way::Tunnel(descriptor) => (migrate::Target::Descriptor(descriptor), None),
+            Way::Offline(target) => {
+                let (_, uri) = self.choose_port(target, definition.uuid)?;
+                return Ok(Prepared { cookie: ours.to_bytes()?, uri });
+            }
+            Way::Direct(target) => {
+                let (target, chosen) = self.choose_port(target, definition.uuid)?;
+                let port = if let Target::Tcp { port: Some(port), .. } = &target { *port } else { 0 };
+                let uri = listening(&target, port, request.text("listen_address"));
+                (migrate::Target::Uri(uri), chosen)
+            }
+        };
+        let settings = Side::Destination.settings(request, theirs)?;
+        let exact_cpu = theirs.and_then(|cookie| cookie.cpu.clone());
+        let beginning = Beginning::Incoming(Paused::Migration);
+        let plan = Plan { definition, owner: Some(client), beginning, exact_cpu };
+        self.run(job, plan).await?;
+        let opened = async {
+            ours.nbd = self.serve_disks(job, request, theirs).await?;
+            self.open_to_source(job, &settings, target).await
+        };
+        match opened.await {
+            Ok(supported) => ours.capabilities = Side::Destination.told(&supported),
+            Err(error) => {
+                self.end_incoming(job.object()).await;
+                return Err(error);
+            }
+        }
+        let object = Arc::clone(job.object());
+        object.observe(
+            |_| (),
+            |state, ()| {
+                self.publish(state, DomainEvent::Lifecycle(Lifecycle::Started(Started::Migrated)));
+            },
+        );
+        Ok(Prepared { cookie: ours.to_bytes()?, uri })
+    }
+
+    async fn open_to_source(
+        &self,
+        job: &mut AsyncJob<MigrationIn>,
+        settings: &Settings,
+        from: migrate::Target,
+    ) -> Result<Vec<String>> {
+        let nested = job.nested().await?;
+        let live = nested.live()?;
+        let supported = migrate::supported(&live).await?;
+        migrate::configure(&live, settings).await?;
+        migrate::receive(&live, from).await?;
+        Ok(supported)
+    }
+
+    /// Has the disks that come along written to by the source.
+    async fn serve_disks(
+        &self,
+        job: &mut AsyncJob<MigrationIn>,
+        request: &Request,
+        theirs: Option<&Cookie>,
+    ) -> Result<Option<Nbd>> {
+        let state = job.state();
+        let (Some(live), Some(_)) = (&state.live, theirs.and_then(|cookie| cookie.nbd.as_ref())) else {
+            return Ok(None);
+        };
+        let copied = disks::of(live, request)?;
+        if copied.is_empty() {
+            return Ok(None);
+        }
+        let server = match request.text("disks_uri") {
+            Some(uri) => Server::named(uri)?,
+            None => {
+                let chosen = request.whole("disks_port").and_then(|port| u16::try_from(port).ok());
+                let chosen = chosen.filter(|port| *port > 0);
+                let port = chosen.or_else(|| self.ports.for_arrival(PORTS, state.uuid));
+                let port = port.ok_or_else(no_port)?;
+                let host = request
+                    .text("listen_address")
+                    .map_or_else(|| place::everywhere().to_owned(), str::to_owned);
+                Server::Tcp { host, port }
+            }
+        };
+        let nested = job.nested().await?;
+        disks::serve(&nested.live()?, &copied, &server).await?;
+        let port = if let Server::Tcp { port, .. } = server { Some(port) } else { None };
+        Ok(Some(Nbd { port, disks: Vec::new() }))
+    }
+
+    /// A port of ours, where the client leaves it to us; what the client is told then.
+    fn choose_port(&self, target: Target, guest: Uuid) -> Result<(Target, Option<String>)> {
+        if !matches!(target, Target::Tcp { port: None, .. }) {
+            return Ok((target, None));
+        }
+        let port = self.ports.for_arrival(PORTS, guest).ok_or_else(no_port)?;
+        let target = target.with_port(port);
+        let answer = target.to_string();
+        Ok((target, Some(answer)))
+    }
+
+    /// The guest has come, or does not come.
+    pub async fn migrate_finish(
+        self: &Arc<Self>,
+        domain: DomainHandle,
+        request: &Request,
+        cookie: &[u8],
+        outcome: Outcome,
+    ) -> Result<(Arc<State>, Vec<u8>)> {
+        let received_ms = now_ms();
+        let mut job = resume_in(&domain)?;
+        let uuid = job.state().uuid;
+        let incoming = self.migrations.has_arrived(uuid);
+        let object = Arc::clone(job.object());
+        let finished = match outcome {
+            Outcome::Canceled => Err(Error::migrate_finish_ok("")),
+            Outcome::Good => self.finish(&mut job, request, (cookie, incoming.as_ref()), received_ms).await,
+        };
+        match finished {
+            Ok(cookie) => {
+                let state = object.state();
+                drop(job);
+                Ok((state, cookie))
+            }
+            Err(error) => {
+                let error = match outcome {
+                    Outcome::Canceled => self.why_it_failed(&mut job).await.unwrap_or(error),
+                    Outcome::Good => error,
+                };
+                self.end_incoming(&object).await;
+                drop(job);
+                self.ports.release_arrival(uuid);
+                self.forget_unused(&object);
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<MigrationIn>,
+        request: &Request,
+        (cookie, incoming): (&[u8], Option<&Incoming>),
+        received_ms: u64,
+    ) -> Result<Vec<u8>> {
+        let state = job.state();
+        let incoming = incoming.ok_or_else(|| Error::internal_error("guest unexpectedly quit"))?;
+        let source_name = &incoming.source_name;
+        let peer = peer_of(source_name, state.uuid, self.host_uuid);
+        let understood = [Feature::Network, Feature::Statistics, Feature::Nbd, Feature::Persistent];
+        let theirs = Cookie::parse(cookie, peer, &understood)?;
+        let mut ours = Cookie::new(peer, &super::hostname());
+        if request.has(MigrateFlags::OFFLINE) {
+            let definition =
+                theirs.and_then(|cookie| cookie.persistent).map(|Persistent(definition)| *definition);
+            let definition = definition.unwrap_or_else(|| Domain::clone(&incoming.definition));
+            self.persist(job.object(), definition).await?;
+            self.ports.release_arrival(state.uuid);
+            return Ok(ours.to_bytes()?);
+        }
+        if !state.is_active() {
+            return Err(Error::internal_error("guest unexpectedly quit"));
+        }
+        let until = Until { switchover: false, postcopy: request.has(MigrateFlags::POSTCOPY) };
+        if request.flags.copies_disks() {
+            let nested = job.nested().await?;
+            disks::end_serving(&nested.live()?).await?;
+        }
+        let reached = migrate::wait(job, until).await?;
+        if request.has(MigrateFlags::PERSIST_DEST) {
+            let told = theirs.as_ref().and_then(|cookie| cookie.persistent.clone());
+            let definition = told.map(|Persistent(definition)| *definition);
+            let definition = definition.unwrap_or_else(|| Domain::clone(&incoming.definition));
+            self.persist(job.object(), definition).await?;
+        }
+        self.note_channels(job).await?;
+        if !request.has(MigrateFlags::PAUSED) {
+            self.let_arrived_go(job, reached).await?;
+        }
+        if reached == Reached::Postcopy {
+            migrate::wait(job, Until::default()).await?;
+            job.update_then(
+                |state| state.run = RunState::Running(Running::Migrated),
+                |state, ()| {
+                    self.publish(state, DomainEvent::Lifecycle(Lifecycle::Resumed(Resumed::Migrated)))
+                },
+            );
+        }
+        if let Some(told) = theirs.and_then(|cookie| cookie.statistics) {
+            let completed = statistics::received(&told, received_ms);
+            ours.statistics = Some(Box::new(statistics::told(&completed)));
+            job.update(|state| state.completed = Some(Arc::new(completed)));
+        }
+        self.settle_here(job).await;
+        Ok(ours.to_bytes()?)
+    }
+
+    /// Nothing of the migration is left but the guest.
+    async fn settle_here(&self, job: &mut AsyncJob<MigrationIn>) {
+        let state = job.state();
+        self.owners.release(state.uuid);
+        self.ports.release_arrival(state.uuid);
+        if let Ok(nested) = job.nested().await
+            && let Ok(live) = nested.live()
+            && let Err(error) = migrate::configure(&live, &Settings::default()).await
+        {
+            tracing::warn!(domain = %state.name, %error, "the guest's QEMU keeps what it was told for the migration");
+        }
+        job.update_then(
+            |state| {
+                state.autodestroy = false;
+                let stands_still = matches!(state.run, RunState::Paused(_));
+                if stands_still {
+                    state.run = RunState::Paused(Paused::User);
+                }
+                stands_still
+            },
+            |state, stands_still| {
+                self.save_status(state);
+                if *stands_still {
+                    self.publish(state, DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::Paused)));
+                }
+            },
+        );
+        tracing::info!(domain = %state.name, "arrived");
+    }
+
+    async fn let_arrived_go(&self, job: &mut AsyncJob<MigrationIn>, reached: Reached) -> Result<()> {
+        let reason = if reached == Reached::Postcopy { Running::Postcopy } else { Running::Migrated };
+        let object = Arc::clone(job.object());
+        let nested = job.nested().await?;
+        let live = nested.live()?;
+        nested.update(|state| state.resuming = reason);
+        live.monitor().execute(Cont {}).await?;
+        live.monitor().events_handled().await;
+        self.note_resume(&object);
+        Ok(())
+    }
+
+    /// Which ends of the guest's channels are open came along with the guest.
+    async fn note_channels(self: &Arc<Self>, job: &mut AsyncJob<MigrationIn>) -> Result<()> {
+        let object = Arc::clone(job.object());
+        let nested = job.nested().await?;
+        let ports = nested.live()?.monitor().execute(QueryChardev {}).await?;
+        self.note_ports(&object, &ports);
+        Ok(())
+    }
+
+    /// What QEMU says of a guest that did not come.
+    async fn why_it_failed(&self, job: &mut AsyncJob<MigrationIn>) -> Option<Error> {
+        if !job.state().is_active() {
+            return None;
+        }
+        let told = migrate::look(job).await.ok()?;
+        told.error_desc.map(|reason| Error::operation_failed(format!("job 'migration in' failed: {reason}")))
+    }
+
+    async fn end_incoming(&self, object: &Arc<DomainObject>) {
+        let mut domain = DomainHandle::new(Arc::clone(object));
+        if !domain.state().is_active() {
+            return;
+        }
+        if let Err(error) = domain.stop(How::Forced, Ending::Failed).await {
+            tracing::warn!(domain = %object.state().name, %error, "cannot end a guest that did not arrive");
+        }
+    }
+
+    async fn persist(self: &Arc<Self>, object: &Arc<DomainObject>, definition: Domain) -> Result<()> {
+        let mut definition = self.complete(definition).await?;
+        definition.name = (&*object.state().name).into();
+        let (domains, object) = (Arc::clone(self), Arc::clone(object));
+        blocking(move || domains.make_persistent(&object, definition)).await
+    }
+
+    /// The client of a guest that was to come has left. Its QEMU ends with the client like any other guest of
+    /// its; what is left is one that was not to run.
+    pub(super) fn incoming_abandoned(self: &Arc<Self>, guest: Uuid) {
+        let Ok(domain) = self.list.by_uuid(guest) else { return };
+        if domain.state().is_active() {
+            return;
+        }
+        if let Ok(job) = resume_in(&domain) {
+            self.migrations.has_arrived(guest);
+            drop(job);
+            self.forget_unused(domain.object());
+        }
+    }
+}
+
+fn no_port() -> Error {
+    let (first, last) = PORTS.into_inner();
+    Error::internal_error(format!("Unable to find an unused port in range 'migration' ({first}-{last})"))
+}
+
+/// This host, by a name that others can use.
+fn own_address() -> Result<Target> {
+    let host = super::hostname();
+    if is_loopback(&host) {
+        let sentence = "hostname on destination resolved to localhost, but migration requires an FQDN";
+        return Err(Error::internal_error(sentence));
+    }
+    Ok(Target::Tcp { host, port: None, old_form: true })
+}

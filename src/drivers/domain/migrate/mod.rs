@@ -1,0 +1,77 @@
+//! Guests that leave for another host, and guests that come from one: libvirt's migration protocol, version 3.
+//!
+//! ```text
+//!   source                client (or the source itself)              destination
+//!   ──────                ─────────────────────────────              ───────────
+//!   begin   ◄───────────────────────┤
+//!     job out, cookie, XML ────────►├──────────────────────────────► prepare
+//!                                   │◄────────── job in, cookie, URI  QEMU waits
+//!   perform ◄───────────────────────┤
+//!     QEMU ══════════════ memory, devices ═════════════════════════► QEMU
+//!     stands still, cookie ────────►├──────────────────────────────► finish
+//!                                   │◄──────────────── cookie, guest  runs
+//!   confirm ◄───────────────────────┤
+//!     gone; or goes on, if finish failed
+//! ```
+//!
+//! The jobs last from call to call; what is kept between them is in [`phases`]. If the client leaves, the
+//! destination kills what waits, and the source goes on unless all of the guest has left it: then nobody knows
+//! where it runs, and it stands still here until somebody decides.
+
+mod allowed;
+mod connect;
+pub mod destination;
+mod disks;
+mod peer;
+mod phases;
+mod place;
+mod recover;
+mod remote;
+pub mod request;
+mod settings;
+pub mod source;
+mod statistics;
+mod tuning;
+mod tunnel;
+
+pub use self::phases::Migrations;
+use self::request::{MigrateFlags, Request};
+use crate::conf::migration::Peer;
+use crate::error::{Error, Result};
+use crate::util::uuid::Uuid;
+
+/// What one side has heard of the other before it ends the migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Good,
+    Canceled,
+}
+
+impl From<i32> for Outcome {
+    fn from(cancelled: i32) -> Self {
+        if cancelled == 0 { Self::Good } else { Self::Canceled }
+    }
+}
+
+/// The guest under the name it has at the source, and this host.
+fn peer_of(name: &str, uuid: Uuid, host_uuid: Uuid) -> Peer<'_> {
+    Peer { name, uuid, host_uuid }
+}
+
+/// What this host is called.
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Refuses what is known and not done here.
+fn refuse_unknown(request: &Request) -> Result<()> {
+    for (flag, what) in [
+        (MigrateFlags::TLS, "encrypted migration"),
+        (MigrateFlags::POSTCOPY_RESUME, "going on with a post-copy migration"),
+    ] {
+        if request.has(flag) {
+            return Err(Error::operation_unsupported(format!("{what} is not supported by this daemon")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,525 @@
+//! The side that a guest leaves.
+//!
+//! ```text
+//!   begin ──► BEGUN ──► perform ──► PERFORMED ──► confirm ──► gone, or goes on here
+//!    what it is          its memory               what the other side made of it
+//!                        streams out
+//! ```
+//!
+//! Without change protection the job begins with perform. Peer to peer, all phases are within one call.
+
+use std::sync::Arc;
+
+use super::disks::{self, Copied, Server};
+use super::phases::{BEGUN, CONFIRMED, Outgoing, PERFORMED, PERFORMING, Vcpus, resume_out};
+use super::place::Target;
+use super::request::{MigrateFlags, Request};
+use super::settings::Side;
+use super::{Outcome, allowed, connect, peer_of, statistics};
+use crate::conf::domain::Domain;
+use crate::conf::migration::{Cookie, Feature, Nbd, Persistent};
+use crate::conf::xml::Form;
+use crate::drivers::ClientId;
+use crate::drivers::domain::event::{DomainEvent, Lifecycle, Suspended};
+use crate::drivers::domain::{Domains, blocking, reads};
+use crate::error::{Error, Result};
+use crate::qemu::job::{
+    Allowed, AsyncJob, DomainHandle, Ending, JobError, JobSubject, Kind, Live, MigrationOut, Modify, Phase,
+    State, Underway,
+};
+use crate::qemu::migrate::{self, MigrateError, Reached, Settings, Until};
+use crate::qemu::monitor::{
+    Cont, MigrateContinue, MigrationParameters, MigrationStatus, MonitorError, QueryMigrate, Stop,
+};
+use crate::qemu::process::How;
+use crate::qemu::run_state::{Paused, RunState, Running};
+
+/// What may be done to a guest on its way.
+const ALLOWED: Allowed = Allowed::USUAL.and(&[Kind::Suspend, Kind::MigrationOp, Kind::MigrationSafe]);
+
+/// What the first phase answers.
+#[derive(Debug)]
+pub struct Begun {
+    pub cookie: Vec<u8>,
+    /// The guest as the other host is to start it.
+    pub xml: String,
+}
+
+impl Domains {
+    /// Says what the guest is, and that it can leave. With change protection it stays as it is until the end.
+    pub async fn migrate_begin(
+        self: &Arc<Self>,
+        mut domain: DomainHandle,
+        request: &Request,
+        client: ClientId,
+    ) -> Result<Begun> {
+        request.check()?;
+        super::refuse_unknown(request)?;
+        if !request.has(MigrateFlags::CHANGE_PROTECTION) {
+            let job = domain.begin::<Modify>().await?;
+            let live = job.live().ok();
+            return self.offer(&job.state(), live.as_ref(), request).await;
+        }
+        let mut job = self.leave(domain, request).await?;
+        let begun = self.offer_within(&mut job, request).await?;
+        let state = job.state();
+        self.migrations.leaves(state.uuid, Outgoing { client, vcpus: vcpus(&state), before: None });
+        job.park(BEGUN);
+        Ok(begun)
+    }
+
+    /// Streams the guest out. When this returns it stands still here, and all of it is there.
+    pub async fn migrate_perform(
+        self: &Arc<Self>,
+        domain: DomainHandle,
+        request: &Request,
+        cookie: &[u8],
+        client: ClientId,
+    ) -> Result<Vec<u8>> {
+        request.check()?;
+        super::refuse_unknown(request)?;
+        let uri = request.uri().ok_or_else(|| Error::internal_error("missing migration URI"))?;
+        let target = Target::parse(uri)?;
+        let mut job = match request.has(MigrateFlags::CHANGE_PROTECTION) {
+            true => resume_out(&domain, &[BEGUN])?,
+            false => self.leave(domain, request).await?,
+        };
+        let state = job.state();
+        let uuid = state.uuid;
+        let kept = self.migrations.has_left(uuid);
+        let vcpus = kept.map_or_else(|| vcpus(&state), |kept| kept.vcpus);
+        let mut outgoing = Outgoing { client, vcpus, before: None };
+        self.write_down(&job, PERFORMING);
+        let streamed = async {
+            let other_end = connect::to(&target, request).await?;
+            self.stream_out(&mut job, request, (other_end, cookie), &mut outgoing).await
+        };
+        match streamed.await {
+            Ok(cookie) => {
+                self.migrations.leaves(uuid, outgoing);
+                self.write_down(&job, PERFORMED);
+                job.park(PERFORMED);
+                Ok(cookie)
+            }
+            Err(error) => {
+                self.go_on_here(&mut job, &outgoing).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the migration: the guest runs there and is gone here, or goes on here.
+    pub async fn migrate_confirm(
+        self: &Arc<Self>,
+        domain: DomainHandle,
+        request: &Request,
+        cookie: &[u8],
+        outcome: Outcome,
+    ) -> Result<()> {
+        let job = resume_out(&domain, &[PERFORMED, BEGUN])?;
+        let outgoing = self.migrations.has_left(job.state().uuid);
+        self.settle(job, request, cookie, (outcome, outgoing)).await
+    }
+
+    /// Notes how far it is, for the next daemon.
+    pub(super) fn write_down(&self, job: &AsyncJob<MigrationOut>, phase: Phase) {
+        job.update_then(
+            |state| {
+                if let Some(underway) = &mut state.operation {
+                    underway.phase = Some(phase);
+                }
+            },
+            |state, ()| self.save_status(state),
+        );
+    }
+
+    /// Takes the job of a guest that leaves.
+    pub(super) async fn leave(
+        &self,
+        domain: DomainHandle,
+        request: &Request,
+    ) -> Result<AsyncJob<MigrationOut>> {
+        let job = domain.begin_async::<MigrationOut>().await?;
+        job.allow(ALLOWED);
+        job.note(|statistics| statistics.subject = JobSubject::Migration);
+        job.update(|state| {
+            state.completed = None;
+            if let Some(underway) = &mut state.operation {
+                underway.flags = request.flags.bits();
+            }
+        });
+        if !request.has(MigrateFlags::OFFLINE) && !job.state().is_active() {
+            return Err(Error::operation_invalid("domain is not running"));
+        }
+        self.save_status(&job.state());
+        Ok(job)
+    }
+
+    pub(super) async fn offer_within(
+        &self,
+        job: &mut AsyncJob<MigrationOut>,
+        request: &Request,
+    ) -> Result<Begun> {
+        let state = job.state();
+        let nested = job.nested().await?;
+        let live = nested.live().ok();
+        self.offer(&state, live.as_ref(), request).await
+    }
+
+    /// The first phase.
+    async fn offer(&self, state: &State, live: Option<&Live<'_>>, request: &Request) -> Result<Begun> {
+        let offline = request.has(MigrateFlags::OFFLINE);
+        let mut blockers = Vec::new();
+        let mut cookie = Cookie::new(peer_of(&state.name, state.uuid, self.host_uuid), &super::hostname());
+        match live {
+            None if !offline => return Err(Error::operation_invalid("domain is not running")),
+            Some(live) if !offline => {
+                blockers = live.monitor().execute(QueryMigrate {}).await?.blocked_reasons;
+                cookie.capabilities = Side::Source.told(&migrate::supported(live).await?);
+                if let Some(definition) = &state.live {
+                    let copied = disks::of(definition, request)?;
+                    if !copied.is_empty() {
+                        cookie.nbd = Some(Nbd { port: None, disks: disks::sizes(live, &copied).await? });
+                    }
+                }
+            }
+            _ => {}
+        }
+        allowed::check(state, request, &blockers)?;
+        // There is no lock manager, as libvirt says it.
+        cookie.demand(Feature::Lockstate);
+        if let (Some(live), Some(launched)) = (&state.live, &state.launched)
+            && launched.defined_cpu.is_some()
+        {
+            cookie.cpu = live.cpu.clone();
+        }
+        let xml = match request.destination_xml() {
+            None => reads::portable(state)?.to_xml(Form::SECURE | Form::MIGRATABLE),
+            Some(xml) => {
+                let wanted = self.read_definition(xml).await?;
+                let source = reads::portable(state)?;
+                source.check_same_machine(&wanted)?;
+                wanted.to_xml(Form::SECURE | Form::MIGRATABLE)
+            }
+        };
+        Ok(Begun { cookie: cookie.to_bytes()?, xml })
+    }
+
+    /// The second phase, on this side.
+    pub(super) async fn stream_out(
+        &self,
+        job: &mut AsyncJob<MigrationOut>,
+        request: &Request,
+        (other_end, cookie): (migrate::Target, &[u8]),
+        outgoing: &mut Outgoing,
+    ) -> Result<Vec<u8>> {
+        let state = job.state();
+        let peer = peer_of(&state.name, state.uuid, self.host_uuid);
+        let understood = [Feature::Graphics, Feature::Capabilities, Feature::Nbd, Feature::Bitmaps];
+        let theirs = Cookie::parse(cookie, peer, &understood)?;
+        let persistent = match request.has(MigrateFlags::PERSIST_DEST) {
+            true => Some(self.persistent(&state, request).await?),
+            false => None,
+        };
+        let mut settings = Side::Source.settings(request, theirs.as_ref())?;
+        let speed = settings.parameters.max_bandwidth.unwrap_or_else(|| self.migrations.speed(state.uuid));
+        settings.parameters.max_bandwidth = Some(speed);
+        outgoing.before = Some(Box::new(prepare_qemu(job, &settings).await?));
+        if !request.has(MigrateFlags::LIVE) && outgoing.vcpus == Vcpus::Ran {
+            stand_still(job).await?;
+        }
+        let copied = match &state.live {
+            Some(live) => disks::of(live, request)?,
+            None => Vec::new(),
+        };
+        let until = Until { switchover: true, postcopy: request.has(MigrateFlags::POSTCOPY) };
+        let streamed = async {
+            if !copied.is_empty() {
+                let server = server(request, theirs.as_ref())?;
+                disks::mirror(job, &copied, &server, request).await?;
+            }
+            run(job, (other_end, &copied), until).await
+        };
+        if let Err(failure) = streamed.await {
+            let error = give_up(job, failure).await;
+            disks::give_up(job, &copied).await;
+            return Err(error);
+        }
+        let mut ours = Cookie::new(peer, &super::hostname());
+        if let Some(persistent) = persistent {
+            ours.demand(Feature::Persistent);
+            ours.persistent = Some(Persistent(Box::new(persistent)));
+        }
+        let state = job.state();
+        let told = match &state.completed {
+            Some(completed) => Some(statistics::told(completed)),
+            None => state.operation.as_ref().map(|underway| statistics::told(&underway.statistics)),
+        };
+        ours.statistics = told.map(Box::new);
+        Ok(ours.to_bytes()?)
+    }
+
+    /// What the guest is to be defined as on the other host.
+    async fn persistent(&self, state: &State, request: &Request) -> Result<Domain> {
+        if let Some(xml) = request.persistent_xml() {
+            return self.read_definition(xml).await;
+        }
+        let source = state.inactive.as_ref().or(state.live.as_ref());
+        let source = source.ok_or_else(|| Error::operation_invalid("domain is not running"))?;
+        let text = source.to_xml(Form::SECURE | Form::MIGRATABLE);
+        Ok(Domain::parse(&text, Form::INACTIVE)?)
+    }
+
+    /// A migration has failed: the guest goes on as it was before.
+    pub(super) async fn go_on_here(&self, job: &mut AsyncJob<MigrationOut>, outgoing: &Outgoing) {
+        let name = job.state().name.clone();
+        if let Err(error) = put_back(job, outgoing).await {
+            tracing::warn!(domain = %name, %error, "the guest's QEMU keeps what it was told for the migration");
+        }
+        if outgoing.vcpus == Vcpus::Ran
+            && let Err(error) = self.let_go_on(job).await
+        {
+            tracing::error!(domain = %name, %error, "cannot let the guest go on after a failed migration");
+        }
+    }
+
+    async fn let_go_on(&self, job: &mut AsyncJob<MigrationOut>) -> Result<()> {
+        // It stands still for no other reason than this.
+        if !matches!(job.state().run, RunState::Paused(Paused::Migration | Paused::Unknown | Paused::User)) {
+            return Ok(());
+        }
+        let object = Arc::clone(job.object());
+        let nested = job.nested().await?;
+        let live = nested.live()?;
+        nested.update(|state| state.resuming = Running::MigrationCanceled);
+        live.monitor().execute(Cont {}).await?;
+        live.monitor().events_handled().await;
+        self.note_resume(&object);
+        Ok(())
+    }
+
+    /// The last phase.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        mut job: AsyncJob<MigrationOut>,
+        request: &Request,
+        cookie: &[u8],
+        (outcome, outgoing): (Outcome, Option<Outgoing>),
+    ) -> Result<()> {
+        let state = job.state();
+        let peer = peer_of(&state.name, state.uuid, self.host_uuid);
+        let theirs = Cookie::parse(cookie, peer, &[Feature::Statistics])?;
+        // What runs there runs there, whatever was heard of it.
+        let canceled = outcome == Outcome::Canceled && !self.is_beyond_postcopy(&mut job).await;
+        if canceled {
+            job.update(|state| state.completed = None);
+            if state.run == RunState::Paused(Paused::Postcopy) {
+                self.note_postcopy_failed(&job);
+            } else if let Some(outgoing) = outgoing.filter(|_| !request.has(MigrateFlags::OFFLINE)) {
+                self.go_on_here(&mut job, &outgoing).await;
+            }
+            return Ok(());
+        }
+        if let Some(told) = theirs.and_then(|cookie| cookie.statistics) {
+            job.update(|state| {
+                if let Some(completed) = &mut state.completed {
+                    statistics::take_over(Arc::make_mut(completed), &told);
+                }
+            });
+        }
+        let state = job.state();
+        let object = Arc::clone(job.object());
+        if !request.has(MigrateFlags::OFFLINE) {
+            self.write_down(&job, CONFIRMED);
+            DomainHandle::new(Arc::clone(&object)).stop(How::Forced, Ending::Migrated).await?;
+            if let Some(statistics) = state.completed.clone() {
+                object.observe(
+                    |_| (),
+                    |state, ()| {
+                        self.publish(state, DomainEvent::JobCompleted { statistics });
+                    },
+                );
+            }
+        }
+        if request.has(MigrateFlags::UNDEFINE_SOURCE) && !object.state().is_active() {
+            let domains = Arc::clone(self);
+            blocking(move || domains.forget_migrated(&object)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether all of a guest that was let run on the other side has got there.
+    async fn is_beyond_postcopy(&self, job: &mut AsyncJob<MigrationOut>) -> bool {
+        job.state().run == RunState::Paused(Paused::Postcopy)
+            && migrate::look(job).await.is_ok_and(|told| told.status == MigrationStatus::Completed)
+    }
+
+    /// Part of the guest is here, part of it there: it cannot go on anywhere.
+    fn note_postcopy_failed(&self, job: &AsyncJob<MigrationOut>) {
+        tracing::error!(domain = %job.state().name, "post-copy migration failed; the guest stands still on both sides");
+        job.update_then(
+            |state| state.run = RunState::Paused(Paused::PostcopyFailed),
+            |state, ()| {
+                self.save_status(state);
+                self.publish(state, DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::PostcopyFailed)));
+            },
+        );
+    }
+
+    /// A client has left in the middle: nobody will come for what it began.
+    pub(in crate::drivers::domain) fn migrations_abandoned(self: &Arc<Self>, client: ClientId) {
+        let (outgoing, incoming) = self.migrations.abandoned(client);
+        for guest in outgoing {
+            let Ok(domain) = self.list.by_uuid(guest) else { continue };
+            let name = domain.state().name.clone();
+            if let Ok(job) = resume_out(&domain, &[BEGUN]) {
+                self.migrations.has_left(guest);
+                drop(job);
+            } else if let Ok(job) = resume_out(&domain, &[PERFORMED]) {
+                self.migrations.has_left(guest);
+                tracing::warn!(domain = %name, "migrated, and nobody knows whether it runs on the other host");
+                drop(job);
+            }
+        }
+        for guest in incoming {
+            self.incoming_abandoned(guest);
+        }
+    }
+}
+
+/// Whether the guest runs, as it is now.
+pub(super) fn vcpus(state: &State) -> Vcpus {
+    match state.run {
+        RunState::Running(_) => Vcpus::Ran,
+        _ => Vcpus::StoodStill,
+    }
+}
+
+async fn prepare_qemu(job: &mut AsyncJob<MigrationOut>, settings: &Settings) -> Result<MigrationParameters> {
+    let nested = job.nested().await?;
+    let live = nested.live()?;
+    let before = migrate::parameters(&live).await?;
+    migrate::configure(&live, settings).await?;
+    Ok(before)
+}
+
+/// Tells QEMU what it had been told before.
+async fn put_back(job: &mut AsyncJob<MigrationOut>, outgoing: &Outgoing) -> Result<(), MigrateError> {
+    let Some(before) = &outgoing.before else { return Ok(()) };
+    let nested = job.nested().await?;
+    let live = nested.live()?;
+    migrate::forget(&live).await;
+    migrate::configure(&live, &Settings { parameters: (**before).clone(), ..Settings::default() }).await
+}
+
+async fn stand_still(job: &mut AsyncJob<MigrationOut>) -> Result<()> {
+    let nested = job.nested().await?;
+    let live = nested.live()?;
+    nested.update(|state| state.pausing = Paused::Migration);
+    live.monitor().execute(Stop {}).await?;
+    live.monitor().events_handled().await;
+    Ok(())
+}
+
+/// From the first page to the last device, or to where the guest may run on the other side.
+async fn run(
+    job: &mut AsyncJob<MigrationOut>,
+    (other_end, copied): (migrate::Target, &[Copied]),
+    until: Until,
+) -> Result<(), Failure> {
+    {
+        let nested = job.nested().await?;
+        migrate::start(&nested.live()?, other_end).await?;
+    }
+    if migrate::wait(job, until).await? == Reached::Switchover {
+        {
+            let nested = job.nested().await?;
+            let live = nested.live()?;
+            // That it stands still is known before it is gone.
+            live.monitor().events_handled().await;
+        }
+        if !copied.is_empty() {
+            disks::complete(job, copied).await?;
+        }
+        {
+            let nested = job.nested().await?;
+            let live = nested.live()?;
+            match live.monitor().execute(MigrateContinue { state: "pre-switchover" }).await {
+                // It has failed or was canceled meanwhile; the wait tells which.
+                Err(MonitorError::Command { .. }) | Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        migrate::wait(job, Until { switchover: false, ..until }).await?;
+    }
+    let nested = job.nested().await?;
+    nested.live()?.monitor().events_handled().await;
+    Ok(())
+}
+
+/// What a stream that failed leaves behind, and what is said of it.
+async fn give_up(job: &mut AsyncJob<MigrationOut>, failure: Failure) -> Error {
+    let over =
+        matches!(failure, Failure::Memory(MigrateError::Failed { .. } | MigrateError::Canceled { .. }));
+    if !over && let Err(error) = migrate::cancel(job).await {
+        tracing::warn!(domain = %job.state().name, %error, "the migration is not canceled");
+    }
+    let state = job.state();
+    let wants = |underway: &Underway| underway.flags & MigrateFlags::ABORT_ON_ERROR.bits() != 0;
+    match failure {
+        Failure::Memory(MigrateError::Canceled { .. })
+            if state.run == RunState::Paused(Paused::IoError)
+                && state.operation.as_ref().is_some_and(wants) =>
+        {
+            Error::operation_failed("job 'migration out' failed due to I/O error")
+        }
+        Failure::Memory(error) => error.into(),
+        Failure::Other(error) => error,
+    }
+}
+
+/// Why a guest did not get away.
+enum Failure {
+    Memory(MigrateError),
+    Other(Error),
+}
+
+impl From<MigrateError> for Failure {
+    fn from(error: MigrateError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        Self::Memory(error.into())
+    }
+}
+
+impl From<MonitorError> for Failure {
+    fn from(error: MonitorError) -> Self {
+        Self::Memory(error.into())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Where the other side serves disks.
+fn server(request: &Request, theirs: Option<&Cookie>) -> Result<Server> {
+    if let Some(uri) = request.text("disks_uri") {
+        return Server::named(uri);
+    }
+    let port = theirs.and_then(|cookie| cookie.nbd.as_ref()).and_then(|nbd| nbd.port);
+    let host = match request.uri().map(Target::parse).transpose()? {
+        Some(Target::Tcp { host, .. }) => Some(host),
+        _ => None,
+    };
+    match (host, port) {
+        (Some(host), Some(port)) => Ok(Server::Tcp { host, port }),
+        _ => Err(Error::internal_error("migration of non-shared disks requested but NBD is not set up")),
+    }
+}

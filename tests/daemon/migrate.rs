@@ -1,0 +1,426 @@
+//! Guests that move between two daemons on one machine, each with its own root and its own host uuid.
+
+use std::process::Stdio;
+
+use ferrovirt_compat::{Daemon, Guest, Kind, Program, Ran, eventually, halting, linux};
+
+use crate::kind;
+
+const SOURCE: &str = "host_uuid = \"11111111-1111-4111-8111-111111111111\"\n";
+const DESTINATION: &str = "host_uuid = \"22222222-2222-4222-8222-222222222222\"\n";
+
+/// Two hosts, as far as anybody can tell.
+pub(crate) struct Hosts {
+    pub source: Daemon,
+    pub destination: Daemon,
+}
+
+impl Hosts {
+    fn new() -> Self {
+        Self::of(kind(), kind())
+    }
+
+    pub(crate) fn of(source: Kind, destination: Kind) -> Self {
+        Self { source: Daemon::start(source, SOURCE), destination: Daemon::start(destination, DESTINATION) }
+    }
+
+    /// Where the guest's state is sent: a socket in the destination's root.
+    fn socket(&self) -> String {
+        format!("unix://{}", self.destination.path("arrival").display())
+    }
+
+    /// `virsh migrate` with some options.
+    pub(crate) fn migrate(&self, guest: &str, options: &[&str]) -> Ran {
+        let (to, through) = (self.destination.uri(), self.socket());
+        self.source.virsh(&[&["migrate", guest, &to, "--migrateuri", &through], options].concat())
+    }
+
+    /// Moves back what was moved.
+    pub(crate) fn migrate_back(&self, guest: &str, options: &[&str]) -> Ran {
+        let (to, through) = (self.source.uri(), format!("unix://{}", self.source.path("arrival").display()));
+        self.destination.virsh(&[&["migrate", guest, &to, "--migrateuri", &through], options].concat())
+    }
+
+    /// How many of the two run the guest, by their own account.
+    fn running(&self, guest: &str) -> (bool, bool) {
+        let runs = |daemon: &Daemon| daemon.virsh(&["domstate", guest]).out.trim() == "running";
+        (runs(&self.source), runs(&self.destination))
+    }
+}
+
+/// The next number that the guest counts to.
+pub(crate) fn next_count(console: &mut Program) -> u64 {
+    console.expect("count ");
+    let line = console.expect("\n");
+    line.trim().parse().unwrap_or_else(|_| panic!("no number: {line:?}"))
+}
+
+pub(crate) fn counting() -> Guest {
+    linux("penguin", "guest.count=0.1")
+}
+
+#[test]
+fn a_guest_that_counts_goes_on_counting_on_the_other_host() {
+    let hosts = Hosts::new();
+    hosts.source.create(&counting());
+    let counted = next_count(&mut hosts.source.console("penguin"));
+    hosts.migrate("penguin", &["--live"]).ok();
+    assert_eq!(hosts.running("penguin"), (false, true));
+    let there = next_count(&mut hosts.destination.console("penguin"));
+    assert!(there > counted, "counted to {counted}, and now {there}");
+    assert!(hosts.source.ok(&["list", "--all", "--name"]).trim().is_empty());
+    assert_eq!(hosts.destination.ok(&["domstate", "--reason", "penguin"]).trim(), "running (migrated)");
+    hosts.migrate_back("penguin", &["--live"]).ok();
+    let back = next_count(&mut hosts.source.console("penguin"));
+    assert!(back > there, "counted to {there}, and now {back}");
+    assert_eq!((hosts.source.qemu_pids().len(), hosts.destination.qemu_pids().len()), (1, 0));
+}
+
+/// Which of the two hosts has a guest, and how: `running`, `paused`, `shut off`, or nothing.
+fn states(hosts: &Hosts, guest: &str) -> (String, String) {
+    let state = |daemon: &Daemon| daemon.virsh(&["domstate", guest]).out.trim().to_owned();
+    (state(&hosts.source), state(&hosts.destination))
+}
+
+pub(crate) fn expect_states(hosts: &Hosts, guest: &str, source: &str, destination: &str) {
+    assert_eq!(states(hosts, guest), (source.to_owned(), destination.to_owned()));
+}
+
+#[test]
+fn what_stays_of_a_guest_on_either_host_is_what_was_asked_for() {
+    let hosts = Hosts::new();
+    hosts.source.run(&halting("guest"));
+    hosts.migrate("guest", &["--live"]).ok();
+    // Defined here, transient there.
+    expect_states(&hosts, "guest", "shut off", "running");
+    hosts.migrate_back("guest", &["--live"]).ok();
+    expect_states(&hosts, "guest", "running", "");
+    hosts.migrate("guest", &["--live", "--persistent", "--undefinesource"]).ok();
+    expect_states(&hosts, "guest", "", "running");
+    assert_eq!(hosts.destination.ok(&["list", "--persistent", "--name"]).trim(), "guest");
+    // Without --live it stands still on the way; with --suspend it stays so.
+    hosts.migrate_back("guest", &["--suspend", "--persistent", "--undefinesource"]).ok();
+    assert_eq!(hosts.source.ok(&["domstate", "--reason", "guest"]).trim(), "paused (user)");
+    hosts.source.ok(&["resume", "guest"]);
+    hosts.migrate("guest", &["--live", "--dname", "other"]).ok();
+    expect_states(&hosts, "guest", "shut off", "");
+    assert_eq!(hosts.destination.state("other"), "running");
+    hosts.destination.ok(&["destroy", "other"]);
+    hosts.migrate("guest", &["--offline", "--persistent"]).ok();
+    expect_states(&hosts, "guest", "shut off", "shut off");
+    let xml = |daemon: &Daemon| daemon.ok(&["dumpxml", "guest"]);
+    assert_eq!(xml(&hosts.source), xml(&hosts.destination));
+    hosts.destination.ok(&["undefine", "guest"]);
+    hosts.migrate("guest", &["--offline", "--persistent", "--undefinesource"]).ok();
+    expect_states(&hosts, "guest", "", "shut off");
+}
+
+#[test]
+fn both_sides_say_how_it_went_and_subscribers_hear_of_it() {
+    let hosts = Hosts::new();
+    hosts.source.create(&halting("guest"));
+    let (mut leaving, mut arriving) = (hosts.source.events(), hosts.destination.events());
+    hosts.migrate("guest", &["--live"]).ok();
+    for event in ["guest suspended migrated", "guest stopped migrated"] {
+        leaving.expect(event);
+    }
+    for event in ["guest started migrated", "guest resumed migrated"] {
+        arriving.expect(event);
+    }
+    let told = hosts.destination.ok(&["domjobinfo", "guest", "--completed"]);
+    for line in ["Incoming migration", "Memory processed", "Total downtime", "Time elapsed w/o network"] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+}
+
+#[test]
+fn what_cannot_migrate_stays_and_says_why() {
+    let hosts = Hosts::new();
+    let disk = hosts.source.path("disk.img");
+    std::fs::write(&disk, vec![0; 4096]).unwrap();
+    let disk = format!(
+        "<disk type='file'><source file='{}'/><target dev='vda' bus='virtio'/></disk>",
+        disk.display()
+    );
+    hosts.source.run(&halting("with-disk").device(&disk));
+    let refusal = |options: &[&str]| hosts.migrate("with-disk", options).err;
+    let unsafe_ = refusal(&["--live"]);
+    assert!(unsafe_.contains("Unsafe migration: Migration without shared storage is unsafe"), "{unsafe_}");
+    let contradiction = refusal(&["--offline"]);
+    assert!(
+        contradiction.contains("offline migration must be specified with the persistent flag set"),
+        "{contradiction}"
+    );
+    // Both daemons see the same file here, so it is safe indeed.
+    hosts.migrate("with-disk", &["--live", "--unsafe", "--persistent"]).ok();
+    expect_states(&hosts, "with-disk", "shut off", "running");
+    let taken = hosts.migrate_back("with-disk", &["--live", "--unsafe", "--dname", "with-disk-2"]).err;
+    assert!(taken.contains("is already defined with uuid"), "{taken}");
+    expect_states(&hosts, "with-disk", "shut off", "running");
+    let itself = hosts.source.uri();
+    hosts.source.create(&halting("narcissus"));
+    let refused = hosts.source.virsh(&["migrate", "--live", "narcissus", &itself]).err;
+    assert!(refused.contains("Attempt to migrate guest to the same host 11111111"), "{refused}");
+    assert_eq!(hosts.source.state("narcissus"), "running");
+}
+
+#[test]
+fn two_daemons_move_a_guest_between_themselves() {
+    let hosts = Hosts::new();
+    hosts.source.run(&halting("guest"));
+    hosts.migrate("guest", &["--live", "--p2p", "--persistent", "--undefinesource"]).ok();
+    expect_states(&hosts, "guest", "", "running");
+    hosts.migrate_back("guest", &["--live", "--p2p", "--suspend"]).ok();
+    expect_states(&hosts, "guest", "paused", "shut off");
+    hosts.source.ok(&["resume", "guest"]);
+    // Without a URI for the guest's state: through the connection of the two daemons.
+    let to = hosts.destination.uri();
+    hosts.source.ok(&["migrate", "guest", &to, "--live", "--p2p", "--tunnelled"]);
+    expect_states(&hosts, "guest", "", "running");
+    let both = hosts.migrate_back("guest", &["--live", "--p2p", "--tunnelled"]).err;
+    assert!(both.contains("migration URI is not supported by tunnelled migration"), "{both}");
+    let nowhere = hosts.destination.virsh(&[
+        "migrate",
+        "guest",
+        "qemu+unix:///system?socket=/nowhere",
+        "--live",
+        "--p2p",
+    ]);
+    assert!(!nowhere.success);
+    expect_states(&hosts, "guest", "", "running");
+    assert_eq!(hosts.destination.ok(&["domjobinfo", "guest"]).split_whitespace().last(), Some("None"));
+}
+
+#[test]
+fn a_counting_guest_goes_through_the_tunnel() {
+    let hosts = Hosts::new();
+    hosts.source.create(&counting());
+    let counted = next_count(&mut hosts.source.console("penguin"));
+    let to = hosts.destination.uri();
+    hosts.source.ok(&["migrate", "penguin", &to, "--live", "--p2p", "--tunnelled"]);
+    let there = next_count(&mut hosts.destination.console("penguin"));
+    assert!(there > counted, "counted to {counted}, and now {there}");
+    assert_eq!((hosts.source.qemu_pids().len(), hosts.destination.qemu_pids().len()), (0, 1));
+}
+
+#[test]
+fn limits_of_a_migration_are_kept_and_told() {
+    let daemon = crate::daemon();
+    daemon.run(&halting("guest"));
+    assert_eq!(daemon.ok(&["migrate-getspeed", "guest"]).trim(), "8796093022207");
+    daemon.ok(&["migrate-setspeed", "guest", "77"]);
+    assert_eq!(daemon.ok(&["migrate-getspeed", "guest"]).trim(), "77");
+    daemon.ok(&["migrate-setmaxdowntime", "guest", "123"]);
+    assert_eq!(daemon.ok(&["migrate-getmaxdowntime", "guest"]).trim(), "123");
+    daemon.ok(&["migrate-compcache", "guest", "--size", "134217728"]);
+    assert!(daemon.ok(&["migrate-compcache", "guest"]).contains("128.000 MiB"));
+    let refused = daemon.virsh(&["migrate-setspeed", "guest", "9999999999999999"]).err;
+    assert!(refused.contains("bandwidth must be less than 8796093022208"), "{refused}");
+    let refused = daemon.virsh(&["migrate-postcopy", "guest"]).err;
+    let sentence = "post-copy can only be started while outgoing migration is in progress";
+    assert!(refused.contains(sentence), "{refused}");
+}
+
+/// One under way; killed when dropped.
+struct Migration(Option<std::process::Child>);
+
+impl Migration {
+    /// Its end, and what it said.
+    fn wait(mut self) -> (bool, String) {
+        let ended = self.0.take().unwrap().wait_with_output().unwrap();
+        (ended.status.success(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    }
+}
+
+impl Drop for Migration {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A migration so slow that there is time to disturb it.
+fn slowly(hosts: &Hosts) -> Migration {
+    hosts.source.ok(&["migrate-setspeed", "penguin", "1"]);
+    let mut virsh = ferrovirt_compat::command("virsh");
+    let (from, to, through) = (hosts.source.uri(), hosts.destination.uri(), hosts.socket());
+    virsh.args(["-q", "-c", &from, "migrate", "--live", "penguin", &to, "--migrateuri", &through]);
+    let program = virsh.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("memory is sent", || {
+        let told = hosts.source.virsh(&["domjobinfo", "penguin"]).out;
+        told.lines()
+            .any(|line| line.starts_with("Memory processed") && !line.contains(" 0.000 B"))
+            .then_some(())
+    });
+    Migration(Some(program))
+}
+
+/// Afterwards the guest counts on where it was, and the other host has nothing of it.
+fn stays_at_the_source(hosts: &Hosts) {
+    eventually("the guest goes on at the source", || {
+        (hosts.running("penguin") == (true, false)).then_some(())
+    });
+    eventually("nothing is left at the destination", || {
+        (hosts.destination.qemu_pids().is_empty()
+            && hosts.destination.ok(&["list", "--all", "--name"]).trim().is_empty())
+        .then_some(())
+    });
+    next_count(&mut hosts.source.console("penguin"));
+    assert_eq!(hosts.source.ok(&["domjobinfo", "penguin"]).split_whitespace().last(), Some("None"));
+}
+
+#[test]
+fn whoever_ends_a_migration_the_guest_runs_on_exactly_one_host() {
+    let hosts = Hosts::new();
+    hosts.source.create(&counting());
+    next_count(&mut hosts.source.console("penguin"));
+    // A client changes its mind.
+    let migration = slowly(&hosts);
+    hosts.source.ok(&["domjobabort", "penguin"]);
+    let (_, said) = migration.wait();
+    assert!(said.contains("canceled by client"), "{said}");
+    stays_at_the_source(&hosts);
+    // The QEMU that waits for the guest dies.
+    let migration = slowly(&hosts);
+    ferrovirt_compat::signal(hosts.destination.qemu_pid("penguin"), ferrovirt_compat::Signal::KILL);
+    assert!(!migration.wait().0);
+    stays_at_the_source(&hosts);
+    // The client dies, and with it the QEMU that waits.
+    let migration = slowly(&hosts);
+    drop(migration);
+    stays_at_the_source(&hosts);
+    // The guest's own QEMU dies: it is nowhere, and nothing is left.
+    let migration = slowly(&hosts);
+    ferrovirt_compat::signal(hosts.source.qemu_pid("penguin"), ferrovirt_compat::Signal::KILL);
+    assert!(!migration.wait().0);
+    eventually("nothing is left", || {
+        (hosts.destination.qemu_pids().is_empty() && hosts.source.qemu_pids().is_empty()).then_some(())
+    });
+}
+
+/// An image of a megabyte with `content` at its beginning.
+fn image(daemon: &Daemon, content: &[u8]) -> std::path::PathBuf {
+    let path = daemon.path("disk.img");
+    let mut bytes = content.to_vec();
+    bytes.resize(1 << 20, 0);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn disks_that_are_not_shared_are_copied() {
+    let hosts = Hosts::new();
+    let (here, there) = (image(&hosts.source, b"contents of the disk"), image(&hosts.destination, b""));
+    let disk = |path: &std::path::Path| {
+        let path = path.display();
+        format!(
+            "<disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
+        )
+    };
+    let guest = |path| halting("guest").device(&disk(path));
+    hosts.source.run(&guest(&here));
+    // The disk lies elsewhere on the other host.
+    let xml = hosts.source.ok(&["dumpxml", "guest", "--migratable"]);
+    let xml = xml.replace(&here.display().to_string(), &there.display().to_string());
+    let nbd = format!("unix://{}", hosts.destination.path("disks").display());
+    hosts.source.with_xml(&xml, |xml| {
+        let options = [
+            "--live",
+            "--copy-storage-all",
+            "--disks-uri",
+            &nbd,
+            "--xml",
+            xml,
+            "--persistent",
+            "--persistent-xml",
+            xml,
+        ];
+        hosts.migrate("guest", &options).ok();
+    });
+    expect_states(&hosts, "guest", "shut off", "running");
+    assert!(std::fs::read(&there).unwrap().starts_with(b"contents of the disk"));
+    // And back, through ports that the daemon chooses.
+    std::fs::write(&here, vec![0; 1 << 20]).unwrap();
+    let xml = hosts.destination.ok(&["dumpxml", "guest", "--migratable"]);
+    let xml = xml.replace(&there.display().to_string(), &here.display().to_string());
+    let to = hosts.source.uri();
+    hosts.destination.with_xml(&xml, |xml| {
+        let options =
+            ["--live", "--p2p", "--copy-storage-all", "--migrateuri", "tcp://127.0.0.1", "--xml", xml];
+        hosts.destination.ok(&[&["migrate", "guest", &to], &options[..]].concat());
+    });
+    expect_states(&hosts, "guest", "running", "shut off");
+    assert!(std::fs::read(&here).unwrap().starts_with(b"contents of the disk"));
+    let blocked = hosts.destination.virsh(&["undefine", "guest"]);
+    assert!(blocked.success, "{}", blocked.err);
+}
+
+#[test]
+fn another_machine_is_no_place_to_go_on() {
+    let hosts = Hosts::new();
+    hosts.source.create(&halting("guest"));
+    let xml = hosts.source.ok(&["dumpxml", "guest", "--migratable"]);
+    for (from, to, sentence) in [
+        (
+            "<memory unit='KiB'>16384",
+            "<memory unit='KiB'>32768",
+            "Target domain max memory 32768 does not match source 16384",
+        ),
+        ("<name>guest<", "<name>other<", "Target domain name 'other' does not match source 'guest'"),
+    ] {
+        let refused = hosts
+            .source
+            .with_xml(&xml.replace(from, to), |xml| hosts.migrate("guest", &["--live", "--xml", xml]))
+            .err;
+        assert!(refused.contains(sentence), "{refused}");
+    }
+    expect_states(&hosts, "guest", "running", "");
+}
+
+#[test]
+fn a_daemon_that_dies_in_a_migration_leaves_the_guest_on_one_host() {
+    let mut hosts = Hosts::new();
+    hosts.source.create(&counting());
+    next_count(&mut hosts.source.console("penguin"));
+    let migration = slowly(&hosts);
+    hosts.source.kill();
+    assert!(!migration.wait().0);
+    hosts.source.restart();
+    stays_at_the_source(&hosts);
+    let migration = slowly(&hosts);
+    hosts.destination.kill();
+    // The stream goes on to a QEMU that nobody watches, and what becomes of it nobody says.
+    hosts.source.ok(&["migrate-setspeed", "penguin", "1000"]);
+    assert!(!migration.wait().0);
+    hosts.destination.restart();
+    stays_at_the_source(&hosts);
+}
+
+#[test]
+fn options_of_the_stream_are_taken_by_both_sides() {
+    let hosts = Hosts::new();
+    hosts.source.run(&halting("guest"));
+    for options in [
+        &["--live", "--parallel", "--parallel-connections", "3"][..],
+        &["--live", "--auto-converge", "--auto-converge-initial", "30"],
+        &["--live", "--compressed", "--comp-methods", "xbzrle", "--comp-xbzrle-cache", "67108864"],
+        &["--live", "--parallel", "--compressed", "--comp-methods", "zstd", "--comp-zstd-level", "3"],
+        &["--live", "--abort-on-error", "--change-protection", "--bandwidth", "500"],
+        &["--live", "--postcopy", "--postcopy-bandwidth", "100"],
+    ] {
+        let both = [options, &["--persistent", "--undefinesource"]].concat();
+        hosts.migrate("guest", &both).ok();
+        expect_states(&hosts, "guest", "", "running");
+        hosts.migrate_back("guest", &both).ok();
+        expect_states(&hosts, "guest", "running", "");
+    }
+    let refused = hosts.migrate("guest", &["--live", "--parallel-connections", "3"]).err;
+    assert!(refused.contains("Turn parallel migration on to tune it"), "{refused}");
+    let refused = hosts.migrate("guest", &["--live", "--compressed", "--comp-methods", "mt"]).err;
+    assert!(refused.contains("Migration option 'compress' is not supported by QEMU binary"), "{refused}");
+    expect_states(&hosts, "guest", "running", "");
+    hosts.migrate("guest", &["--live", "--postcopy", "--postcopy-after-precopy"]).ok();
+    assert_eq!(hosts.destination.ok(&["domstate", "--reason", "guest"]).trim(), "running (migrated)");
+}
