@@ -151,6 +151,29 @@ fn what_cannot_be_attached_is_refused_with_a_reason_and_left_alone() {
 }
 
 #[test]
+fn an_image_whose_format_qemu_found_out_is_no_raw_one() {
+    if on_upstream() {
+        return;
+    }
+    let daemon = daemon();
+    let [image, raw] = ["d.qcow2", "r.img"].map(|name| daemon.path(name));
+    command("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&image).arg("1M").status().unwrap();
+    std::fs::write(&raw, vec![0; 1 << 20]).unwrap();
+    // Relative, as it would be typed.
+    let arguments = "-S -accel tcg -name typed -nodefaults -display none -hda d.qcow2 -hdb ROOT/r.img";
+    let qemu = Qemu::start(&daemon, &format!("{arguments} -qmp unix:ROOT/q,server=on,wait=off"));
+    wait_for_socket(&daemon, "q");
+    daemon.ok(&["qemu-attach", &qemu.pid()]);
+    let line = format!("/usr/bin/qemu-system-x86_64 -hda {} -hdb {}", image.display(), raw.display());
+    let read = daemon.with_xml(&line, |file| daemon.ok(&["domxml-from-native", "qemu-argv", file]));
+    for xml in [daemon.ok(&["dumpxml", "typed"]), read] {
+        let disks: Vec<&str> = xml.split("<disk ").skip(1).collect();
+        assert!(disks[0].contains("type='qcow2'") && disks[0].contains("d.qcow2"), "{xml}");
+        assert!(disks[1].contains("type='raw'") && disks[1].contains("r.img"), "{xml}");
+    }
+}
+
+#[test]
 fn a_qemu_with_a_monitor_for_humans_is_looked_at_stopped_and_ended() {
     if on_upstream() {
         return;

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::event::{DomainEvent, Lifecycle, Started, Suspended};
 use super::flags::no_flags;
 use super::list::Existing;
-use super::{Domains, blocking, complete};
+use super::{Domains, blocking, complete, formats};
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::error::{Error, Result};
@@ -28,8 +28,8 @@ use crate::qemu::alias::assign_aliases;
 use crate::qemu::facts::facts;
 use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Launched, Machine, Start, State};
 use crate::qemu::monitor::{
-    Chardev, Connected, Monitor, MonitorError, MonitorEvent, PciDevice, QueryChardev, QueryCpusFast,
-    QueryKvm, QueryName, QueryPci, QueryStatus, QueryUuid,
+    BlockDevice, Chardev, Connected, Monitor, MonitorError, MonitorEvent, PciDevice, QueryBlock,
+    QueryChardev, QueryCpusFast, QueryKvm, QueryName, QueryPci, QueryStatus, QueryUuid,
 };
 use crate::qemu::native::{self, Invocation, MonitorMode, MonitorPlace, Native, NativeMonitor, Surroundings};
 use crate::qemu::prepare::{self, Place};
@@ -55,6 +55,7 @@ pub(super) struct Answers {
     pub(super) threads: Arc<[u32]>,
     ptys: Vec<(String, String)>,
     pci: Vec<PciDevice>,
+    blocks: Vec<BlockDevice>,
     pub(super) streams: Vec<Chardev>,
 }
 
@@ -189,6 +190,8 @@ impl Domains {
         let mut live = Domain::parse(&native.xml, Form::LIVE)?;
         live.uuid = found.uuid;
         native::place(&mut live, answers.pci.clone());
+        let directory = surroundings.directory.as_deref().unwrap_or(Path::new("/"));
+        formats::as_found(&mut live, &answers.blocks, directory);
         let caps = self.emulators.lookup(Path::new(&found.invocation.program)).await?;
         let facts = facts(&caps, &live);
         complete::fill_in(&mut live, &facts)?;
@@ -317,7 +320,7 @@ pub(super) async fn ask(monitor: &Monitor, name: &str, uuid: Option<Uuid>) -> Re
     let (names, uuids) = (monitor.submit(QueryName {}), monitor.submit(QueryUuid {}));
     let (status, kvm) = (monitor.submit(QueryStatus {}), monitor.submit(QueryKvm {}));
     let (cpus, chardevs) = (monitor.submit(QueryCpusFast {}), monitor.submit(QueryChardev {}));
-    let pci = monitor.submit(QueryPci {});
+    let (pci, blocks) = (monitor.submit(QueryPci {}), monitor.submit(QueryBlock {}));
     let (found_name, found_uuid) = (names.reply().await?.name, uuids.reply().await?.uuid);
     let is_it = uuid.is_none_or(|uuid| found_uuid.parse() == Ok(uuid));
     if !is_it || found_name.is_some_and(|found| found != name) {
@@ -331,6 +334,8 @@ pub(super) async fn ask(monitor: &Monitor, name: &str, uuid: Option<Uuid>) -> Re
         runs: status.reply().await?.running,
         kvm: kvm.reply().await?.enabled,
         threads: cpus.iter().map(|cpu| cpu.thread_id).collect(),
+        // A monitor for humans does not tell; without disks there is nothing that it could get wrong.
+        blocks: blocks.reply().await.unwrap_or_default(),
         // Not every machine has such a bus, and not every monitor tells.
         pci: pci.reply().await.unwrap_or_default().into_iter().flat_map(|bus| bus.devices).collect(),
         ptys: terminals.collect(),

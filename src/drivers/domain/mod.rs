@@ -54,6 +54,7 @@ mod devices;
 pub mod event;
 mod filter;
 pub mod flags;
+mod formats;
 pub mod graphics;
 pub mod hotplug;
 pub mod iothreads;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Domains, blocking, flags::no_flags};
+use super::{Domains, blocking, flags::no_flags, formats};
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::error::{Error, Result};
@@ -50,10 +50,16 @@ impl Domains {
             let path = found.unwrap_or_else(|| std::path::Path::new("/usr/bin").join(&invocation.program));
             invocation.program = path.display().to_string();
         }
-        // Files that the line names are the client's, and maybe not on this host: they are not read.
+        // Files that the line includes are the client's, and maybe not on this host: they are not read. Of images it
+        // is looked what they are, as QEMU would.
         let surroundings = Surroundings { name: "unnamed".to_owned(), ..Surroundings::default() };
         let native = native::convert(&invocation, &surroundings)?;
-        Ok(self.read_definition(&native.xml).await?.to_xml(Form::SECURE))
+        let definition = blocking(move || {
+            let mut definition = Domain::parse(&native.xml, Form::INACTIVE)?;
+            formats::as_there(&mut definition);
+            Ok(definition)
+        });
+        Ok(self.complete(definition.await?).await?.to_xml(Form::SECURE))
     }
 
     /// The command line that a start of this definition would execute.

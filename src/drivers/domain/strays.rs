@@ -5,7 +5,7 @@
 //!       ─► shown, adopted like any other guest ─► definition completed by its QEMU, and written down
 //! ```
 //!
-//! What was plugged in since the start is not on a command line; the guest has it all the same, and the log says so.
+//! What was plugged in since the start is on no command line; the guest has it all the same, unlike its definition.
 
 use std::ffi::OsStr;
 use std::io;

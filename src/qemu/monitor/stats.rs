@@ -45,6 +45,19 @@ pub struct BlockDevice {
     pub qdev: Option<String>,
     /// `ok`, `failed` or `nospace`.
     pub io_status: Option<String>,
+    /// The image in it.
+    pub inserted: Option<Inserted>,
+}
+
+/// The image in a device.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Inserted {
+    /// As it was given to QEMU.
+    #[serde(default)]
+    pub file: String,
+    /// Its format.
+    #[serde(default)]
+    pub drv: String,
 }
 
 impl BlockDevice {

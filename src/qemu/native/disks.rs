@@ -56,8 +56,8 @@ fn number_of(bus: &str, alias: Option<&str>, place: Option<&Node>) -> Option<u32
     }
     let part = |name: &str| place?.attribute(name)?.parse::<u32>().ok();
     match bus {
-        "ide" => Some(part("bus")? * 2 + part("unit")?),
-        "sata" => Some(part("controller")? * 6 + part("unit")?),
+        "ide" => part("bus")?.checked_mul(2)?.checked_add(part("unit")?),
+        "sata" => part("controller")?.checked_mul(6)?.checked_add(part("unit")?),
         "fdc" => part("unit"),
         _ => None,
     }
@@ -127,7 +127,9 @@ impl Draft<'_> {
                 let index = match (index, bus, unit) {
                     (Some(index), None, None) => index,
                     (None, None, None) => self.free_ide(),
-                    (None, bus, unit) if self.has_ide() => bus.unwrap_or(0) * 2 + unit.unwrap_or(0),
+                    (None, bus, unit) if self.has_ide() => {
+                        bus.unwrap_or(0).checked_mul(2)?.checked_add(unit.unwrap_or(0))?
+                    }
                     (None, bus, None | Some(0)) => bus.unwrap_or(0),
                     _ => return None,
                 };
@@ -212,7 +214,10 @@ impl Parts {
             }
         }
         parts.nodes.extend(text("serial", serial));
-        let wwn = options.take("wwn").and_then(|wwn| super::options::number(&wwn));
+        let wwn = match options.take("wwn") {
+            Some(wwn) => Some(super::options::number(&wwn)?),
+            None => None,
+        };
         parts.nodes.extend(text("wwn", wwn.map(|wwn| format!("{wwn:016x}"))));
         parts.nodes.extend(text("vendor", options.take("vendor")));
         let product = if bus == "scsi" { "product" } else { "model" };
@@ -270,10 +275,9 @@ pub(super) fn device(draft: &mut Draft<'_>, driver: &str, options: &mut Options)
             let model = Some(virtio_model(generation, options)).filter(|model| model != "virtio");
             let mut note =
                 |name: &'static str, value: Option<String>| own.extend(value.map(|value| (name, value)));
-            note(
-                "iothread",
-                options.take("iothread").and_then(|id| draft.iothread(&id)).map(|id| id.to_string()),
-            );
+            if let Some(id) = options.take("iothread") {
+                note("iothread", Some(draft.iothread(&id)?.to_string()));
+            }
             note("ioeventfd", options.take_switch("ioeventfd").map(str::to_owned));
             note("event_idx", options.take_switch("event_idx").map(str::to_owned));
             note("queues", options.take("num-queues"));

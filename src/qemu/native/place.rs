@@ -62,8 +62,11 @@ impl Draft<'_> {
         if base.is_none() && irq.is_none() {
             return Some(None);
         }
-        let as_hex = |text: String| number(&text).map(|value| format!("0x{value:x}"));
-        Some(Some(address("isa").maybe("iobase", base.and_then(as_hex)).maybe("irq", irq.and_then(as_hex))))
+        let as_hex = |text: Option<String>| match text {
+            Some(text) => number(&text).map(|value| Some(format!("0x{value:x}"))),
+            None => Some(None),
+        };
+        Some(Some(address("isa").maybe("iobase", as_hex(base)?).maybe("irq", as_hex(irq)?)))
     }
 
     /// The place of a disk on an IDE or SATA bus, with the kind of bus.

@@ -354,6 +354,25 @@ const PASSED_ON: &[(&str, &[&str])] = &[
     ("-serial unix:/s,server", &["-serial", "unix:/s,server"]),
     ("-cpu qemu64,model-id=x", &["-cpu", "qemu64,model-id=x"]),
     ("-smp 2,modules=2", &["-smp", "2,modules=2"]),
+    // Numbers that fit nowhere.
+    ("-rtc base=9223372036854775807-12-31T00:00:00", &["-rtc", "base=9223372036854775807-12-31T00:00:00"]),
+    (
+        "-rtc base=2020-01-01T9223372036854775807:00:00",
+        &["-rtc", "base=2020-01-01T9223372036854775807:00:00"],
+    ),
+    ("-drive file=/a,bus=4294967295", &["-drive", "file=/a,bus=4294967295"]),
+    // A thread whose name is not a daemon's.
+    (
+        "-object iothread,id=mine -drive file=/a,if=none,id=a -device virtio-blk-pci,drive=a,iothread=mine",
+        &[
+            "-object",
+            "iothread,id=mine",
+            "-drive",
+            "file=/a,if=none,id=a",
+            "-device",
+            "virtio-blk-pci,drive=a,iothread=mine",
+        ],
+    ),
     ("-readconfig /missing", &["-readconfig", "/missing"]),
     ("-object secret,id=s,data=x", &["-object", "secret,id=s,data=x"]),
     (
