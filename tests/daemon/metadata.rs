@@ -73,3 +73,29 @@ fn an_unknown_kind_of_metadata_is_named() {
         assert!(error.contains("invalid argument: unknown metadata type '9'"), "{call}: {error}");
     }
 }
+
+#[test]
+fn metadata_keep_the_namespaces_that_are_declared_around_them() {
+    let daemon = daemon();
+    // As Python's ElementTree writes what it has read: all namespaces at the root.
+    let xml = halting("guest")
+        .xml()
+        .replace("<domain ", "<domain xmlns:ns0='urn:p' xmlns:a='urn:a' xmlns:b='urn:b' ");
+    let metadata = "<metadata xmlns:m='urn:m'><ns0:info a:x='1'><ns0:plan/></ns0:info><m:y/>\
+                    <k:z xmlns:k='urn:k'><a:in/></k:z></metadata>";
+    let xml = xml.replace("<memory", &format!("{metadata}<memory"));
+    daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
+    let printed = daemon.ok(&["dumpxml", "guest"]);
+    assert!(
+        printed.contains("<metadata xmlns:m=\"urn:m\" xmlns:ns0=\"urn:p\" xmlns:a=\"urn:a\">"),
+        "{printed}"
+    );
+    daemon.with_xml(&printed, |file| daemon.ok(&["define", file]));
+    assert_eq!(daemon.ok(&["dumpxml", "guest"]), printed);
+    for (uri, expected) in [
+        ("urn:p", "<info xmlns:a=\"urn:a\" a:x=\"1\">\n  <plan/>\n</info>"),
+        ("urn:k", "<z xmlns:a=\"urn:a\">\n  <a:in/>\n</z>"),
+    ] {
+        assert_eq!(daemon.ok(&["metadata", "guest", uri]).trim(), expected);
+    }
+}

@@ -20,7 +20,7 @@ impl Part for Metadata {
     fn read(element: Element<'_>) -> Result<Self> {
         let mut seen: Vec<&str> = Vec::new();
         let mut text = String::new();
-        print_start(element, Names::Kept, &mut text);
+        print_start(element, Names::Kept, &borrowed(element), &mut text);
         text.push('>');
         for child in element.children() {
             match child.namespace() {
@@ -77,7 +77,9 @@ impl Metadata {
         let document = Document::parse(&self.text, Form::INACTIVE).ok()?;
         let child = document.root().children().find(|child| child.namespace() == Some(uri))?;
         let mut text = String::new();
-        print(child, Some(0), Names::Without(uri), &mut text);
+        let names = Names::Without(uri);
+        print_start(child, names, &borrowed(child), &mut text);
+        print_rest(child, Some(0), names, &mut text);
         Some(text)
     }
 
@@ -117,7 +119,7 @@ impl Metadata {
             return Ok(None);
         }
         let mut text = String::new();
-        print_start(document.root(), Names::Kept, &mut text);
+        print_start(document.root(), Names::Kept, &[], &mut text);
         Ok(Some(Self { text: format!("{text}>{content}</metadata>").into() }))
     }
 }
@@ -130,23 +132,66 @@ fn is_prefix(text: &str) -> bool {
 
 /// Prints an element; `depth` is the indentation of its own line, `None` for no line breaks at all.
 fn print(element: Element<'_>, depth: Option<usize>, names: Names<'_>, out: &mut String) {
-    print_start(element, names, out);
+    print_start(element, names, &[], out);
     print_rest(element, depth, names, out);
 }
 
-fn print_start(element: Element<'_>, names: Names<'_>, out: &mut String) {
+/// The prefixes that an element and what is in it have from around it, with what they stand for there: alone it
+/// has to declare them itself. In the order of their use, as libxml2 does.
+fn borrowed(root: Element<'_>) -> Vec<(&str, &str)> {
+    fn collect<'a>(
+        element: Element<'a>,
+        around: Element<'a>,
+        inside: &mut Vec<&'a str>,
+        found: &mut Vec<(&'a str, &'a str)>,
+    ) {
+        let outer = inside.len();
+        inside.extend(element.attributes().filter_map(|(name, _)| declared_prefix(name)));
+        let own = element.qualified_name().split_once(':').map_or("", |(prefix, _)| prefix);
+        let others = element.attributes().filter(|(name, _)| declared_prefix(name).is_none());
+        let others = others.filter_map(|(name, _)| Some(name.split_once(':')?.0));
+        for prefix in std::iter::once(own).chain(others) {
+            let known = inside.contains(&prefix) || found.iter().any(|(other, _)| *other == prefix);
+            if let Some(uri) = around.declared(prefix).filter(|_| !known && prefix != "xml") {
+                found.push((prefix, uri));
+            }
+        }
+        // The tree's depth is bounded, so is this recursion.
+        element.children().for_each(|child| collect(child, around, inside, found));
+        inside.truncate(outer);
+    }
+    let mut found = Vec::new();
+    if let Some(around) = root.parent() {
+        collect(root, around, &mut Vec::new(), &mut found);
+    }
+    found
+}
+
+/// The prefix that an attribute of this name declares, empty for the default namespace.
+fn declared_prefix(name: &str) -> Option<&str> {
+    if name == "xmlns" { Some("") } else { name.strip_prefix("xmlns:") }
+}
+
+fn print_start(element: Element<'_>, names: Names<'_>, borrowed: &[(&str, &str)], out: &mut String) {
     out.push('<');
     out.push_str(&names.of(element));
     // libxml2 prints declarations before attributes.
-    let is_declaration = |name: &str| name == "xmlns" || name.starts_with("xmlns:");
     let (declarations, others): (Vec<_>, Vec<_>) =
-        element.attributes().partition(|(name, _)| is_declaration(name));
-    let declarations = declarations.into_iter().filter(|(_, uri)| names.declares(uri));
-    for (name, value) in declarations.chain(others) {
-        let _ = write!(out, " {name}=\"");
-        escape_attribute(value, out);
-        out.push('"');
+        element.attributes().partition(|(name, _)| declared_prefix(name).is_some());
+    let declarations = declarations.into_iter().filter_map(|(name, uri)| Some((declared_prefix(name)?, uri)));
+    for (prefix, uri) in declarations.chain(borrowed.iter().copied()).filter(|(_, uri)| names.declares(uri)) {
+        let colon = if prefix.is_empty() { "" } else { ":" };
+        print_attribute(&format!("xmlns{colon}{prefix}"), uri, out);
     }
+    for (name, value) in others {
+        print_attribute(name, value, out);
+    }
+}
+
+fn print_attribute(name: &str, value: &str, out: &mut String) {
+    let _ = write!(out, " {name}=\"");
+    escape_attribute(value, out);
+    out.push('"');
 }
 
 fn print_rest(element: Element<'_>, depth: Option<usize>, names: Names<'_>, out: &mut String) {
