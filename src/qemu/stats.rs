@@ -19,13 +19,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
+use super::block;
 use super::job::Live;
 use super::monitor::{
     BalloonStats, BlockCounters, BlockNode, BlockStats, Command, DirtyRate, GuestStats, IoThreadStats,
     Monitor, MonitorError, Pending, QueryBlockstats, QueryCpusFast, QueryDirtyRate, QueryIothreads,
     QueryNamedBlockNodes, QueryStats, QueryStatsSchemas, StatsSchema, StatsSource, is_device,
 };
-use crate::conf::devices::BalloonModel;
+use crate::conf::devices::{BalloonModel, Place, Storage};
 use crate::conf::domain::Domain;
 
 bitflags::bitflags! {
@@ -51,9 +52,26 @@ pub struct Account {
     pub vm: Option<Arc<Vec<Custom>>>,
     pub iothreads: Option<Arc<Vec<IoThreadStats>>>,
     pub dirty_rate: Option<Arc<DirtyRate>>,
+    /// [`Monitor::changes`] when what stays the same between changes was asked.
+    asked_at: Option<u64>,
+    /// Whether `block` was asked since then, and `dirty_rate`.
+    are_nodes_known: bool,
+    is_rate_known: bool,
     meanings: Option<Arc<Meanings>>,
     /// The threads of vCPUs by their path in QEMU.
     vcpu_paths: Arc<HashMap<String, u32>>,
+}
+
+impl Account {
+    /// What is still of use when something may have changed what does not change by itself.
+    fn after_changes(&self, changes: u64) -> Self {
+        Self { asked_at: Some(changes), are_nodes_known: false, is_rate_known: false, ..self.clone() }
+    }
+
+    /// The block nodes, as far as they are what they were.
+    fn nodes(&self) -> Option<&BlockAccount> {
+        self.block.as_deref().filter(|_| self.are_nodes_known)
+    }
 }
 
 /// One of QEMU's own statistics.
@@ -82,7 +100,8 @@ pub struct BlockAccount {
 pub struct NodeAccount {
     pub highest_write: u64,
     pub capacity: u64,
-    pub physical: u64,
+    /// None: what the file system has set aside for the file.
+    pub physical: Option<u64>,
     pub write_threshold: u64,
 }
 
@@ -96,6 +115,31 @@ impl BlockAccount {
         self.nodes.get(name)
     }
 
+    /// What devices count now, of nodes that are what they were.
+    fn again(&self, devices: &[BlockStats]) -> Self {
+        let unchanged = |(name, node): (&String, &NodeAccount)| {
+            (name.clone(), NodeAccount { highest_write: 0, physical: None, ..*node })
+        };
+        let mut account = Self { frontends: Vec::new(), nodes: self.nodes.iter().map(unchanged).collect() };
+        devices.iter().for_each(|device| account.take(device));
+        account
+    }
+
+    /// Whether the next answer can be made from this one: all images are files whose nodes are known.
+    fn knows_nodes(&self, definition: &Domain) -> bool {
+        let is_known = |image: &Storage, format| {
+            let is_file = matches!(image.place, Place::File(Some(_))) && image.data_store.is_none();
+            image.is_empty()
+                || (is_file
+                    && block::Nodes::of(image, format).is_some_and(|it| self.nodes.contains_key(&it.top)))
+        };
+        definition.devices.disks.iter().all(|disk| {
+            let mut layers = disk.storage.layers();
+            is_known(&disk.storage, disk.format())
+                && layers.all(|layer| is_known(&layer.storage, layer.format.kind))
+        })
+    }
+
     fn of(devices: &[BlockStats], nodes: Vec<BlockNode>) -> Self {
         let mut account = Self::default();
         devices.iter().for_each(|device| account.take(device));
@@ -103,7 +147,7 @@ impl BlockAccount {
             let Some(name) = node.node_name else { continue };
             let entry = account.nodes.entry(name).or_default();
             entry.capacity = node.image.virtual_size;
-            entry.physical = node.image.actual_size.unwrap_or(entry.capacity);
+            entry.physical = Some(node.image.actual_size.unwrap_or(entry.capacity));
             entry.write_threshold = node.write_threshold;
         }
         account
@@ -238,7 +282,12 @@ pub async fn ask(live: &Live<'_>, wanted: Subjects, known: &Account) -> Result<A
     let Some(definition) = &state.live else { return Err(MonitorError::Closed) };
     let is_known = |thread: &u32| known.vcpu_paths.values().any(|known| known == thread);
     let vcpus_known = state.vcpu_threads.iter().filter(|thread| **thread != 0).all(is_known);
-    Question::put(live.monitor(), definition, wanted, known, vcpus_known).answers(wanted, known).await
+    let changes = live.monitor().changes();
+    let known = match known.asked_at == Some(changes) {
+        true => known.clone(),
+        false => known.after_changes(changes),
+    };
+    Question::put(live.monitor(), definition, wanted, &known, vcpus_known).answers(wanted, known).await
 }
 
 /// All commands of one question, under way.
@@ -265,6 +314,7 @@ impl Question {
     ) -> Self {
         let is_wanted = |subject| wanted.contains(subject);
         let block = is_wanted(Subjects::BLOCK) && !definition.devices.disks.is_empty();
+        let nodes = block && !known.nodes().is_some_and(|account| account.knows_nodes(definition));
         let iothreads = is_wanted(Subjects::IOTHREADS) && !definition.iothreads.threads.is_empty();
         let meanings = wanted.intersects(Subjects::VCPUS | Subjects::VM) && known.meanings.is_none();
         let balloon = balloon_alias(definition).filter(|_| is_wanted(Subjects::BALLOON));
@@ -274,21 +324,24 @@ impl Question {
                 balloon_path.map(|path| monitor.submit(BalloonStats { path, property: "guest-stats" })),
             ),
             devices: Sent::when(block, monitor, || QueryBlockstats {}),
-            nodes: Sent::when(block, monitor, || QueryNamedBlockNodes { flat: true }),
+            nodes: Sent::when(nodes, monitor, || QueryNamedBlockNodes { flat: true }),
             meanings: Sent::when(meanings, monitor, || QueryStatsSchemas {}),
             cpus: Sent::when(is_wanted(Subjects::VCPUS) && !vcpus_known, monitor, || QueryCpusFast {}),
             vcpus: Sent::when(is_wanted(Subjects::VCPUS), monitor, || QueryStats { target: VCPU }),
             vm: Sent::when(is_wanted(Subjects::VM), monitor, || QueryStats { target: VM }),
             iothreads: Sent::when(iothreads, monitor, || QueryIothreads {}),
-            dirty_rate: Sent::when(is_wanted(Subjects::DIRTY_RATE), monitor, || QueryDirtyRate {}),
+            dirty_rate: Sent::when(is_wanted(Subjects::DIRTY_RATE) && !known.is_rate_known, monitor, || {
+                QueryDirtyRate {}
+            }),
         }
     }
 
-    async fn answers(self, wanted: Subjects, known: &Account) -> Result<Account, MonitorError> {
-        let mut next = known.clone();
+    async fn answers(self, wanted: Subjects, known: Account) -> Result<Account, MonitorError> {
+        let mut next = known;
+        let asks_rate = self.dirty_rate.0.is_some();
         let balloon = self.balloon.answer().await?;
         let devices = self.devices.answer().await?;
-        let block = devices.zip(self.nodes.answer().await?);
+        let nodes = self.nodes.answer().await?;
         if let Some(schemas) = self.meanings.answer().await? {
             next.meanings = Some(Arc::new(Meanings::of(schemas)));
         }
@@ -305,7 +358,13 @@ impl Question {
             next.balloon = balloon.map(Arc::new);
         }
         if wanted.contains(Subjects::BLOCK) {
-            next.block = block.map(|(devices, nodes)| Arc::new(BlockAccount::of(&devices, nodes)));
+            let account = match (devices, nodes) {
+                (Some(devices), Some(nodes)) => Some(BlockAccount::of(&devices, nodes)),
+                (Some(devices), None) => next.nodes().map(|known| known.again(&devices)),
+                (None, _) => None,
+            };
+            next.are_nodes_known = account.is_some();
+            next.block = account.map(Arc::new);
         }
         if wanted.contains(Subjects::VCPUS) {
             let thread = |source: &StatsSource| next.vcpu_paths.get(source.qom_path.as_deref()?).copied();
@@ -319,7 +378,9 @@ impl Question {
         if wanted.contains(Subjects::IOTHREADS) {
             next.iothreads = iothreads.map(Arc::new);
         }
-        if wanted.contains(Subjects::DIRTY_RATE) {
+        if asks_rate {
+            // A measurement ends without a word.
+            next.is_rate_known = dirty_rate.as_ref().is_some_and(|rate| rate.status != "measuring");
             next.dirty_rate = dirty_rate.map(Arc::new);
         }
         Ok(next)
@@ -360,9 +421,12 @@ mod tests {
         let node = |name| *account.node(name).unwrap();
         assert_eq!(
             node("libvirt-2-format"),
-            NodeAccount { highest_write: 512, capacity: 100, physical: 10, write_threshold: 7 }
+            NodeAccount { highest_write: 512, capacity: 100, physical: Some(10), write_threshold: 7 }
         );
-        assert_eq!((node("libvirt-1-format").highest_write, node("libvirt-1-format").physical), (256, 50));
+        assert_eq!(
+            (node("libvirt-1-format").highest_write, node("libvirt-1-format").physical),
+            (256, Some(50))
+        );
         assert_eq!(node("libvirt-2-storage").highest_write, 0);
     }
 

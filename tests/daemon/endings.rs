@@ -28,7 +28,7 @@ fn faked(daemon: &Daemon, name: &str, behaviour: &Behaviour, more: &str) -> Gues
 }
 
 /// A fake QEMU that reports an event when it is asked for it; see [`provoke`].
-fn reporting(events: &[(&str, Value)]) -> Behaviour {
+pub(crate) fn reporting(events: &[(&str, Value)]) -> Behaviour {
     let events =
         events.iter().map(|(name, data)| (format!("x-{name}"), vec![((*name).to_owned(), data.clone())]));
     Behaviour { events: events.collect(), ..Behaviour::default() }

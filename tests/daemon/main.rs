@@ -38,6 +38,7 @@ mod plugged_in;
 mod python;
 mod questions;
 mod readopt;
+mod reports;
 mod resize;
 mod save;
 mod secret;

@@ -211,3 +211,47 @@ fn a_frozen_guest_is_told_of_from_what_is_known_and_holds_nobody_up() {
         daemon.ok(&["domstats", "frozen", "--block"]).contains("block.1.capacity=6291456\n").then_some(())
     });
 }
+
+#[test]
+fn what_changes_about_an_image_is_told_the_next_time() {
+    let daemon = daemon();
+    define(&daemon, &counted(&daemon, "busy"));
+    daemon.ok(&["start", "busy"]);
+    let told = |name: &str| {
+        let record = daemon.ok(&["domstats", "busy", "--block", "--dirtyrate"]);
+        let value = record
+            .lines()
+            .find_map(|line| Some(line.trim().strip_prefix(name)?.strip_prefix('=')?.to_owned()));
+        value.unwrap_or_default()
+    };
+    // Twice each: once asked, once known.
+    for _ in 0..2 {
+        assert_eq!((told("block.1.capacity"), told("block.1.threshold")), ("5242880".into(), String::new()));
+        assert_eq!(told("dirtyrate.calc_status"), "0");
+    }
+    let raw = daemon.path("busy-raw");
+    let physical = || told("block.1.physical").parse::<u64>().expect("a number");
+    let before = physical();
+    ferrovirt_compat::run(
+        "dd",
+        &["if=/dev/zero", &format!("of={}", raw.display()), "bs=64k", "count=1", "conv=notrunc"],
+    )
+    .ok();
+    assert!(physical() > before, "what the file takes up is looked at each time");
+    daemon.ok(&["blockresize", "busy", "vdb", "6M"]);
+    assert_eq!(told("block.1.capacity"), "6291456");
+    daemon.ok(&["domblkthreshold", "busy", "vdb", "4096"]);
+    assert_eq!(told("block.1.threshold"), "4096");
+    let resize = r#"{"execute":"block_resize","arguments":{"node-name":"NODE","size":7340032}}"#;
+    let nodes = daemon.ok(&["qemu-monitor-command", "busy", r#"{"execute":"query-blockstats"}"#]);
+    let nodes: serde_json::Value = serde_json::from_str(nodes.trim()).expect("JSON");
+    let node = nodes["return"].as_array().into_iter().flatten().find_map(|device| {
+        let qdev = device["qdev"].as_str()?;
+        Some(device["node-name"].as_str()?.to_owned()).filter(|_| qdev.contains("virtio-disk1"))
+    });
+    let resize = resize.replace("NODE", &node.expect("the node of vdb"));
+    daemon.ok(&["qemu-monitor-command", "busy", &resize]);
+    assert_eq!(told("block.1.capacity"), "7340032");
+    daemon.ok(&["domdirtyrate-calc", "busy", "--seconds", "1"]);
+    assert_ne!(told("dirtyrate.calc_status"), "0");
+}

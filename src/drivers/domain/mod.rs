@@ -82,6 +82,7 @@ pub mod reads;
 mod refresh;
 mod remains;
 mod rename;
+mod reports;
 mod restore;
 mod save;
 pub mod screenshot;

@@ -209,6 +209,15 @@ impl Domains {
             EventKind::VserportChange { id, open } => self.note_port(object, &id, PortChange::new(open)),
             EventKind::MigrationPass { pass } => self.note_pass(object, pass),
             EventKind::BalloonChange { actual } => self.note_balloon(object, actual / 1024),
+            EventKind::BlockWriteThreshold { node_name, amount_exceeded, write_threshold } => {
+                self.note_threshold(object, &node_name, write_threshold, amount_exceeded);
+            }
+            EventKind::MemoryFailure { recipient, action, flags } => {
+                self.note_memory_failure(object, &recipient, &action, flags);
+            }
+            EventKind::MemoryDeviceSizeChange { id: Some(alias), size } => {
+                self.note_memory_device(object, alias, size);
+            }
             EventKind::VncConnected(client) => self.note_graphics(object, GraphicsPhase::Connect, client),
             EventKind::VncInitialized(client) => {
                 self.note_graphics(object, GraphicsPhase::Initialize, client);

@@ -57,6 +57,11 @@ impl Line {
     }
 }
 
+/// Whether the command only asks.
+pub(super) fn is_question(name: &str) -> bool {
+    name.starts_with("query-") || name == "qom-get"
+}
+
 /// The arguments of a typed command.
 pub(super) fn arguments(command: &impl Command) -> Result<String, MonitorError> {
     serde_json::to_string(command)

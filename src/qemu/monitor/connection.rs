@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     state: Mutex<State>,
     outgoing: Notify,
     progress: watch::Sender<Progress>,
+    changes: AtomicU64,
     /// The reader's own end is the one that keeps the queue open.
     events: mpsc::WeakSender<MonitorEvent>,
 }
@@ -118,6 +120,7 @@ impl Shared {
             state: Mutex::new(State { greeting: Some(greeting), ..State::default() }),
             outgoing: Notify::new(),
             progress: watch::Sender::default(),
+            changes: AtomicU64::new(0),
             events: sender.downgrade(),
         };
         Opened { shared: Arc::new(shared), greeted, events, sender: EventSender { events: sender, last } }
@@ -128,6 +131,15 @@ impl Shared {
     }
 
     /// Queues a command under a fresh id.
+    /// See [`super::Monitor::changes`].
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(super) fn submit(
         &self,
         line: impl FnOnce(&str) -> Line,
@@ -316,6 +328,7 @@ impl Shared {
         } else if head.event {
             let event = Event::parse(&line).ok_or_else(garbage)?;
             self.note_progress(&event);
+            self.note_change();
             // A domain that is not interested has dropped its end. Whoever handles events waits for no reply, so
             // that the replies behind them come through.
             let _ = events.send(MonitorEvent::Guest(event)).await;

@@ -118,6 +118,13 @@ pub enum EventKind {
         /// Bytes.
         actual: u64,
     },
+    /// The host's memory failed where the guest has its own.
+    MemoryFailure {
+        recipient: String,
+        action: String,
+        #[serde(default)]
+        flags: MemoryFailureFlags,
+    },
     MemoryDeviceSizeChange {
         id: Option<String>,
         size: u64,
@@ -157,6 +164,13 @@ pub enum EventKind {
     VncDisconnected(VncClient),
     #[serde(other)]
     Other,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct MemoryFailureFlags {
+    pub action_required: bool,
+    pub recursive: bool,
 }
 
 /// A job on a block node that changed its state.

@@ -44,7 +44,7 @@ pub use command::{Command, Done};
 pub use commands::*;
 pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES, Progress};
 pub use error::MonitorError;
-pub use event::{Event, EventKind, Timestamp, VncClient};
+pub use event::{Event, EventKind, MemoryFailureFlags, Timestamp, VncClient};
 pub use migration::*;
 pub use stats::*;
 
@@ -201,6 +201,7 @@ impl Monitor {
     pub async fn execute_raw(&self, json: &str, descriptor: Option<OwnedFd>) -> Result<String, MonitorError> {
         let (name, line) = command::raw(json)?;
         let reply = self.link.shared.submit(|id| line.with_id(id), descriptor)?;
+        self.link.shared.note_change();
         command::compact(&within(&name, command::LIMIT, reply).await?)
     }
 
@@ -243,6 +244,12 @@ impl Monitor {
         self.link.shared.unseal();
     }
 
+    /// Grows with every command that is more than a question and with everything that QEMU reports: what QEMU
+    /// answered about its own making stays true as long as this stays the same.
+    pub fn changes(&self) -> u64 {
+        self.link.shared.changes()
+    }
+
     fn queue(
         &self,
         name: &str,
@@ -251,7 +258,13 @@ impl Monitor {
         descriptor: Option<OwnedFd>,
     ) -> Result<Waiting, MonitorError> {
         let arguments = arguments?;
-        self.link.shared.submit(|id| command::Line::new(name, &arguments, id, secret), descriptor)
+        let shared = &self.link.shared;
+        let waiting = shared.submit(|id| command::Line::new(name, &arguments, id, secret), descriptor);
+        // Behind the command: what is asked from here on is answered when that is done.
+        if !command::is_question(name) {
+            shared.note_change();
+        }
+        waiting
     }
 }
 

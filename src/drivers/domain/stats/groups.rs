@@ -1,5 +1,6 @@
 //! One domain's numbers, group by group, in libvirt's names, types and order.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -231,13 +232,14 @@ impl<'a> Observed<'a> {
         }
         let Some(nodes) = block::Nodes::of(image, format) else { return };
         if let Some(NodeAccount { highest_write, capacity, physical, .. }) = account.node(&nodes.top) {
+            let physical = physical.unwrap_or_else(|| image.path().map_or(0, allocated));
             self.push(name("allocation"), *highest_write);
-            let sizes = [("capacity", *capacity), ("physical", *physical)];
+            let sizes = [("capacity", *capacity), ("physical", physical)];
             sizes
                 .into_iter()
                 .filter(|(_, size)| *size > 0)
                 .for_each(|(what, size)| self.push(name(what), size));
-            if *physical == 0
+            if physical == 0
                 && let Some(size) = image.path().and_then(|path| image_size_of(path, format).ok())
             {
                 self.push(name("physical"), size.physical);
@@ -326,6 +328,11 @@ fn waited(pid: u32, thread: u32) -> u64 {
 fn delayed(pid: u32, thread: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).unwrap_or_default();
     text.split_ascii_whitespace().nth(1).and_then(|delay| delay.parse().ok()).unwrap_or_default()
+}
+
+/// What the file system has set aside for a file, in bytes, as QEMU counts it.
+fn allocated(path: &str) -> u64 {
+    std::fs::metadata(path).map_or(0, |about| about.blocks() * 512)
 }
 
 fn nanoseconds(time: Duration) -> u64 {
