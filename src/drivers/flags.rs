@@ -9,9 +9,14 @@ pub trait CallFlags: bitflags::Flags<Bits = u32> {
 
     /// Takes a client's word; bits that the call does not know are refused by value.
     fn accept(bits: u32) -> Result<Self> {
+        Self::accept_in(bits, Self::FUNCTION)
+    }
+
+    /// The same in another function that takes the same flags.
+    fn accept_in(bits: u32, function: &'static str) -> Result<Self> {
         match bits & !Self::all().bits() {
             0 => Ok(Self::from_bits_retain(bits)),
-            unknown => Err(Error::unsupported_flags(unknown, Self::FUNCTION)),
+            unknown => Err(Error::unsupported_flags(unknown, function)),
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) enum Kept {
 impl Domains {
     /// `virDomainManagedSave`
     pub async fn managed_save_now(self: &Arc<Self>, domain: DomainHandle, flags: u32) -> Result<()> {
-        let flags = SaveFlags::accept(flags)?;
+        let flags = SaveFlags::accept_in(flags, "qemuDomainManagedSave")?;
         self.save_managed(domain, None, flags).await
     }
 
