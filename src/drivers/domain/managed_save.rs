@@ -133,7 +133,7 @@ impl Domains {
 
     /// The same of a guest's kept state.
     pub async fn managed_save_xml(&self, domain: DomainHandle, flags: u32) -> Result<String> {
-        ImageFlags::accept(flags)?;
+        ImageFlags::accept_in(flags, "qemuDomainManagedSaveGetXMLDesc")?;
         self.save_image_xml(&self.kept(&domain)?, flags).await
     }
 

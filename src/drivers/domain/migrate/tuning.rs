@@ -43,7 +43,7 @@ impl Domains {
     }
 
     pub async fn migrate_speed(&self, mut domain: DomainHandle, flags: u32) -> Result<u64> {
-        match SpeedFlags::accept(flags)?.contains(SpeedFlags::POSTCOPY) {
+        match SpeedFlags::accept_in(flags, "qemuDomainMigrateGetMaxSpeed")?.contains(SpeedFlags::POSTCOPY) {
             false => Ok(self.migrations.speed(domain.state().uuid) >> 20),
             true => Ok(told(&mut domain).await?.max_postcopy_bandwidth.unwrap_or(0) >> 20),
         }
