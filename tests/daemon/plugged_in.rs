@@ -35,7 +35,7 @@ fn memory_devices_are_there_from_the_start() {
         assert!(found.contains(&format!(r#""id":"{id}""#)), "{id}: {found}");
     }
     let live = daemon.ok(&["dumpxml", "big"]);
-    assert!(live.contains("<memory unit='KiB'>163840</memory>"), "{live}");
+    assert!(live.contains("<memory unit='KiB'>165888</memory>"), "{live}");
     daemon.ok(&["destroy", "big"]);
 }
 
@@ -69,9 +69,9 @@ fn a_device_of_the_host_stays_with_its_driver() {
     let device = "<hostdev mode='subsystem' type='pci' managed='MANAGED'><source>\
                   <address domain='0x0000' bus='0x00' slot='0x1f' function='0x7'/></source></hostdev>";
     for managed in ["yes", "no"] {
-        let xml = halting("taker").device(&device.replace("MANAGED", managed)).xml();
+        let xml = halting(managed).device(&device.replace("MANAGED", managed)).xml();
         daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
-        let error = daemon.virsh(&["start", "taker"]).fails();
+        let error = daemon.virsh(&["start", managed]).fails();
         assert!(error.contains("0000:00:1f.7"), "{error}");
     }
 }
