@@ -4,11 +4,14 @@
 //! unknown ones: libvirt takes both in silence. Keys that would restrict access in a way this daemon
 //! cannot are refused, because to ignore them would open what the administrator closed.
 
+mod saving;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::qemu::save_image::Saving;
 use crate::util::conf_file::{self, Setting, SyntaxError, Value};
 use crate::util::reason::Reason;
 use crate::util::uuid::Uuid;
@@ -88,6 +91,8 @@ pub struct Config {
     /// The host's own number, where the firmware's is not to count.
     pub host_uuid: Option<Uuid>,
     pub host_uuid_source: Option<String>,
+    /// How guests' states are written; from `qemu.conf`.
+    pub saving: Saving,
     /// Lines worth a warning once logging works.
     pub remarks: Vec<String>,
 }
@@ -141,6 +146,7 @@ impl Default for Config {
             log: LogConfig::default(),
             host_uuid: None,
             host_uuid_source: None,
+            saving: Saving::default(),
             remarks: Vec::new(),
         }
     }

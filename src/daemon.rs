@@ -125,7 +125,7 @@ impl Daemon {
         };
 
         let logs = paths.qemu_log();
-        let drivers = Arc::new(Drivers::new(paths, search_path, config.host_uuid)?);
+        let drivers = Arc::new(Drivers::new(paths, search_path, config.host_uuid, config.saving.clone())?);
         drivers.secrets.load()?;
         drivers.storage.load().await?;
         drivers.domains.load().await?;

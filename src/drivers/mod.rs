@@ -22,6 +22,7 @@ use crate::drivers::secret::Secrets;
 use crate::drivers::storage::Storage;
 use crate::error::Result;
 use crate::qemu::capabilities::Emulators;
+use crate::qemu::save_image::Saving;
 use crate::util::paths::Paths;
 use crate::util::uuid::Uuid;
 
@@ -45,7 +46,7 @@ pub struct Drivers {
 impl Drivers {
     /// `search_path` is $PATH, where the QEMU binaries are; `host_uuid` is what the host is called, if not what its
     /// firmware says.
-    pub fn new(paths: Paths, search_path: OsString, host_uuid: Option<Uuid>) -> Result<Self> {
+    pub fn new(paths: Paths, search_path: OsString, host_uuid: Option<Uuid>, saving: Saving) -> Result<Self> {
         let node = Node::new(Path::new("/"));
         let emulators = Emulators::new(&paths.qemu_cache(), search_path.clone());
         let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), &paths, host_uuid)?;
@@ -61,7 +62,7 @@ impl Drivers {
             &search_path,
             capabilities.uuid(),
         );
-        let domains = Arc::new(domains);
+        let domains = Arc::new(domains.with_saving(saving));
         Ok(Self { paths, events, node, emulators, capabilities, secrets, storage, domains })
     }
 }

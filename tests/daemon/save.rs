@@ -106,6 +106,26 @@ fn next_count(console: &mut Program) -> u64 {
 }
 
 #[test]
+fn the_host_says_how_guests_are_saved() {
+    let mut daemon = daemon();
+    let file = shelf(&daemon).join("saved");
+    daemon.kill();
+    let conf = daemon.path("etc/libvirt/qemu.conf");
+    let others = fs::read_to_string(&conf).unwrap_or_default();
+    fs::write(&conf, format!("{others}\nsave_image_format = \"zstd\"\n")).unwrap();
+    if on_upstream() {
+        // What starts it there writes this file anew.
+        return;
+    }
+    daemon.restart();
+    daemon.create(&halting("h"));
+    daemon.ok(&["save", "h", file.to_str().unwrap()]);
+    let image = fs::read(&file).unwrap();
+    assert_eq!(image[28..32], 5_u32.to_ne_bytes());
+    daemon.ok(&["restore", file.to_str().unwrap()]);
+}
+
+#[test]
 fn a_save_that_fails_leaves_the_guest_running_and_no_file() {
     let daemon = daemon();
     let shelf = shelf(&daemon);

@@ -41,7 +41,9 @@ impl World {
     /// A server with the calls of connections and events, and what `routes` adds.
     pub(crate) fn new(routes: impl FnOnce(&mut Routes)) -> Self {
         let root = TempDir::new().unwrap();
-        let drivers = Arc::new(Drivers::new(Paths::system(root.path()), "/nowhere".into(), None).unwrap());
+        let drivers = Arc::new(
+            Drivers::new(Paths::system(root.path()), "/nowhere".into(), None, Default::default()).unwrap(),
+        );
         let router = Router::builder()
             .program(remote::PROGRAM, remote::ENTRIES)
             .program(qemu::PROGRAM, qemu::ENTRIES)

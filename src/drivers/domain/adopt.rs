@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 
 use super::Domains;
 use super::attach::Found;
+use super::flags::StartFlags;
 use super::list::Existing;
 use crate::drivers::ClientId;
 use crate::error::Error;
@@ -304,13 +305,15 @@ impl Domains {
                 return;
             }
         }
+        let mut flags = StartFlags::empty();
+        flags.set(StartFlags::BYPASS_CACHE, self.saving.auto_start_bypass_cache);
         for object in self.list.all() {
             let state = object.state();
             let once = self.take_autostart_once(&object).await;
             if !(state.autostart || once) || state.is_active() {
                 continue;
             }
-            if let Err(error) = self.start(DomainHandle::new(object), 0, HOST).await {
+            if let Err(error) = self.start(DomainHandle::new(object), flags.bits(), HOST).await {
                 tracing::error!(domain = %state.name, %error, "cannot start with the host");
             }
         }

@@ -33,7 +33,9 @@ impl Subscriber for Clumsy {
 }
 
 fn drivers(root: &std::path::Path, mistake: &'static str) -> Arc<Drivers> {
-    let drivers = Drivers::new(Paths::system(root), std::env::var_os("PATH").unwrap(), None).unwrap();
+    let drivers =
+        Drivers::new(Paths::system(root), std::env::var_os("PATH").unwrap(), None, Default::default())
+            .unwrap();
     let filter = Filter::Domain { domain: None, id: EventId::Lifecycle };
     drivers.events.subscribe(filter, Arc::new(Clumsy(mistake)));
     Arc::new(drivers)
@@ -116,7 +118,13 @@ async fn a_mistake_in_a_start_leaves_no_qemu_behind() {
         let domains = &drivers.domains;
         // What it held is free again, and the next one starts.
         let quiet = Arc::new(
-            Drivers::new(Paths::system(root.path()), std::env::var_os("PATH").unwrap(), None).unwrap(),
+            Drivers::new(
+                Paths::system(root.path()),
+                std::env::var_os("PATH").unwrap(),
+                None,
+                Default::default(),
+            )
+            .unwrap(),
         );
         assert!(domains.list.by_id(1).is_err());
         let status = root.path().join("run/libvirt/qemu/guest.xml");

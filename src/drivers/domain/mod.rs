@@ -182,6 +182,13 @@ impl Domains {
         }
     }
 
+    /// How guests' states are written unless a client says otherwise.
+    #[must_use]
+    pub fn with_saving(mut self, saving: Saving) -> Self {
+        self.saving = saving;
+        self
+    }
+
     /// Takes over what is defined and what runs. When this returns every domain is there; the guests'
     /// monitors follow on their own, and so do the guests that start with the host.
     pub async fn load(self: &Arc<Self>) -> Result<()> {
