@@ -4,6 +4,7 @@
 //! unknown ones: libvirt takes both in silence. Keys that would restrict access in a way this daemon
 //! cannot are refused, because to ignore them would open what the administrator closed.
 
+pub mod qemu;
 mod saving;
 
 use std::io;
@@ -185,13 +186,8 @@ impl Config {
 
     /// Reads the content of a file; `path` is for the errors.
     pub fn read(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let settings =
-            conf_file::parse(text).map_err(|source| ConfigError::Syntax { path: path.to_owned(), source })?;
         let mut config = Self::default();
-        for setting in settings {
-            let line = setting.line;
-            config.apply(setting).map_err(|what| ConfigError::Value { path: path.to_owned(), line, what })?;
-        }
+        read_settings(path, text, |setting| config.apply(setting))?;
         Ok(config)
     }
 
@@ -286,6 +282,21 @@ fn texts(setting: Setting) -> Result<Vec<String>, String> {
         _ => Err(refused.clone()),
     };
     values.into_iter().map(text).collect()
+}
+
+/// Hands over the settings of a file one by one.
+fn read_settings(
+    path: &Path,
+    text: &str,
+    mut apply: impl FnMut(Setting) -> Result<(), String>,
+) -> Result<(), ConfigError> {
+    let settings =
+        conf_file::parse(text).map_err(|source| ConfigError::Syntax { path: path.to_owned(), source })?;
+    for setting in settings {
+        let line = setting.line;
+        apply(setting).map_err(|what| ConfigError::Value { path: path.to_owned(), line, what })?;
+    }
+    Ok(())
 }
 
 fn expected(setting: &Setting, what: &str) -> String {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::task::JoinSet;
 
+use crate::config::qemu::QemuConfig;
 use crate::config::{Config, NetConfig, ServerConfig, SocketConfig};
 use crate::drivers::Drivers;
 use crate::logging::Logging;
@@ -61,6 +62,7 @@ pub enum StartError {
 pub struct Setup {
     pub paths: Paths,
     pub config: Config,
+    pub qemu: QemuConfig,
     /// $PATH: where QEMU and other helpers are.
     pub search_path: OsString,
     /// A pid file beside the standard ones.
@@ -89,7 +91,7 @@ pub struct Daemon {
 impl Daemon {
     /// Takes the directories, binds the sockets, loads what is there. Clients wait in the backlog meanwhile.
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
-        let Setup { paths, config, search_path, pid_file, logging, idle, listen } = setup;
+        let Setup { paths, config, qemu, search_path, pid_file, logging, idle, listen } = setup;
         let directory = |path: PathBuf, mode| {
             file::make_directory(&path, mode).map_err(|source| StartError::Directory { path, source })
         };
@@ -125,7 +127,8 @@ impl Daemon {
         };
 
         let logs = paths.qemu_log();
-        let drivers = Arc::new(Drivers::new(paths, search_path, config.host_uuid, config.saving.clone())?);
+        let saving = config.saving.clone();
+        let drivers = Arc::new(Drivers::new(paths, search_path, &qemu, config.host_uuid, saving)?);
         drivers.secrets.load()?;
         drivers.storage.load().await?;
         drivers.domains.load().await?;

@@ -246,6 +246,12 @@ impl Error {
         self
     }
 
+    /// Says behind the sentence what its reader can do about it.
+    pub fn with_way_out(mut self, way_out: &str) -> Self {
+        self.detail = format!("{}; {way_out}", self.detail.trim_end_matches(['.', '\n'])).into();
+        self
+    }
+
     /// What the sentence is made of, as clients find it in an error's other fields: the code's template with a C
     /// conversion where the detail goes, and the detail. Of a refused argument, who refused it, and its name.
     pub fn parts(&self) -> Parts<'_> {

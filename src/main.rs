@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use ferrovirt::config::Config;
+use ferrovirt::config::qemu::QemuConfig;
 use ferrovirt::daemon::{Daemon, Setup};
 use ferrovirt::logging;
 use ferrovirt::util::paths::{Paths, Scope};
@@ -87,6 +88,7 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         None => Config::load_if_there(&paths.config.join("libvirtd.conf"))?,
     };
     config.load_saving(&paths.config.join("qemu.conf"))?;
+    let qemu = QemuConfig::load_if_there(&paths.config.join("qemu.conf"))?;
     environment.override_logging(&mut config, options.verbose);
     if options.in_background && config.log.outputs.is_empty() {
         std::fs::create_dir_all(&paths.log)?;
@@ -96,12 +98,16 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
     for remark in std::mem::take(&mut config.remarks) {
         tracing::warn!("configuration: {remark}");
     }
+    for remark in &qemu.remarks {
+        tracing::warn!("configuration of guests: {remark}");
+    }
     let pid_file = options.pid_file.map(std::path::absolute).transpose()?;
     let idle =
         options.timeout.filter(|&seconds| seconds > 0).map(|seconds| Duration::from_secs(seconds.into()));
     let setup = Setup {
         paths,
         config,
+        qemu,
         search_path: environment.search_path,
         pid_file,
         logging,

@@ -86,6 +86,7 @@ impl World {
             versions: "libvirt version: 11.3.0".to_owned(),
             taints: vec!["Domain id=1 is tainted: custom-argv".to_owned()],
             limit: LIMIT,
+            run_as: None,
         }
     }
 

@@ -277,7 +277,6 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
         channel_dir: &channel_dir,
         vnc_listen: "127.0.0.1",
         render_node: Some("/dev/dri/foo"),
-        credentials: None,
     };
     let accel = command::accel_of(&domain);
     if let Some(cpu) = &mut domain.cpu {

@@ -1,6 +1,7 @@
 //! One daemon in a root of its own, and the clients that talk to it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -45,11 +46,20 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon with nothing defined, ready for connections; `config` is lines of `libvirtd.conf`.
     pub fn start(kind: Kind, config: &str) -> Self {
+        // As `compat/upstream` has it: files of the sample guest are shared by tests, so nobody notes their owners.
+        Self::start_with(kind, config, "user = \"root\"\ngroup = \"root\"\nremember_owner = 0\n")
+    }
+
+    /// The same with `guests` as `qemu.conf`, below a root that every user can reach.
+    pub fn start_with(kind: Kind, config: &str, guests: &str) -> Self {
         // Short: the sockets of a guest lie deep below and have 107 bytes.
         let root = tempfile::Builder::new().prefix("fv").tempdir_in("/tmp").expect("/tmp takes a directory");
         let etc = root.path().join("etc/libvirt");
         fs::create_dir_all(&etc).expect("the directory is ours");
         fs::write(etc.join("libvirtd.conf"), config).expect("the directory is ours");
+        let everybody = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(root.path(), everybody).expect("the directory is ours");
+        fs::write(etc.join("qemu.conf"), guests).expect("the directory is ours");
         let child = Self::spawn(kind, root.path());
         let mut daemon = Self { kind, root, child };
         daemon.wait_ready();

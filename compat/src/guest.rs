@@ -79,6 +79,12 @@ impl Guest {
         self
     }
 
+    /// Without the host's help, which not every user may ask for.
+    pub fn tcg(mut self) -> Self {
+        self.kind = "qemu";
+        self
+    }
+
     pub fn machine(mut self, machine: &'static str) -> Self {
         self.machine = machine;
         self

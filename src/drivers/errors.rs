@@ -16,6 +16,7 @@ use crate::qemu::network::NetworkError;
 use crate::qemu::process::{StartError, StopError};
 use crate::qemu::save_file::SaveFileError;
 use crate::qemu::save_image::SaveImageError;
+use crate::qemu::security::SecurityError;
 use crate::qemu::status::StatusError;
 
 impl From<ConfError> for Error {
@@ -200,6 +201,7 @@ impl From<HelperError> for Error {
     fn from(error: HelperError) -> Self {
         match error {
             HelperError::Start(error) => error.into(),
+            HelperError::Security(error) => error.into(),
             HelperError::Unsupported(sentence) => Self::config_unsupported(sentence),
             HelperError::Missing { .. } => Self::system_error(error.to_string()),
             HelperError::Failed { .. } => Self::internal_error(error.to_string()),
@@ -272,6 +274,24 @@ impl From<StorageError> for Error {
             StorageError::Unsupported { .. } => return Self::config_unsupported(sentence),
         };
         built.from_origin(Origin::STORAGE)
+    }
+}
+
+impl From<SecurityError> for Error {
+    fn from(error: SecurityError) -> Self {
+        let sentence = error.to_string();
+        let built = match &error {
+            SecurityError::System { source, .. } => {
+                let mut built = Self::system_error(sentence);
+                built.errno = source.raw_os_error();
+                built
+            }
+            SecurityError::InUse { .. } => Self::operation_invalid(sentence),
+            SecurityError::Malformed(_) => Self::internal_error(sentence),
+            SecurityError::Unsupported(_) => Self::config_unsupported(sentence),
+            SecurityError::Unknown(_) => return Self::invalid_arg(sentence).from_origin(Origin::NONE),
+        };
+        built.from_origin(Origin::SECURITY)
     }
 }
 

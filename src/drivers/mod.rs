@@ -14,8 +14,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::qemu::QemuConfig;
 use crate::drivers::capabilities::HostCapabilities;
-use crate::drivers::domain::Domains;
+use crate::drivers::domain::{Domains, Rules};
 use crate::drivers::event_bus::EventBus;
 use crate::drivers::node::Node;
 use crate::drivers::secret::Secrets;
@@ -46,10 +47,18 @@ pub struct Drivers {
 impl Drivers {
     /// `search_path` is $PATH, where the QEMU binaries are; `host_uuid` is what the host is called, if not what its
     /// firmware says.
-    pub fn new(paths: Paths, search_path: OsString, host_uuid: Option<Uuid>, saving: Saving) -> Result<Self> {
+    pub fn new(
+        paths: Paths,
+        search_path: OsString,
+        config: &QemuConfig,
+        host_uuid: Option<Uuid>,
+        saving: Saving,
+    ) -> Result<Self> {
         let node = Node::new(Path::new("/"));
         let emulators = Emulators::new(&paths.qemu_cache(), search_path.clone());
-        let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), &paths, host_uuid)?;
+        let rules = Rules::new(config, &paths);
+        let security = &rules.security;
+        let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), security, host_uuid)?;
         let events = Arc::new(EventBus::default());
         let secrets = Arc::new(Secrets::new(&paths, Arc::clone(&events)));
         let storage = Storage::new(&paths, Arc::clone(&events), Arc::clone(&secrets), search_path.clone());
@@ -60,7 +69,7 @@ impl Drivers {
             emulators.clone(),
             Arc::clone(&storage),
             &search_path,
-            capabilities.uuid(),
+            (rules, capabilities.uuid()),
         );
         let domains = Arc::new(domains.with_saving(saving));
         Ok(Self { paths, events, node, emulators, capabilities, secrets, storage, domains })

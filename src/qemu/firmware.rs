@@ -55,11 +55,11 @@ pub struct NvramError {
     pub source: io::Error,
 }
 
-/// Makes the file with a guest's firmware variables from its template, unless it is there.
-pub fn create_nvram(domain: &Domain) -> Result<(), NvramError> {
-    let Some(nvram) = domain.os.nvram.as_deref() else { return Ok(()) };
+/// Makes the file with a guest's firmware variables from its template, unless it is there; answers what it made.
+pub fn create_nvram(domain: &Domain) -> Result<Option<PathBuf>, NvramError> {
+    let Some(nvram) = domain.os.nvram.as_deref() else { return Ok(None) };
     let (Some(path), Some(template)) = (nvram.place.path.as_deref(), nvram.template.as_deref()) else {
-        return Ok(());
+        return Ok(None);
     };
     let copied = copy_new(template, path);
     copied.map_err(|source| NvramError { path: path.to_owned(), template: template.to_owned(), source })
@@ -74,9 +74,9 @@ pub fn remove_nvram(domain: &Domain) -> io::Result<()> {
     }
 }
 
-fn copy_new(template: &str, path: &str) -> io::Result<()> {
+fn copy_new(template: &str, path: &str) -> io::Result<Option<PathBuf>> {
     let mut from = match Path::new(path).try_exists()? {
-        true => return Ok(()),
+        true => return Ok(None),
         false => fs::File::open(template)?,
     };
     if let Some(directory) = Path::new(path).parent() {
@@ -87,5 +87,6 @@ fn copy_new(template: &str, path: &str) -> io::Result<()> {
     let mut to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
     io::copy(&mut from, &mut to)?;
     to.sync_all()?;
-    fs::rename(partial, path)
+    fs::rename(partial, path)?;
+    Ok(Some(path.into()))
 }

@@ -81,7 +81,6 @@ fn arguments(mut domain: Domain, caps: &QemuCaps) {
         channel_dir: directory,
         vnc_listen: "127.0.0.1",
         render_node: None,
-        credentials: None,
     };
     if prepare(&mut domain, &place, &mut Same).is_err() {
         return;

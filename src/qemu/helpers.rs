@@ -19,9 +19,11 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::process::{Files, StartError, listen_at};
+use super::security::{self, SecurityError};
 use crate::conf::devices::{CacheMode, Filesystem, TpmBackend, TpmEmulator, TpmVersion};
 use crate::conf::domain::Domain;
 use crate::conf::xml::OnOff;
+use crate::util::accounts::Ids;
 use crate::util::file::{self, Durability};
 use crate::util::process::{Child, Command, Process, ProcessError, Signal};
 
@@ -45,6 +47,8 @@ pub enum HelperError {
     Failed { program: &'static str, words: String },
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
 }
 
 impl From<ProcessError> for HelperError {
@@ -61,6 +65,8 @@ pub struct Host<'a> {
     pub tpm_states: PathBuf,
     /// Where programs are looked for: $PATH.
     pub search_path: &'a str,
+    /// Whom TPMs run as, if not as this daemon's user.
+    pub tpm_user: Option<Ids>,
 }
 
 /// A process to be started.
@@ -74,8 +80,18 @@ pub struct Helper {
 
 #[derive(Debug)]
 enum Kind {
-    Tpm { program: PathBuf, setup: Command, state: PathBuf, version: TpmVersion, search_path: String },
-    Directory { program: PathBuf, filesystem: Box<Filesystem> },
+    Tpm {
+        program: PathBuf,
+        setup: Box<Command>,
+        state: PathBuf,
+        version: TpmVersion,
+        search_path: String,
+        user: Option<Ids>,
+    },
+    Directory {
+        program: PathBuf,
+        filesystem: Box<Filesystem>,
+    },
 }
 
 /// Which helpers a guest needs. Their sockets are filled into the definition.
@@ -127,7 +143,9 @@ fn tpm_helper(
     let socket = host.files.directory.join("swtpm.sock");
     emulator.socket = Some(socket.display().to_string().into());
     let search_path = host.search_path.to_owned();
-    let kind = Kind::Tpm { program: find("swtpm")?, setup, state, version, search_path };
+    let user = host.tpm_user;
+    let (program, setup) = (find("swtpm")?, Box::new(setup));
+    let kind = Kind::Tpm { program, setup, state, version, search_path, user };
     Ok(Helper { name: "swtpm".to_owned(), socket, kind })
 }
 
@@ -171,16 +189,23 @@ fn described_server() -> Option<PathBuf> {
 #[derive(Debug, Default)]
 pub struct Serving(Vec<(String, Child)>);
 
-/// Starts them, and writes each down beside the guest's monitor.
-pub async fn start(helpers: Vec<Helper>, files: &Files) -> Result<Serving, HelperError> {
+/// Starts them, and writes each down beside the guest's monitor. QEMU, which runs as `qemu`, may speak to them.
+pub async fn start(helpers: Vec<Helper>, files: &Files, qemu: Option<Ids>) -> Result<Serving, HelperError> {
     let mut serving = Serving::default();
     for helper in helpers {
         let listener = listen_at(&helper.socket)?;
+        if let Some(ids) = qemu {
+            security::give_for_good(&helper.socket, ids)?;
+        }
         let socket = listener.as_raw_fd();
         let command = match helper.kind {
-            Kind::Tpm { program, setup, state, version, search_path } => {
-                make_tpm(setup, &state).await?;
-                tpm_command(program, &state, version, socket).env("PATH", search_path)
+            Kind::Tpm { program, setup, state, version, search_path, user } => {
+                let as_user = |command: Command| match user {
+                    Some(ids) => command.run_as(ids),
+                    None => command,
+                };
+                make_tpm(as_user(*setup), &state, user).await?;
+                as_user(tpm_command(program, &state, version, socket)).env("PATH", search_path)
             }
             Kind::Directory { program, filesystem } => {
                 directory_command(program, &filesystem, socket).await?
@@ -208,12 +233,19 @@ impl Serving {
 }
 
 /// A TPM is made once, with its certificates; a directory that is there has one.
-async fn make_tpm(setup: Command, state: &Path) -> Result<(), HelperError> {
-    if state.exists() {
+async fn make_tpm(setup: Command, state: &Path, user: Option<Ids>) -> Result<(), HelperError> {
+    let exists = state.exists();
+    let directories = [(state.parent(), 0o711), (Some(state), 0o700)];
+    for (directory, mode) in directories.into_iter().filter_map(|(path, mode)| Some((path?, mode))) {
+        file::make_directory(directory, mode)
+            .map_err(|source| StartError::File { path: directory.to_owned(), source })?;
+    }
+    if let Some(ids) = user {
+        security::give_tree_for_good(state, ids)?;
+    }
+    if exists {
         return Ok(());
     }
-    file::make_directory(state, 0o700)
-        .map_err(|source| StartError::File { path: state.to_owned(), source })?;
     let made = setup.capture(SETUP_LIMIT, MAX_OUTPUT).await;
     let failure = match made {
         Ok(made) if made.exit.success() => return Ok(()),

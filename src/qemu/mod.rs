@@ -26,6 +26,7 @@ pub mod run_state;
 pub mod save_file;
 pub mod save_image;
 pub mod secret;
+pub mod security;
 pub mod setup;
 pub mod stats;
 pub mod status;

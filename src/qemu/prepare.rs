@@ -12,7 +12,7 @@ use crate::conf::devices::{
     Address, BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, Listen,
     ListenPlace, SourceMode, Spice, SpiceMode, Tray, VirtioSerialAddress, Vnc,
 };
-use crate::conf::domain::{Domain, LoaderType, Seclabel, SeclabelType};
+use crate::conf::domain::{Domain, LoaderType};
 use crate::conf::xml::YesNo;
 use crate::conf::{ConfError, ErrorKind};
 use crate::qemu::alias::assign_aliases;
@@ -30,8 +30,6 @@ pub struct Place<'a> {
     pub vnc_listen: &'a str,
     /// The host's graphics card, for screens that draw with one and name none.
     pub render_node: Option<&'a str>,
-    /// User and group that QEMU runs as, in the form `+0:+0`.
-    pub credentials: Option<&'a str>,
 }
 
 /// Picks what no two guests of a host may share.
@@ -76,7 +74,6 @@ pub fn prepare(
     assign_aliases(domain)?;
     let resource = domain.resource.get_or_insert_default();
     resource.partition.get_or_insert_with(|| "/machine".into());
-    label(domain, place);
     prepare_disks(domain);
     prepare_shared_memory(domain);
     prepare_streams(domain, place)?;
@@ -94,7 +91,6 @@ pub fn prepare_devices(domain: &mut Domain, place: &Place<'_>) -> Result<(), Com
 
 /// As [`prepare`], for a guest that runs already and whose definition was made from its command line.
 pub fn prepare_found(domain: &mut Domain, place: &Place<'_>) -> Result<(), CommandError> {
-    label(domain, place);
     prepare_streams(domain, place)
 }
 
@@ -164,22 +160,6 @@ fn order_vcpus(domain: &mut Domain) {
             order += 1;
             vcpu.order = Some(order);
         }
-    }
-}
-
-fn label(domain: &mut Domain, place: &Place<'_>) {
-    let Some(credentials) = place.credentials else { return };
-    let has_own = domain.seclabels.iter().any(|label| label.model.as_deref() == Some("dac"));
-    if !has_own {
-        domain.seclabels.push(Seclabel {
-            kind: SeclabelType::Dynamic,
-            model: Some("dac".into()),
-            relabel: true,
-            label: Some(credentials.into()),
-            imagelabel: Some(credentials.into()),
-            baselabel: None,
-            implicit: true,
-        });
     }
 }
 

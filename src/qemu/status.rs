@@ -49,6 +49,8 @@ xml! {
         child_attr memory_directory: Option<String> = "memoryBackingDir" / "path";
         /// The CPU as defined, where the live one has been expanded.
         child defined_cpu: Option<Box<Cpu>> = "cpu";
+        /// It is noted whose its files were.
+        flag remember_owner: bool = "rememberOwner";
         child_attr allow_reboot: Option<YesNo> = "allowReboot" / "value";
         /// The last number given to a block node.
         child_attr last_node: u64 = "nodename" / "index";

@@ -1,5 +1,6 @@
 //! Processes, descriptors, files and small types: nothing here knows of guests.
 
+pub mod accounts;
 pub mod arch;
 pub mod bitmap;
 pub mod boot;
@@ -22,3 +23,4 @@ pub mod unix;
 pub mod uuid;
 pub mod vsock;
 pub mod wildcard;
+pub mod xattr;

@@ -24,6 +24,7 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::accounts::Ids;
 use super::reason::Reason;
 
 pub use rustix::process::Signal;
@@ -54,6 +55,15 @@ pub struct Command {
     stderr: Option<OwnedFd>,
     passed: Vec<OwnedFd>,
     umask: u32,
+    credentials: Option<Credentials>,
+}
+
+/// Whom a process runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Credentials {
+    user: rustix::process::Uid,
+    group: rustix::process::Gid,
+    groups: Vec<rustix::process::Gid>,
 }
 
 impl Command {
@@ -68,6 +78,7 @@ impl Command {
             stderr: None,
             passed: Vec::new(),
             umask: 0o022,
+            credentials: None,
         }
     }
 
@@ -116,6 +127,17 @@ impl Command {
 
     pub fn umask(mut self, umask: u32) -> Self {
         self.umask = umask;
+        self
+    }
+
+    /// Runs the process as another user with all groups of his, which only root can.
+    pub fn run_as(mut self, ids: Ids) -> Self {
+        use rustix::process::{Gid, Uid};
+        self.credentials = (ids != Ids::own()).then(|| Credentials {
+            user: Uid::from_raw(ids.user),
+            group: Gid::from_raw(ids.group),
+            groups: ids.groups().into_iter().map(Gid::from_raw).collect(),
+        });
         self
     }
 
@@ -192,7 +214,7 @@ fn spawn(command: Command) -> io::Result<Child> {
 
     let stdio = |descriptor: Option<OwnedFd>| descriptor.map_or_else(Stdio::null, Stdio::from);
     let passed = command.passed;
-    let umask = command.umask;
+    let (umask, credentials) = (command.umask, command.credentials);
     let numbers: Vec<_> = passed.iter().map(AsRawFd::as_raw_fd).collect();
     let mut starter = std::process::Command::new(&command.program);
     starter
@@ -205,7 +227,12 @@ fn spawn(command: Command) -> io::Result<Child> {
         .stderr(stdio(command.stderr));
     // SAFETY: the closure runs in the new process between fork and exec and makes system calls only; it
     // neither allocates nor takes a lock.
-    unsafe { starter.pre_exec(move || prepare(&numbers, umask)) };
+    unsafe {
+        starter.pre_exec(move || {
+            prepare(&numbers, umask)?;
+            credentials.as_ref().map_or(Ok(()), become_another)
+        })
+    };
     let mut child = starter.spawn()?;
     drop(passed);
     // The process cannot vanish before the pidfd is open: nobody waits for it but us.
@@ -237,6 +264,14 @@ fn prepare(passed: &[i32], umask: u32) -> io::Result<()> {
         let descriptor = unsafe { BorrowedFd::borrow_raw(*number) };
         fcntl_setfd(descriptor, FdFlags::empty())?;
     }
+    Ok(())
+}
+
+/// In the new process, before exec: it has one thread, so this concerns all of it.
+fn become_another(credentials: &Credentials) -> io::Result<()> {
+    rustix::thread::set_thread_groups(&credentials.groups)?;
+    rustix::thread::set_thread_gid(credentials.group)?;
+    rustix::thread::set_thread_uid(credentials.user)?;
     Ok(())
 }
 
@@ -400,6 +435,16 @@ impl Process {
         }
     }
 
+    /// Whom it runs as.
+    pub fn owner(&self) -> io::Result<Ids> {
+        use std::os::unix::fs::MetadataExt;
+        let found = std::fs::metadata(format!("/proc/{}", self.pid()))?;
+        match self.is_gone()? {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(Ids { user: found.uid(), group: found.gid() }),
+        }
+    }
+
     /// Clock ticks from boot to its start; with the pid this names one process for good.
     pub fn start_time(&self) -> u64 {
         self.inner.start_time
@@ -528,6 +573,17 @@ mod tests {
         assert_eq!(text, "given\n");
         drop(leaked);
         assert_eq!(end.read_to_string(&mut text).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_process_runs_as_whom_it_is_told_to() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let ids = Ids { user: 64_999, group: 64_998 };
+        let printed =
+            output_of(shell("id -u; id -g; id -G; cat /proc/self/status | grep ^CapEff").run_as(ids));
+        assert_eq!(printed.await, "64999\n64998\n64998\nCapEff:\t0000000000000000\n");
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ mod attach;
 mod autodestroy;
 mod console;
 mod cpu;
+mod dac;
 mod define;
 mod dump;
 mod endings;

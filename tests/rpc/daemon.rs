@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ferrovirt::config::Config;
+use ferrovirt::config::qemu::QemuConfig;
 use ferrovirt::daemon::{Daemon, Setup};
 use ferrovirt::logging::Logging;
 use ferrovirt::util::paths::Paths;
@@ -23,6 +24,7 @@ pub(crate) fn setup(root: &Path, settings: &str) -> Setup {
     Setup {
         paths: Paths::system(root),
         config,
+        qemu: QemuConfig::default(),
         search_path: "/nowhere".into(),
         pid_file: None,
         logging: Logging::default(),

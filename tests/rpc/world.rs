@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrovirt::config::qemu::QemuConfig;
 use ferrovirt::drivers::Drivers;
 use ferrovirt::rpc::handlers;
 use ferrovirt::rpc::keepalive::Patience;
@@ -41,9 +42,10 @@ impl World {
     /// A server with the calls of connections and events, and what `routes` adds.
     pub(crate) fn new(routes: impl FnOnce(&mut Routes)) -> Self {
         let root = TempDir::new().unwrap();
-        let drivers = Arc::new(
-            Drivers::new(Paths::system(root.path()), "/nowhere".into(), None, Default::default()).unwrap(),
-        );
+        let paths = Paths::system(root.path());
+        let qemu = QemuConfig::default();
+        let drivers = Drivers::new(paths, "/nowhere".into(), &qemu, None, Default::default()).unwrap();
+        let drivers = Arc::new(drivers);
         let router = Router::builder()
             .program(remote::PROGRAM, remote::ENTRIES)
             .program(qemu::PROGRAM, qemu::ENTRIES)

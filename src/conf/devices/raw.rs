@@ -34,6 +34,11 @@ impl Raw {
         self.children.iter().filter(move |(key, _)| **key == *name).map(|(_, child)| child)
     }
 
+    /// What stands in it where no elements do.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref().map(str::trim)
+    }
+
     pub fn child(&self, name: &str) -> Option<&Raw> {
         self.children.iter().find(|(key, _)| **key == *name).map(|(_, child)| child)
     }

@@ -20,9 +20,9 @@ use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::domain::{HostFacts, Subject, domain_capabilities};
 use crate::qemu::capabilities::{Accel, Cap, Emulators, Machine, QemuCaps};
 use crate::qemu::firmware;
+use crate::qemu::security::Security;
 use crate::util::arch::{Arch, UnknownArch};
 use crate::util::host_cpu;
-use crate::util::paths::{Paths, Scope};
 use crate::util::uuid::Uuid;
 
 /// The most virtual CPUs of a guest without KVM, as libvirt has said since its first days.
@@ -56,10 +56,10 @@ struct Document {
 }
 
 impl HostCapabilities {
-    pub fn new(node: Node, emulators: Emulators, paths: &Paths, uuid: Option<Uuid>) -> Result<Self> {
+    pub fn new(node: Node, emulators: Emulators, security: &Security, uuid: Option<Uuid>) -> Result<Self> {
         let uuid = uuid.map_or_else(host_uuid, Ok);
         let uuid = uuid.map_err(|error| Error::io("cannot make a UUID for this host", error))?;
-        let security = security_models(paths.scope);
+        let security = security_models(security);
         Ok(Self { node, emulators, uuid, security, document: Mutex::default() })
     }
 
@@ -288,12 +288,10 @@ fn host_uuid() -> std::io::Result<Uuid> {
     firmware.iter().find_map(read).filter(Uuid::is_plausible).map_or_else(Uuid::random, Ok)
 }
 
-fn security_models(scope: Scope) -> Vec<SecurityModel> {
+fn security_models(security: &Security) -> Vec<SecurityModel> {
     let mut models = vec![SecurityModel { model: "none", doi: "0", base_labels: Vec::new() }];
-    if scope == Scope::System {
-        let user = rustix::process::geteuid().as_raw();
-        let group = rustix::process::getegid().as_raw();
-        let label = format!("+{user}:+{group}");
+    if let Some(ids) = security.default_ids() {
+        let label = ids.to_string();
         let base_labels = vec![("kvm", label.clone()), ("qemu", label)];
         models.push(SecurityModel { model: "dac", doi: "0", base_labels });
     }
@@ -329,11 +327,14 @@ fn guest_machines(machines: &[Machine]) -> Vec<GuestMachine> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qemu::security::Policy;
+    use crate::util::paths::Paths;
 
     fn host(root: &std::path::Path) -> HostCapabilities {
         let paths = Paths::system(root);
         let emulators = Emulators::new(&paths.qemu_cache(), "/usr/bin:/bin".into());
-        HostCapabilities::new(Node::new("/".as_ref()), emulators, &paths, None).unwrap()
+        let security = Security::system(Policy::default(), &paths.qemu_state());
+        HostCapabilities::new(Node::new("/".as_ref()), emulators, &security, None).unwrap()
     }
 
     #[tokio::test]
@@ -353,7 +354,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let paths = Paths::session(root.path(), root.path(), root.path());
         let emulators = Emulators::new(&paths.qemu_cache(), "/nonexistent".into());
-        let host = HostCapabilities::new(Node::new("/".as_ref()), emulators, &paths, None).unwrap();
+        let security = Security::default();
+        let host = HostCapabilities::new(Node::new("/".as_ref()), emulators, &security, None).unwrap();
         let text = host.document().await.unwrap();
         assert!(text.ends_with("  </host>\n\n</capabilities>\n"), "{text}");
         assert_eq!(host.security().len(), 1);

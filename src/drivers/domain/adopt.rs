@@ -34,6 +34,7 @@ use crate::qemu::monitor::{
 };
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How, Running};
 use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running as Runs};
+use crate::qemu::security::Owners;
 use crate::qemu::status::Status;
 use crate::util::boot;
 
@@ -101,6 +102,7 @@ impl Domains {
             capabilities: CapSet::from_names(status.capabilities.iter().map(|flag| flag.name.as_str())),
             last_node: u32::try_from(status.last_node).unwrap_or(u32::MAX),
             defined_cpu: status.defined_cpu.clone(),
+            owners: if status.remember_owner { Owners::Remembered } else { Owners::Forgotten },
         };
         let claim = status.claim(&self.directories);
         object.observe(

@@ -9,7 +9,6 @@
 //! Nothing is asked of the process before its monitor is, and the monitor is asked questions only: an attempt
 //! that fails leaves the process as it was.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +34,8 @@ use crate::qemu::native::{self, Invocation, MonitorMode, MonitorPlace, Native, N
 use crate::qemu::prepare::{self, Place};
 use crate::qemu::process::{Files, Language, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as Runs};
+use crate::qemu::secret::MasterKey;
+use crate::qemu::security::{Owners, Security};
 use crate::util::file::{self, Durability};
 use crate::util::process::{Origin, Process};
 use crate::util::uuid::Uuid;
@@ -130,9 +131,10 @@ impl Domains {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let (mut live, capabilities) = self.complete_live(&found, &answers, id).await?;
         let last_node = last_node(&found.invocation.args);
-        let launched = Launched { capabilities, last_node, defined_cpu: live.cpu.clone() };
+        let owners = Owners::Forgotten;
+        let launched = Launched { capabilities, last_node, defined_cpu: live.cpu.clone(), owners };
         let mut files = Files::new(&self.directories, id, &name);
-        prepare_found(&mut live, id, &files, &process)?;
+        prepare_found(&mut live, &files, &process, &self.rules.security)?;
         for directory in [&files.directory, &files.channels, &self.directories.runtime] {
             file::make_directory(directory, 0o750)
                 .map_err(|error| Error::io(format_args!("cannot create '{}'", directory.display()), error))?;
@@ -219,16 +221,24 @@ struct Attached {
 }
 
 /// Gives a definition what every running guest's has and no command line tells.
-pub(super) fn prepare_found(live: &mut Domain, id: i32, files: &Files, process: &Process) -> Result<()> {
-    let owner = std::fs::metadata(format!("/proc/{}", process.pid()));
-    let owner = owner.ok().map(|owned| format!("+{}:+{}", owned.uid(), owned.gid()));
+pub(super) fn prepare_found(
+    live: &mut Domain,
+    files: &Files,
+    process: &Process,
+    security: &Security,
+) -> Result<()> {
+    let ids = process.owner().map_err(|error| no_process(process.pid(), &error))?;
+    // Only a daemon makes a key for a guest, and only it has given the guest its files.
+    match files.directory.join(MasterKey::FILE).exists() {
+        true => security.claim(live, ids),
+        false => security.leave_alone(live, ids),
+    }
     let place = Place {
-        id,
+        id: live.id.unwrap_or(-1),
         state_dir: &files.directory,
         channel_dir: &files.channels,
         vnc_listen: "",
         render_node: None,
-        credentials: owner.as_deref(),
     };
     Ok(prepare::prepare_found(live, &place)?)
 }

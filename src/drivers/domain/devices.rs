@@ -11,6 +11,7 @@ use super::ports::Ports;
 use crate::conf::devices::LinkState;
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
+use crate::qemu::block::StorageError;
 use crate::qemu::capabilities::Accel;
 use crate::qemu::command::{
     self, Descriptors, HostNode, InterfaceDescriptors, Need, Opened, Settings, VsockDescriptor,
@@ -21,6 +22,7 @@ use crate::qemu::network::{self, Accelerated, Wired};
 use crate::qemu::prepare::Place;
 use crate::qemu::process::{Files, Prepared};
 use crate::qemu::secret::MasterKey;
+use crate::qemu::security::{self, Security};
 use crate::qemu::{self, block};
 use crate::util::bitmap::Bitmap;
 use crate::util::file::{self, Durability};
@@ -32,8 +34,13 @@ const VNC_LISTEN: &str = "127.0.0.1";
 
 /// Fills in what the definition leaves to the daemon for this run: names, ports, sockets, the images below
 /// the disks. Reads images, so it runs where that may block. Answers the highest number of a block node.
-pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &Ports) -> Result<u32> {
-    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+pub(super) fn prepare(
+    definition: &mut Domain,
+    id: i32,
+    files: &Files,
+    ports: &Ports,
+    security: &Security,
+) -> Result<u32> {
     let render_node = render_node();
     let place = Place {
         id,
@@ -41,32 +48,37 @@ pub(super) fn prepare(definition: &mut Domain, id: i32, files: &Files, ports: &P
         channel_dir: &files.channels,
         vnc_listen: VNC_LISTEN,
         render_node: render_node.as_deref(),
-        credentials: Some(&format!("+{user}:+{group}")),
     };
     if command::has_memory_in_files(definition) {
         let directory = &files.memory;
         file::make_directory(directory, 0o700)
             .map_err(|error| Error::io(format_args!("Unable to create {}", directory.display()), error))?;
+        security.hand_over(definition, directory)?;
     }
     qemu::host_devices::resolve(&mut definition.devices)?;
     ports.take_named(definition)?;
     let mut choice = ports.choice(definition.uuid);
     qemu::prepare::prepare(definition, &place, &mut choice)?;
-    qemu::firmware::create_nvram(definition).map_err(|error| {
+    let created = qemu::firmware::create_nvram(definition).map_err(|error| {
         let sentence = error.to_string();
         Error::io(sentence, error.source)
     })?;
+    if let (Some(path), Some(ids)) = (created, security.default_ids()) {
+        security::give_for_good(&path, ids)?;
+    }
     let mut last_node = 0;
     block::number_images(definition, &mut last_node);
-    for disk in &mut definition.devices.disks {
-        block::detect_chain(disk)?;
-    }
+    let reader = security.images_are_of(definition)?;
+    let mut disks = std::mem::take(&mut definition.devices.disks);
+    let detected = disks.iter_mut().try_for_each(|disk| block::detect_chain(disk, reader));
+    definition.devices.disks = disks;
+    detected.map_err(|error| explained(error, definition, security))?;
     block::number_images(definition, &mut last_node);
     Ok(last_node)
 }
 
 /// What the host has for a guest: pages and NUMA nodes. Directories for huge pages are made.
-pub(super) fn settings(definition: &Domain, files: &Files) -> Result<Settings> {
+pub(super) fn settings(definition: &Domain, files: &Files, security: &Security) -> Result<Settings> {
     let backing = definition.memory_backing.as_deref();
     let devices = &definition.devices.memories;
     let wanted = backing.is_some_and(|backing| backing.hugepages.is_some())
@@ -77,6 +89,7 @@ pub(super) fn settings(definition: &Domain, files: &Files) -> Result<Settings> {
         let directory = mounted.guest_directory(name);
         std::fs::create_dir_all(&directory)
             .map_err(|error| Error::io(format_args!("unable to create {}", directory.display()), error))?;
+        security.hand_over(definition, &directory)?;
     }
     Ok(Settings { hugetlbfs: Some(hugetlbfs), numa_nodes: host_nodes(), ..Settings::default() })
 }
@@ -99,6 +112,19 @@ fn host_nodes() -> Option<Vec<HostNode>> {
 /// More than any host has.
 const MAX_NODES: usize = 1024;
 const MAX_CPUS: usize = 16_384;
+
+/// Says of an image that QEMU's user cannot reach why that is.
+pub(super) fn explained(error: StorageError, definition: &Domain, security: &Security) -> Error {
+    let why = (|| {
+        let ids = security.images_are_of(definition).ok()??;
+        let gifts = security.of_devices(definition, &definition.devices).ok()?;
+        security::explain(&gifts, ids).filter(|_| error.is_denied())
+    })();
+    match why {
+        Some(why) => Error::from(error).with_way_out(&why),
+        None => error.into(),
+    }
+}
 
 /// The host's first graphics card, for screens that draw with one and name none.
 fn render_node() -> Option<String> {

@@ -21,6 +21,7 @@ use super::complete::random_mac;
 use super::devices::{self, Handover};
 use super::event::DomainEvent;
 use super::flags::Impact;
+use super::given::Given;
 use super::reads::{persistent, running};
 use super::start::seconds_since_1970;
 use super::{Domains, blocking};
@@ -35,7 +36,7 @@ use crate::error::{Error, Origin, Result};
 use crate::qemu::alias::assign_new_aliases;
 use crate::qemu::block;
 use crate::qemu::capabilities::QemuCaps;
-use crate::qemu::command::{self, Context, Descriptors, Sandbox, Settings};
+use crate::qemu::command::{self, Context, Descriptors, Settings};
 use crate::qemu::hotplug::{self, Opened, PlugError, Step};
 use crate::qemu::job::{DomainHandle, DomainObject, Job, Launched, Modify, State};
 use crate::qemu::monitor::{Monitor, QueryChardev, QueryFdsets, SetLink};
@@ -96,6 +97,8 @@ struct Plan {
     steps: Vec<Step>,
     opened: Opened,
     last_node: u32,
+    /// Taken back unless the guest keeps the device.
+    given: Given,
 }
 
 impl Domains {
@@ -254,15 +257,19 @@ impl Domains {
         let fd_sets = monitor.execute(QueryFdsets {}).await?;
         let fd_sets = fd_sets.iter().map(|set| set.fdset_id + 1).max().unwrap_or(0);
         let (domains, state, files) = (Arc::clone(self), job.state(), guest.files().clone());
-        let Plan { mut view, steps, opened, last_node } =
+        let Plan { mut view, steps, opened, last_node, given } =
             blocking(move || domains.plan(&state, &files, fresh, &caps, fd_sets)).await?;
-        hotplug::plug(monitor, &steps, opened).await?;
+        let given = Arc::new(given);
+        if let Err(error) = hotplug::plug(monitor, &steps, opened).await {
+            return Err(given.fail(error.into()).await);
+        }
         if let Err(error) = settle(monitor, &mut view).await {
             if hotplug::unplug(monitor, &steps).await.is_ok() {
                 hotplug::clear_away(monitor, &steps).await;
             }
-            return Err(error);
+            return Err(given.fail(error).await);
         }
+        given.keep();
         let known = aliases(&live.devices);
         let fresh = view.devices.take(|info| !info.alias.as_ref().is_some_and(|it| known.contains(it)));
         let change = |state: &mut State| {
@@ -328,13 +335,15 @@ impl Domains {
             channel_dir: &files.channels,
             vnc_listen: "",
             render_node: None,
-            credentials: None,
         };
         prepare::prepare_devices(&mut view, &place)?;
         let mut last_node = state.launched.as_ref().map_or(0, |launched| launched.last_node);
         block::number_images(&mut view, &mut last_node);
+        let security = &self.rules.security;
+        let reader = security.images_are_of(&view)?;
         for disk in &mut view.devices.disks {
-            block::detect_chain(disk)?;
+            let detected = block::detect_chain(disk, reader);
+            detected.map_err(|error| devices::explained(error, live, security))?;
         }
         block::number_images(&mut view, &mut last_node);
         let mut opened = Later::default();
@@ -345,7 +354,9 @@ impl Domains {
         let context = self.context(files, &descriptors);
         let before = command::devices(&without, caps, &context, fd_sets)?;
         let with = command::devices(&view, caps, &context, fd_sets)?;
-        Ok(Plan { view, steps: hotplug::steps(&before, &with)?, opened: opened.0, last_node })
+        let steps = hotplug::steps(&before, &with)?;
+        let given = self.give_devices(state, &view)?;
+        Ok(Plan { view, steps, opened: opened.0, last_node, given })
     }
 
     fn context<'a>(&'a self, files: &'a Files, descriptors: &'a Descriptors) -> Context<'a> {
@@ -355,7 +366,7 @@ impl Domains {
             memory_dir: &files.memory,
             monitor: -1,
             descriptors,
-            sandbox: Sandbox::On,
+            sandbox: self.rules.sandbox,
             now_s: 0,
             local_offset_s: 0,
             incoming: None,
@@ -409,6 +420,7 @@ impl Domains {
         match answered {
             Some(Answer::Gone) => {
                 hotplug::clear_away(guest.monitor(), &steps).await;
+                self.take_back_devices(guest.state(), device.clone()).await;
                 self.forget_device(job, alias);
                 Ok(())
             }
@@ -469,6 +481,7 @@ impl Domains {
         }
         let steps = self.steps_of(live, guest.files(), &device).await?;
         hotplug::clear_away(guest.monitor(), &steps).await;
+        self.take_back_devices(guest.state(), device).await;
         self.forget_device(&job, alias);
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
+use crate::config::qemu::QemuConfig;
 use crate::drivers::domain::event::EventId;
 use crate::drivers::domain::list::Existing;
 use crate::drivers::event_bus::{Event, Filter, Subscriber};
@@ -33,9 +34,9 @@ impl Subscriber for Clumsy {
 }
 
 fn drivers(root: &std::path::Path, mistake: &'static str) -> Arc<Drivers> {
-    let drivers =
-        Drivers::new(Paths::system(root), std::env::var_os("PATH").unwrap(), None, Default::default())
-            .unwrap();
+    let path = std::env::var_os("PATH").unwrap();
+    let qemu = QemuConfig::default();
+    let drivers = Drivers::new(Paths::system(root), path, &qemu, None, Default::default()).unwrap();
     let filter = Filter::Domain { domain: None, id: EventId::Lifecycle };
     drivers.events.subscribe(filter, Arc::new(Clumsy(mistake)));
     Arc::new(drivers)
@@ -121,6 +122,7 @@ async fn a_mistake_in_a_start_leaves_no_qemu_behind() {
             Drivers::new(
                 Paths::system(root.path()),
                 std::env::var_os("PATH").unwrap(),
+                &QemuConfig::default(),
                 None,
                 Default::default(),
             )

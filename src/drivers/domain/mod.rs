@@ -31,6 +31,7 @@
 //! | `core_dump` | what is kept of a guest for whoever looks into it |
 //! | `start`, `lifecycle`, `lifecycle_action`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
+//! | `given` | files that belong to QEMU's user while a guest runs |
 //! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
 //! | `job_info`, `job_abort` | how far a long operation is, how the last one went, and ending one |
 //! | `hotplug`, `refresh` | what changes in a guest while it runs, and what QEMU made of it |
@@ -55,6 +56,7 @@ pub mod event;
 mod filter;
 pub mod flags;
 mod formats;
+mod given;
 pub mod graphics;
 pub mod hotplug;
 pub mod iothreads;
@@ -113,14 +115,19 @@ use self::owners::Owners;
 use self::ports::Ports;
 use self::turns::Turns;
 use crate::conf::domain::Domain;
+use crate::config::qemu::QemuConfig;
 use crate::drivers::event_bus::{Event, EventBus};
 use crate::drivers::storage::Storage;
 use crate::error::{Error, Result};
 use crate::qemu::capabilities::Emulators;
+use crate::qemu::command::Sandbox;
 use crate::qemu::job::{DomainObject, Limits, State};
 use crate::qemu::process::Directories;
 use crate::qemu::save_image::Saving;
-use crate::util::paths::Paths;
+use crate::qemu::security::{self, Security};
+use crate::util::accounts::{Ids, group_id, user_id};
+use crate::util::file;
+use crate::util::paths::{Paths, Scope};
 use crate::util::uuid::Uuid;
 
 /// The driver of guests.
@@ -147,6 +154,39 @@ pub struct Domains {
     migrations: Migrations,
     /// What this host is called.
     host_uuid: Uuid,
+    rules: Rules,
+}
+
+/// What an administrator has decided for all guests.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    pub security: Security,
+    pub sandbox: Sandbox,
+    /// Whom emulated TPMs run as, if not as this daemon's user.
+    pub tpm: Option<Ids>,
+}
+
+impl Rules {
+    pub fn new(config: &QemuConfig, paths: &Paths) -> Self {
+        if paths.scope == Scope::Session {
+            return Self { sandbox: config.sandbox, ..Self::default() };
+        }
+        Self {
+            security: Security::system(config.security.clone(), &paths.qemu_state()),
+            sandbox: config.sandbox,
+            tpm: Some(tpm_ids(config, paths)),
+        }
+    }
+}
+
+/// The TPM software's usual user, where the host has one.
+fn tpm_ids(config: &QemuConfig, paths: &Paths) -> Ids {
+    const USUAL: &str = "tss";
+    let own = Ids::own();
+    let usual = Ids { user: user_id(USUAL).unwrap_or(own.user), group: group_id(USUAL).unwrap_or(own.group) };
+    let usual = security::usable(usual, &paths.state);
+    let Ids { user, group } = usual;
+    Ids { user: config.swtpm_user.unwrap_or(user), group: config.swtpm_group.unwrap_or(group) }
 }
 
 impl Domains {
@@ -157,7 +197,7 @@ impl Domains {
         emulators: Emulators,
         storage: Arc<Storage>,
         search_path: &OsStr,
-        host_uuid: Uuid,
+        (rules, host_uuid): (Rules, Uuid),
     ) -> Self {
         Self {
             list: DomainList::default(),
@@ -179,6 +219,7 @@ impl Domains {
             saving: Saving::default(),
             migrations: Migrations::default(),
             host_uuid,
+            rules,
         }
     }
 
@@ -196,8 +237,9 @@ impl Domains {
         let inherited = blocking(move || {
             // What runs comes first: a definition that contradicts it must not keep it off the list.
             let runtime = &domains.directories.runtime;
-            let inherited = crate::util::file::make_directory(runtime, 0o755)
-                .and_then(|()| domains.inherit())
+            domains.prepare_directories()?;
+            let inherited = domains
+                .inherit()
                 .map_err(|error| Error::io(format_args!("cannot use '{}'", runtime.display()), error))?;
             domains.drop_half_saved();
             domains.load_definitions().map_err(|error| {
@@ -208,6 +250,18 @@ impl Domains {
         self.adopt_all(inherited.await?).await;
         tokio::spawn(Arc::clone(self).start_marked());
         Ok(())
+    }
+
+    /// The directories in which guests have theirs belong to QEMU's user.
+    fn prepare_directories(&self) -> Result<()> {
+        let (runtime, state) = (&self.directories.runtime, &self.directories.state);
+        let ours = [runtime.clone()];
+        let theirs = [state.clone(), state.join("nvram"), state.join("ram"), runtime.join("channel")];
+        for directory in ours.iter().chain(&theirs) {
+            file::make_directory(directory, 0o755)
+                .map_err(|error| Error::io(format_args!("cannot use '{}'", directory.display()), error))?;
+        }
+        theirs.iter().try_for_each(|directory| Ok(self.rules.security.share(directory)?))
     }
 
     fn load_definitions(&self) -> io::Result<()> {

@@ -81,7 +81,6 @@ impl Domains {
             channel_dir: &files.channels,
             vnc_listen: "127.0.0.1",
             render_node: None,
-            credentials: None,
         };
         let accel = command::accel_of(&definition);
         if let Some(cpu) = &mut definition.cpu {

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::event::{DomainEvent, Lifecycle, Resumed, Started as StartedDetail, Suspended};
 use super::flags::{CallFlags, CreateFlags, StartFlags};
+use super::given::Given;
 use super::list::{Added, Existing};
 use super::managed_save::Kept;
 use super::restore::reset_nvram;
@@ -23,7 +24,7 @@ use crate::conf::domain::{ClockOffset, Cpu, Domain};
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{CpuArguments, QemuCaps};
-use crate::qemu::command::{self, CommandLine, Context, Sandbox};
+use crate::qemu::command::{self, CommandLine, Context};
 use crate::qemu::helpers::{self, Helper, Serving};
 use crate::qemu::hotplug::vcpu;
 use crate::qemu::job::{
@@ -35,6 +36,7 @@ use crate::qemu::monitor::{
 };
 use crate::qemu::process::{self, Launch, Prepared, Spawned, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
+use crate::qemu::secret::MasterKey;
 use crate::qemu::setup;
 use crate::util::local_time;
 
@@ -157,21 +159,28 @@ impl Domains {
     ) -> Result<()> {
         let (definition, beginning) = (plan.definition, plan.beginning);
         let attempt = Attempt::new(self, job.object(), plan);
-        let (mut attempt, started) = self.launch(attempt, definition).await?;
-        match self.bring_up(job, &mut attempt, &started, beginning).await {
-            Ok(()) => {
-                self.hand_over(job, attempt, started);
-                Ok(())
+        let given = Arc::clone(&attempt.given);
+        let brought_up = async {
+            let (mut attempt, started) = self.launch(attempt, definition).await?;
+            match self.bring_up(job, &mut attempt, &started, beginning).await {
+                Ok(()) => {
+                    self.hand_over(job, attempt, started);
+                    Ok(())
+                }
+                Err(error) => {
+                    let error = match job.state().ending {
+                        Some(Ending::Destroyed) => canceled(&definition.name),
+                        _ => error.into_error(&started).await,
+                    };
+                    started.abandon().await;
+                    drop(attempt);
+                    Err(error)
+                }
             }
-            Err(error) => {
-                let error = match job.state().ending {
-                    Some(Ending::Destroyed) => canceled(&definition.name),
-                    _ => error.into_error(&started).await,
-                };
-                started.abandon().await;
-                drop(attempt);
-                Err(error)
-            }
+        };
+        match brought_up.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(given.fail(error).await),
         }
     }
 
@@ -188,7 +197,7 @@ impl Domains {
         };
         let begin = async {
             let (mut attempt, prepared, launch, helpers) = blocking(move || attempt.assemble(&caps)).await?;
-            attempt.helpers = helpers::start(helpers, prepared.files()).await?;
+            attempt.helpers = helpers::start(helpers, prepared.files(), launch.run_as).await?;
             let spawned = prepared.spawn(launch).await?;
             let noted = blocking(move || {
                 attempt.note(&spawned)?;
@@ -317,6 +326,7 @@ struct Attempt {
     cpu_arguments: CpuArguments,
     launched: Option<Arc<Launched>>,
     helpers: Serving,
+    given: Arc<Given>,
     kept: bool,
 }
 
@@ -342,6 +352,7 @@ impl Attempt {
             cpu_arguments,
             launched: None,
             helpers: Serving::default(),
+            given: Arc::default(),
             kept: false,
         }
     }
@@ -350,7 +361,14 @@ impl Attempt {
     fn assemble(mut self, caps: &QemuCaps) -> Result<(Self, Prepared, Launch, Vec<Helper>)> {
         let definition = &mut self.definition;
         self.domains.refuse_twin(definition)?;
+        let rules = &self.domains.rules;
+        let security = &rules.security;
+        security.confine(definition)?;
+        let run_as = security.runs_as(definition)?;
         let mut prepared = Prepared::new(&self.domains.directories, self.id, &definition.name)?;
+        for directory in [&prepared.files().directory, &prepared.files().channels] {
+            security.hand_over(definition, directory)?;
+        }
         let defined_cpu = definition.cpu.clone();
         let accel = command::accel_of(definition);
         if let Some(exact) = self.exact_cpu.take() {
@@ -359,18 +377,23 @@ impl Attempt {
             self.domains.emulators.complete_cpu(cpu, caps, accel)?;
         }
         self.domains.storage.locate_disks(definition)?;
-        let last_node = devices::prepare(definition, self.id, prepared.files(), &self.domains.ports)?;
-        self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu }));
+        let last_node =
+            devices::prepare(definition, self.id, prepared.files(), &self.domains.ports, security)?;
+        let owners = security.owners();
+        self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu, owners }));
         let key = devices::write_master_key(prepared.files())?;
+        security.hand_over(definition, &prepared.files().directory.join(MasterKey::FILE))?;
         let host = helpers::Host {
             files: prepared.files(),
             tpm_states: self.domains.tpm_states(),
             search_path: self.domains.search_path(),
+            tpm_user: rules.tpm,
         };
         let helpers = helpers::needed(definition, &host)?;
         let mut descriptors = devices::open(definition, accel, &mut prepared)?;
         descriptors.secrets = self.domains.storage.seal_secrets(definition, &key)?;
-        let settings = devices::settings(definition, prepared.files())?;
+        let settings = devices::settings(definition, prepared.files(), security)?;
+        self.given.give(security, definition, owners)?;
         let now_s = seconds_since_1970();
         let context = Context {
             scope: self.domains.paths.scope,
@@ -378,7 +401,7 @@ impl Attempt {
             memory_dir: &prepared.files().memory,
             monitor: prepared.monitor_fd(),
             descriptors: &descriptors,
-            sandbox: Sandbox::On,
+            sandbox: rules.sandbox,
             now_s,
             local_offset_s: local_time::offset_s(now_s),
             incoming: matches!(self.beginning, Beginning::Incoming(_)).then_some("defer"),
@@ -395,6 +418,7 @@ impl Attempt {
             versions: versions(caps),
             taints: Vec::new(),
             limit: START_LIMIT + START_LIMIT_PER_GIB * gib,
+            run_as,
         };
         Ok((self, prepared, launch, helpers))
     }
@@ -412,6 +436,7 @@ impl Attempt {
 
     fn keep(mut self) {
         std::mem::take(&mut self.helpers).keep(&self.definition.name);
+        self.given.keep();
         self.kept = true;
     }
 }

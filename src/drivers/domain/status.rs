@@ -6,6 +6,7 @@ use super::Domains;
 use crate::conf::xml::YesNo;
 use crate::qemu::job::{Phase, State, Underway};
 use crate::qemu::process::Files;
+use crate::qemu::security::Owners;
 use crate::qemu::status::{
     Capability, JobRecord, LiveDomain, MonitorSocket, Status, StatusError, VcpuThread,
 };
@@ -98,6 +99,7 @@ pub(super) fn status(state: &State, process: &Process, files: &Files) -> Option<
         channels: files.channels.to_string_lossy().into_owned(),
         memory_directory: Some(files.memory.to_string_lossy().into_owned()),
         defined_cpu: launched.defined_cpu.clone(),
+        remember_owner: launched.owners == Owners::Remembered,
         allow_reboot: Some(YesNo::Yes),
         last_node: u64::from(launched.last_node),
         last_fdset: 0,

@@ -91,11 +91,12 @@ impl Domains {
             }
         }
         files.directory = directory;
-        attach::prepare_found(&mut live, id, &files, &process)?;
+        attach::prepare_found(&mut live, &files, &process, &self.rules.security)?;
         let launched = Launched {
             capabilities: CapSet::default(),
             last_node: attach::last_node(&found.invocation.args),
             defined_cpu: None,
+            owners: self.rules.security.owners(),
         };
         let mut state = State::new(&*live.name, live.uuid);
         state.id = live.id;
@@ -123,7 +124,7 @@ impl Domains {
         let id = state.id.unwrap_or(-1);
         let (mut live, capabilities) = self.complete_live(found, &answers, id).await?;
         if let (Some(files), Some(process)) = (state.files(), state.process()) {
-            attach::prepare_found(&mut live, id, files, process)?;
+            attach::prepare_found(&mut live, files, process, &self.rules.security)?;
         }
         if let Some(defined) = &state.inactive {
             take_untold(&mut live, defined);
@@ -131,7 +132,8 @@ impl Domains {
         job.update(|state| {
             let last_node = state.launched.as_ref().map_or(0, |launched| launched.last_node);
             let defined_cpu = live.cpu.clone();
-            state.launched = Some(Arc::new(Launched { capabilities, last_node, defined_cpu }));
+            let owners = self.rules.security.owners();
+            state.launched = Some(Arc::new(Launched { capabilities, last_node, defined_cpu, owners }));
             state.live = Some(Arc::new(live));
             state.vcpu_threads = answers.threads;
         });

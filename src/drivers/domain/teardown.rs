@@ -25,6 +25,7 @@ impl Domains {
         job.drop_parked();
         let state = object.state();
         self.release(&state);
+        self.take_back_all(&state).await;
         let (reason, detail) = meaning(state.ending);
         tracing::info!(domain = %state.name, ?reason, "stopped");
         let (_, word) = RunState::Shutoff(reason).names();

@@ -102,7 +102,15 @@ impl Domains {
             let only = |disk: &Disk| Devices { disks: vec![disk.clone()], ..Devices::default() };
             let out = images(self.steps_of(live, guest.files(), &only(old)).await?);
             let into = images(self.steps_of(live, guest.files(), &only(&changed)).await?);
-            change_medium(guest.monitor(), &changed, (&out, &into), flags).await?;
+            let (domains, state) = (Arc::clone(self), job.state());
+            let mut view = Domain::clone(live);
+            view.devices = only(&changed);
+            let given = Arc::new(blocking(move || domains.give_devices(&state, &view)).await?);
+            if let Err(error) = change_medium(guest.monitor(), &changed, (&out, &into), flags).await {
+                return Err(given.fail(error).await);
+            }
+            given.keep();
+            self.take_back_devices(guest.state(), only(old)).await;
         }
         changed.storage.startup_policy = startup_policy;
         let change = |state: &mut State| {
@@ -122,8 +130,10 @@ impl Domains {
     fn look_at_medium(&self, mut view: Domain, mut last_node: u32) -> Result<(Disk, u32)> {
         self.storage.locate_disks(&mut view)?;
         block::number_images(&mut view, &mut last_node);
+        let security = &self.rules.security;
+        let reader = security.images_are_of(&view)?;
         for disk in view.devices.disks.iter_mut().filter(|disk| !disk.storage.is_empty()) {
-            block::detect_chain(disk)?;
+            block::detect_chain(disk, reader)?;
         }
         block::number_images(&mut view, &mut last_node);
         let disk = view.devices.disks.pop().ok_or_else(|| Error::internal_error("no disk to change"))?;

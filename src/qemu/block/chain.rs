@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::probe::{self, HEADER_LEN};
 use crate::conf::devices::{Backing, Disk, DiskDevice, Layer, LayerFormat, Place, Storage, StorageFormat};
+use crate::util::accounts::{Ids, as_user};
 use crate::util::reason::Reason;
 
 /// Chains are not longer than this.
@@ -52,9 +53,26 @@ impl std::fmt::Display for Credentials<'_> {
     }
 }
 
-/// Checks that the images of `disk` are there and adds those that they name themselves. Reads files: call it
-/// where that may block.
-pub fn detect_chain(disk: &mut Disk) -> Result<(), StorageError> {
+impl StorageError {
+    /// Whether somebody may not see an image that may be there.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Missing { source, .. } | Self::MissingBacking { source, .. } => {
+                source.kind() == io::ErrorKind::PermissionDenied
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Who looks at the images: this daemon, and whether QEMU's user finds them, too.
+#[derive(Debug, Clone, Copy)]
+struct Reader(Ids);
+
+/// Checks that the images of `disk` are there, also for `user` where QEMU is not to run as this daemon's, and adds
+/// those that they name themselves. Reads files: call it where that may block.
+pub fn detect_chain(disk: &mut Disk, user: Option<Ids>) -> Result<(), StorageError> {
+    let reader = Reader(user.unwrap_or_else(Ids::own));
     let format = disk.format();
     let top = match &disk.storage.place {
         Place::File(Some(path)) | Place::Block(Some(path)) => path.to_string(),
@@ -64,7 +82,7 @@ pub fn detect_chain(disk: &mut Disk) -> Result<(), StorageError> {
         if disk.storage.backing.is_none() {
             end_chain(&mut disk.storage);
         }
-        access(&top).map_err(|source| missing(&top, &top, None, source))?;
+        std::fs::metadata(&top).map_err(|source| missing(&top, &top, None, source))?;
         disk.storage.is_host_cdrom = disk.device == DiskDevice::Cdrom && is_cdrom_drive(&disk.storage.place);
         return Ok(());
     }
@@ -73,7 +91,7 @@ pub fn detect_chain(disk: &mut Disk) -> Result<(), StorageError> {
     // What the definition names must be there; it may also say that the chain ends.
     while matches!(image.0.backing.as_deref(), Some(Backing::Layer(_))) {
         if let Some(path) = local_path(&image.0.place) {
-            access(path).map_err(|source| missing(path, &top, Some(process_credentials()), source))?;
+            reader.find(path).map_err(|source| missing(path, &top, reader.credentials(), source))?;
         }
         depth += 1;
         image = match image.0.backing.as_deref_mut() {
@@ -86,7 +104,7 @@ pub fn detect_chain(disk: &mut Disk) -> Result<(), StorageError> {
             let path = image.0.path().unwrap_or_default().to_owned();
             return Err(StorageError::TooDeep { path });
         }
-        image = match descend(image.0, image.1, &top)? {
+        image = match descend(image.0, image.1, &top, reader)? {
             Some(next) => next,
             None => return Ok(()),
         };
@@ -100,15 +118,15 @@ fn descend<'a>(
     storage: &'a mut Storage,
     format: StorageFormat,
     top: &str,
+    reader: Reader,
 ) -> Result<Option<(&'a mut Storage, StorageFormat)>, StorageError> {
     let Some(path) = local_path(&storage.place).map(str::to_owned) else { return Ok(None) };
     if !format.has_backing() {
-        access(&path).map_err(|source| missing(&path, top, Some(process_credentials()), source))?;
+        reader.find(&path).map_err(|source| missing(&path, top, reader.credentials(), source))?;
         end_chain(storage);
         return Ok(None);
     }
-    let found =
-        read_header(&path).map_err(|source| missing(&path, top, Some(process_credentials()), source))?;
+    let found = reader.header(&path).map_err(|source| missing(&path, top, reader.credentials(), source))?;
     let header = probe::read(format, &found);
     if header.has_data_file {
         let message = format!("image '{path}' keeps its data in another file, which is not supported");
@@ -121,7 +139,7 @@ fn descend<'a>(
     let place = place_of(&backing.name, &path)?;
     let kind = match backing.format {
         Some(kind) => kind,
-        None => guess_format(&place, &backing.name, &path, top)?,
+        None => guess_format((&place, &backing.name), &path, top, reader)?,
     };
     let layer = Layer { format: LayerFormat { kind, metadata_cache: None }, storage: Storage::new(place) };
     storage.backing = Some(Box::new(Backing::Layer(layer)));
@@ -134,10 +152,14 @@ fn descend<'a>(
 
 /// An image whose format nobody tells is taken for what it looks like, unless it then names a further one:
 /// a guest could have written that name.
-fn guess_format(place: &Place, name: &str, image: &str, top: &str) -> Result<StorageFormat, StorageError> {
+fn guess_format(
+    (place, name): (&Place, &str),
+    image: &str,
+    top: &str,
+    reader: Reader,
+) -> Result<StorageFormat, StorageError> {
     let Some(path) = local_path(place) else { return Ok(StorageFormat::Raw) };
-    let header =
-        read_header(path).map_err(|source| missing(path, top, Some(process_credentials()), source))?;
+    let header = reader.header(path).map_err(|source| missing(path, top, reader.credentials(), source))?;
     let format = probe::probe(&header);
     if probe::read(format, &header).backing.is_some() {
         return Err(StorageError::UnknownFormat { backing: name.to_owned(), image: image.to_owned() });
@@ -157,15 +179,33 @@ fn local_path(place: &Place) -> Option<&str> {
     }
 }
 
-fn access(path: &str) -> io::Result<()> {
-    std::fs::metadata(path).map(|_| ())
-}
-
 /// Whether QEMU must speak to a drive of the host, whose medium can change.
 fn is_cdrom_drive(place: &Place) -> bool {
     const SCSI_CDROM_MAJOR: u32 = 11;
     let Place::Block(Some(path)) = place else { return false };
     std::fs::metadata(&**path).is_ok_and(|found| rustix::fs::major(found.rdev()) == SCSI_CDROM_MAJOR)
+}
+
+impl Reader {
+    fn credentials(self) -> Option<(u32, u32)> {
+        Some((self.0.user, self.0.group))
+    }
+
+    /// Whether the user finds an image: he need not be able to read it before it is given to him.
+    fn find(self, path: &str) -> io::Result<()> {
+        as_user(self.0, || std::fs::metadata(path).map(drop))
+    }
+
+    /// On a server that grants root nothing, only the user can read it.
+    fn header(self, path: &str) -> io::Result<Vec<u8>> {
+        self.find(path)?;
+        match read_header(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                as_user(self.0, || read_header(path))
+            }
+            header => header,
+        }
+    }
 }
 
 fn read_header(path: &str) -> io::Result<Vec<u8>> {
@@ -175,10 +215,6 @@ fn read_header(path: &str) -> io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     file.take(HEADER_LEN as u64).read_to_end(&mut header)?;
     Ok(header)
-}
-
-fn process_credentials() -> (u32, u32) {
-    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
 fn missing(path: &str, top: &str, credentials: Option<(u32, u32)>, source: io::Error) -> StorageError {
@@ -293,7 +329,7 @@ mod tests {
         image(&at("mid"), &json, Some("raw"));
         image(&at("base"), "/etc/shadow", Some("qcow2"));
         let mut detected = disk("qcow2", &at("top"), "");
-        detect_chain(&mut detected).unwrap();
+        detect_chain(&mut detected, None).unwrap();
         // What a guest wrote to a raw image is not believed.
         assert_eq!(chain_of(&detected), [("mid".to_owned(), "qcow2"), ("base".to_owned(), "raw")]);
         let inactive = write_document(&detected, "disk", Form::INACTIVE);
@@ -302,10 +338,10 @@ mod tests {
         assert!(live.contains("<backingStore/>"), "{live}");
 
         let mut ended = disk("qcow2", &at("top"), "<backingStore/>");
-        detect_chain(&mut ended).unwrap();
+        detect_chain(&mut ended, None).unwrap();
         assert_eq!(chain_of(&ended), []);
         let mut raw = disk("raw", &at("top"), "");
-        detect_chain(&mut raw).unwrap();
+        detect_chain(&mut raw, None).unwrap();
         assert_eq!(chain_of(&raw), []);
     }
 
@@ -313,8 +349,8 @@ mod tests {
     fn a_broken_chain_is_refused_in_libvirts_words() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let refusal = |mut disk: Disk| detect_chain(&mut disk).unwrap_err().to_string();
-        let (here, (user, group)) = (directory.path().display(), process_credentials());
+        let refusal = |mut disk: Disk| detect_chain(&mut disk, None).unwrap_err().to_string();
+        let (here, Ids { user, group }) = (directory.path().display(), Ids::own());
         assert_eq!(
             refusal(disk("raw", &at("none"), "")),
             format!("Cannot access storage file '{here}/none': No such file or directory")

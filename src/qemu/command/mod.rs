@@ -176,8 +176,9 @@ impl Settings {
 }
 
 /// Whether QEMU gives up system calls that it does not need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sandbox {
+    #[default]
     On,
     Off,
 }

@@ -16,6 +16,8 @@ use crate::qemu::block;
 use crate::qemu::capabilities::QemuCaps;
 use crate::qemu::prepare::{Chooser, Place, prepare, set_pty_paths};
 use crate::qemu::process::short_name;
+use crate::qemu::security::Security;
+use crate::util::accounts::Ids;
 use crate::util::paths::Scope;
 
 pub(crate) fn corpus() -> PathBuf {
@@ -109,8 +111,8 @@ pub(crate) fn running(definition: &str, name: &str) -> Domain {
         channel_dir: Path::new(&channel_dir),
         vnc_listen: "127.0.0.1",
         render_node: None,
-        credentials: Some("+0:+0"),
     };
+    Security::fixed(Ids { user: 0, group: 0 }).confine(&mut domain).unwrap();
     prepare(&mut domain, &place, &mut First).unwrap();
     // The kernel names network devices.
     use InterfaceKind::{Bridge, Direct, Ethernet, Network};

@@ -12,6 +12,7 @@ use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::process::{Files, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as RunningReason, Shutoff};
+use crate::qemu::security::Owners;
 use crate::qemu::stats::Told;
 use crate::util::process::Process;
 use crate::util::uuid::Uuid;
@@ -150,6 +151,8 @@ pub struct Launched {
     pub last_node: u32,
     /// The CPU as it was defined, where the live definition has a more exact one.
     pub defined_cpu: Option<Box<Cpu>>,
+    /// Whether it is noted whose its files were.
+    pub owners: Owners,
 }
 
 impl State {

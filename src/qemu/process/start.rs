@@ -12,6 +12,7 @@ use super::files::{Guard, Prepared};
 use super::{Files, Running};
 use crate::qemu::log::{self, Log};
 use crate::qemu::monitor::{Connected, Greeting, Monitor, MonitorError, MonitorEvent};
+use crate::util::accounts::Ids;
 use crate::util::file::{self, Durability};
 use crate::util::process::{Child, Command, Process, ProcessError, Way};
 use crate::util::reason::Reason;
@@ -31,6 +32,8 @@ pub struct Launch {
     pub taints: Vec<String>,
     /// How long QEMU may take until it answers.
     pub limit: Duration,
+    /// Whom QEMU runs as, if not as this daemon's user.
+    pub run_as: Option<Ids>,
 }
 
 /// Why a guest did not start. The texts are libvirt's; its code is `VIR_ERR_INTERNAL_ERROR` unless a variant
@@ -97,6 +100,9 @@ impl Prepared {
         let output = || log.output().map_err(|error| StartError::file(log.path(), error));
         let mut command =
             Command::new(&launch.program).args(&launch.args).umask(0o002).stdout(output()?).stderr(output()?);
+        if let Some(ids) = launch.run_as {
+            command = command.run_as(ids);
+        }
         command = launch.env.iter().fold(command, |command, (name, value)| command.env(name, value));
         command = passed.into_iter().fold(command, Command::pass);
         let spawned = async {

@@ -187,7 +187,7 @@ async fn list_all_checkpoints(
     Ok(DomainListAllCheckpointsRet { checkpoints: Vec::new(), ret: 0 })
 }
 
-/// No security driver labels guests here.
+/// That of the main security driver, which labels nobody.
 async fn get_security_label(
     call: Call,
     args: DomainGetSecurityLabelArgs,
@@ -200,8 +200,11 @@ async fn get_security_label_list(
     call: Call,
     args: DomainGetSecurityLabelListArgs,
 ) -> Result<DomainGetSecurityLabelListRet> {
-    state(&call, &args.dom)?;
-    Ok(DomainGetSecurityLabelListRet { labels: Vec::new(), ret: 0 })
+    let labels = call.drivers.domains.security_labels(&*state(&call, &args.dom)?)?;
+    let ret = signed(u32::try_from(labels.len()).unwrap_or(u32::MAX));
+    let label =
+        |text: String| DomainGetSecurityLabelRet { label: text.bytes().chain([0]).collect(), enforcing: 0 };
+    Ok(DomainGetSecurityLabelListRet { labels: labels.into_iter().map(label).collect(), ret })
 }
 
 async fn get_job_info(call: Call, args: DomainGetJobInfoArgs) -> Result<DomainGetJobInfoRet> {

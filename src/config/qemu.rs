@@ -1,0 +1,169 @@
+//! `qemu.conf`: whom guests run as, who owns their files meanwhile, what QEMU may do.
+//!
+//! As in `libvirtd.conf`, keys without a meaning here are named in the log, and those that would protect a guest in
+//! a way this daemon cannot are refused.
+
+use std::path::Path;
+
+use super::{ConfigError, expected, number, read_settings, text};
+use crate::qemu::command::Sandbox;
+use crate::qemu::security::Policy;
+use crate::util::accounts::{group_id, user_id};
+use crate::util::conf_file::{Setting, Value};
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QemuConfig {
+    pub security: Policy,
+    pub sandbox: Sandbox,
+    /// Whom an emulated TPM runs as.
+    pub swtpm_user: Option<u32>,
+    pub swtpm_group: Option<u32>,
+    /// Lines worth a warning once logging works.
+    pub remarks: Vec<String>,
+}
+
+/// Keys that would encrypt a connection, or ask its user for a password.
+const PROTECTING: &[&str] = &[
+    "backup_tls_x509_verify",
+    "chardev_tls",
+    "lock_manager",
+    "migrate_tls_force",
+    "nbd_tls",
+    "rdp_password",
+    "spice_password",
+    "spice_sasl",
+    "spice_tls",
+    "vnc_password",
+    "vnc_sasl",
+    "vnc_tls",
+    "vxhs_tls",
+];
+
+/// Which restrict a guest in ways that need control groups or namespaces; an empty list asks for nothing.
+const LISTS_WITHOUT_EFFECT: &[&str] = &["cgroup_controllers", "cgroup_device_acl", "namespaces"];
+
+impl QemuConfig {
+    /// Reads `path`; what it is without a file if there is none.
+    pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::read(path, &text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Reads the content of a file; `path` is for the errors.
+    pub fn read(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        read_settings(path, text, |setting| config.apply(setting))?;
+        Ok(config)
+    }
+
+    fn apply(&mut self, setting: Setting) -> Result<(), String> {
+        let security = &mut self.security;
+        let unknown = |error: crate::util::accounts::UnknownId| error.to_string();
+        match setting.key.as_str() {
+            "user" => security.user = Some(user_id(&text(setting)?).map_err(unknown)?),
+            "group" => security.group = Some(group_id(&text(setting)?).map_err(unknown)?),
+            "swtpm_user" => self.swtpm_user = Some(user_id(&text(setting)?).map_err(unknown)?),
+            "swtpm_group" => self.swtpm_group = Some(group_id(&text(setting)?).map_err(unknown)?),
+            "dynamic_ownership" => security.dynamic_ownership = switch(&setting)?,
+            "remember_owner" => security.remember_owner = switch(&setting)?,
+            "security_default_confined" => security.default_confined = switch(&setting)?,
+            "security_require_confined" => {
+                if switch(&setting)? {
+                    return Err("Security driver \"none\" cannot create confined guests".to_owned());
+                }
+            }
+            "security_driver" => drivers(setting)?,
+            "seccomp_sandbox" => {
+                self.sandbox = match number::<i64>(&setting)? {
+                    0 => Sandbox::Off,
+                    _ => Sandbox::On,
+                };
+            }
+            key if PROTECTING.contains(&key) => unprotected(&setting)?,
+            key if LISTS_WITHOUT_EFFECT.contains(&key) && setting.value == Value::List(Vec::new()) => {}
+            // Read with the settings of saving.
+            key if key.contains("image_format") || key.starts_with("auto_") => {}
+            key => self.remarks.push(format!("line {}: '{key}' has no effect here", setting.line)),
+        }
+        Ok(())
+    }
+}
+
+fn switch(setting: &Setting) -> Result<bool, String> {
+    match setting.value {
+        Value::Integer(0) => Ok(false),
+        Value::Integer(1) => Ok(true),
+        Value::Integer(_) => Err(format!("value for '{}' parameter must be 0 or 1", setting.key)),
+        _ => Err(expected(setting, "number")),
+    }
+}
+
+/// Beside the host's users there is nothing here that keeps guests apart.
+fn drivers(setting: Setting) -> Result<(), String> {
+    let named = match setting.value {
+        Value::List(names) => names,
+        name => vec![name],
+    };
+    match named.iter().find(|name| **name != Value::Text("none".to_owned())) {
+        Some(Value::Text(other)) => Err(format!("Security driver {other} not found")),
+        Some(_) => Err("expected a string or a list of strings for 'security_driver' parameter".to_owned()),
+        None if named.len() > 1 => Err("Duplicate security driver none".to_owned()),
+        None => Ok(()),
+    }
+}
+
+fn unprotected(setting: &Setting) -> Result<(), String> {
+    match &setting.value {
+        Value::Integer(0) => Ok(()),
+        Value::Text(text) if text.is_empty() => Ok(()),
+        _ => Err(format!("'{}' is not supported", setting.key)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<QemuConfig, String> {
+        QemuConfig::read(Path::new("/q.conf"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn whom_guests_run_as_and_who_owns_their_files() {
+        let config = read(
+            "user = \"+64055\"\ngroup = \"root\"\ndynamic_ownership = 0\nremember_owner = 0\n\
+             security_default_confined = 0\nsecurity_driver = [ \"none\" ]\nseccomp_sandbox = 0\nswtpm_user = \"+7\"\n\
+             namespaces = []\nvnc_tls = 0\nmax_core = 1\n",
+        )
+        .unwrap();
+        let security = &config.security;
+        assert_eq!((security.user, security.group), (Some(64055), Some(0)));
+        assert!(!security.dynamic_ownership && !security.remember_owner && !security.default_confined);
+        assert_eq!((config.sandbox, config.swtpm_user), (Sandbox::Off, Some(7)));
+        assert_eq!(config.remarks, ["line 11: 'max_core' has no effect here"]);
+        let silent = read("").unwrap();
+        assert_eq!((silent.security.user, silent.sandbox), (None, Sandbox::On));
+        assert!(silent.security.dynamic_ownership && silent.security.remember_owner);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (text, error) in [
+            ("user = 'no-such-user'", "/q.conf:1: Failed to parse user 'no-such-user'"),
+            ("\ngroup = 7", "/q.conf:2: expected a string for 'group' parameter, not a number"),
+            ("dynamic_ownership = 2", "/q.conf:1: value for 'dynamic_ownership' parameter must be 0 or 1"),
+            ("security_driver = 'apparmor'", "/q.conf:1: Security driver apparmor not found"),
+            ("security_driver = ['none', 'none']", "/q.conf:1: Duplicate security driver none"),
+            (
+                "security_require_confined = 1",
+                "/q.conf:1: Security driver \"none\" cannot create confined guests",
+            ),
+            ("vnc_password = 'x'", "/q.conf:1: 'vnc_password' is not supported"),
+        ] {
+            assert_eq!(read(text).err().as_deref(), Some(error), "{text:?}");
+        }
+    }
+}
