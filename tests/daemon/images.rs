@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 
-use ferrovirt_compat::{Daemon, eventually, halting, run};
+use ferrovirt_compat::{Daemon, command, eventually, halting, run};
 
 use crate::daemon;
 
@@ -47,7 +47,7 @@ impl Drop for Server {
 /// An image behind a socket.
 fn export(image: &Path, socket: &Path) -> Server {
     fs::write(image, vec![0; 1 << 20]).unwrap();
-    let mut command = Command::new("qemu-nbd");
+    let mut command = command("qemu-nbd");
     command.args(["--persistent", "--shared=4", "--format=raw", "--export-name=export", "--socket"]);
     let server = Server(command.arg(socket).arg(image).spawn().unwrap());
     eventually("the image is served", || socket.exists().then_some(()));

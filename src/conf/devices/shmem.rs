@@ -54,7 +54,7 @@ impl Part for Shmem {
         };
         let role = if model == ShmemModel::Ivshmem { None } else { element.value("role")? };
         let server = element.child("server").map(|server| ShmemServer {
-            path: server.attribute("path").map(|path| crate::conf::storage::clean_path(path).into()),
+            path: server.attribute("path").map(crate::conf::storage::clean_path),
         });
         let msi = match element.child("msi") {
             None => None,

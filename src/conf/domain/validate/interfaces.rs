@@ -62,7 +62,8 @@ fn check_backend(card: &Interface) -> Result<()> {
             "The 'passt' backend can only be used with interface type='user' or type='vhostuser'",
         );
     }
-    if !card.port_forwards.is_empty() && !(for_passt && is_passt) {
+    let takes_forwards = for_passt && is_passt;
+    if !takes_forwards && !card.port_forwards.is_empty() {
         return unsupported(
             "The <portForward> element can only be used with the 'passt' backend of interface type='user' or \
              type='vhostuser'",

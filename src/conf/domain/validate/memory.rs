@@ -99,12 +99,11 @@ fn check_place(domain: &Domain, device: &MemoryDevice, slots: u32) -> Result<()>
     let model = device.model;
     match (model, address) {
         (_, None) => {}
-        (MemoryModel::Dimm | MemoryModel::Nvdimm, Some(Address::Dimm(dimm))) => {
-            if dimm.slot >= slots {
-                let slot = dimm.slot;
-                return by_qemu(format!("memory device slot '{slot}' exceeds slots count '{slots}'"));
-            }
+        (MemoryModel::Dimm | MemoryModel::Nvdimm, Some(Address::Dimm(dimm))) if dimm.slot >= slots => {
+            let slot = dimm.slot;
+            return by_qemu(format!("memory device slot '{slot}' exceeds slots count '{slots}'"));
         }
+        (MemoryModel::Dimm | MemoryModel::Nvdimm, Some(Address::Dimm(_))) => {}
         (MemoryModel::Dimm | MemoryModel::Nvdimm, Some(_)) => {
             return by_qemu("only 'dimm' addresses are supported for the pc-dimm device");
         }

@@ -87,7 +87,8 @@ impl Domains {
             None => own_address()?,
         };
         let way = if request.has(MigrateFlags::OFFLINE) { Way::Offline(target) } else { Way::Direct(target) };
-        self.prepare(request, cookie, client, way).await
+        // A whole start is in it.
+        Box::pin(self.prepare(request, cookie, client, way)).await
     }
 
     /// Has a QEMU wait for a guest that comes through this daemon; answers where what comes is to be written as well.
@@ -104,7 +105,8 @@ impl Domains {
         super::refuse_unknown(request)?;
         let (ours, qemus) =
             tunnel::pair().map_err(|error| Error::io("cannot create a socket pair", error))?;
-        Ok((self.prepare(request, cookie, client, Way::Tunnel(qemus)).await?, ours))
+        let prepared = Box::pin(self.prepare(request, cookie, client, Way::Tunnel(qemus))).await?;
+        Ok((prepared, ours))
     }
 
     /// The second phase, on this side.
