@@ -33,10 +33,16 @@ impl Subscriber for Clumsy {
     }
 }
 
+/// Nobody has prepared directories for another user here.
+fn as_root() -> QemuConfig {
+    let mut config = QemuConfig::default();
+    (config.security.user, config.security.group) = (Some(0), Some(0));
+    config
+}
+
 fn drivers(root: &std::path::Path, mistake: &'static str) -> Arc<Drivers> {
     let path = std::env::var_os("PATH").unwrap();
-    let qemu = QemuConfig::default();
-    let drivers = Drivers::new(Paths::system(root), path, &qemu, None, Default::default()).unwrap();
+    let drivers = Drivers::new(Paths::system(root), path, &as_root(), None, Default::default()).unwrap();
     let filter = Filter::Domain { domain: None, id: EventId::Lifecycle };
     drivers.events.subscribe(filter, Arc::new(Clumsy(mistake)));
     Arc::new(drivers)
@@ -122,7 +128,7 @@ async fn a_mistake_in_a_start_leaves_no_qemu_behind() {
             Drivers::new(
                 Paths::system(root.path()),
                 std::env::var_os("PATH").unwrap(),
-                &QemuConfig::default(),
+                &as_root(),
                 None,
                 Default::default(),
             )
