@@ -132,13 +132,6 @@ pub enum SaveImageError {
     NoRoom,
 }
 
-impl SaveImageError {
-    /// Whether no restore can ever come of the file, so that it may go.
-    pub fn is_corrupt(&self) -> bool {
-        matches!(self, Self::Short | Self::Incomplete | Self::Magic)
-    }
-}
-
 impl Prologue {
     pub fn new(format: SaveFormat, xml: String, cookie: &SaveCookie) -> Self {
         let cookie = write_document(cookie, "cookie", Form::SECURE);

@@ -229,6 +229,7 @@ impl Fake {
                 let path = "/machine/unattached/device[0]";
                 json!([{ "cpu-index": 0, "thread-id": std::process::id(), "qom-path": path, "target": "x86_64" }])
             }
+            "query-dump" => json!({ "status": "completed", "completed": 1, "total": 1 }),
             "query-balloon" => json!({ "actual": 128 << 20 }),
             "query-chardev"
             | "query-iothreads"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::flags::{CallFlags, ImageFlags, ImageStateFlags, SaveFlags, StartFlags, no_flags};
 use super::reads::running;
-use super::restore::{Image, Wishes, read_prologue, reset_nvram};
+use super::restore::{Image, Wishes, reset_nvram};
 use super::save::{Request, cache, exclusive, settings};
 use super::{Domains, blocking};
 use crate::conf::xml::Form;
@@ -15,14 +15,6 @@ use crate::qemu::job::{AsyncJob, DomainHandle, Start, State};
 use crate::qemu::save_file::PARTIAL;
 use crate::qemu::save_image::{Prologue, Whole};
 use crate::util::file;
-
-/// What came of a file that the daemon kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kept {
-    Restored,
-    /// Nothing could ever have come of it; it is gone.
-    Useless,
-}
 
 impl Domains {
     /// `virDomainManagedSave`
@@ -65,22 +57,16 @@ impl Domains {
         .await
     }
 
-    /// Has a start go on from what is kept. A file that cannot be restored now stays for another time.
+    /// Has a start go on from what is kept. A file that cannot be restored stays, even if it never could be: whether
+    /// the guest is to lose what was in its memory is not ours to say. A forced boot says it.
     pub(super) async fn start_from_kept(
         self: &Arc<Self>,
         job: &mut AsyncJob<Start>,
         flags: StartFlags,
         owner: Option<ClientId>,
-    ) -> Result<Kept> {
+    ) -> Result<()> {
         let state = job.state();
         let path = self.managed_save(&state.name);
-        if let Err(error) = read_prologue(&path).await?
-            && error.is_corrupt()
-        {
-            tracing::warn!(domain = %state.name, %error, "forgets what was kept of the guest");
-            self.remove_managed_save(&state)?;
-            return Ok(Kept::Useless);
-        }
         let image = self.look_into(&path).await?;
         check_belongs(&image, &state)?;
         let bypassed = flags.contains(StartFlags::BYPASS_CACHE);
@@ -100,7 +86,7 @@ impl Domains {
         if let Err(error) = self.remove_managed_save(&state) {
             tracing::error!(domain = %state.name, %error, "the guest's old state stays");
         }
-        Ok(Kept::Restored)
+        Ok(())
     }
 
     /// The definition of the guest in a file.

@@ -16,7 +16,6 @@ use super::event::{DomainEvent, Lifecycle, Resumed, Started as StartedDetail, Su
 use super::flags::{CallFlags, CreateFlags, StartFlags};
 use super::given::Given;
 use super::list::{Added, Existing};
-use super::managed_save::Kept;
 use super::restore::reset_nvram;
 use super::{Domains, agent, blocking, devices, pins, vcpus};
 use crate::conf::devices::BalloonModel;
@@ -83,11 +82,9 @@ impl Domains {
         let definition = state.inactive.clone().ok_or_else(|| gone(&state))?;
         let owner = flags.contains(StartFlags::AUTODESTROY).then_some(client);
         if self.has_managed_save(&state) && !flags.contains(StartFlags::FORCE_BOOT) {
-            let kept = self.start_from_kept(&mut job, flags, owner).await;
-            if matches!(kept, Ok(Kept::Restored) | Err(_)) {
-                self.forget_unused(job.object());
-                return kept.map(|_| job.state());
-            }
+            let restored = self.start_from_kept(&mut job, flags, owner).await;
+            self.forget_unused(job.object());
+            return restored.map(|()| job.state());
         }
         // A later start must not restore it over disks that this one has written to.
         self.remove_managed_save(&state)?;
