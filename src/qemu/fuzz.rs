@@ -210,6 +210,26 @@ mod tests {
         }
     }
 
+    /// What a definition asks for takes no memory before anything is opened.
+    #[test]
+    fn nobody_has_billions_of_queues() {
+        let caps = caps();
+        let card =
+            "<interface type='ethernet'><model type='virtio'/><driver queues='4294967295'/></interface>";
+        let drive = "<disk type='block' device='cdrom'><target dev='sda' bus='sata'/></disk>";
+        let text = format!(
+            "<domain type='kvm'><name>x</name><memory>65536</memory><os><type machine='q35'>hvm</type></os>\
+             <devices>{card}{drive}</devices></domain>"
+        );
+        let mut domain = Domain::parse(&text, Form::INACTIVE).unwrap();
+        assert!(domain.to_xml(Form::INACTIVE).contains("<disk type='block' device='cdrom'>"));
+        domain.defaults(&facts(&caps, &domain), &mut Same).unwrap();
+        for interface in &mut domain.devices.interfaces {
+            interface.info.alias = Some("net0".into());
+        }
+        assert_eq!(Descriptors::placeholders(&domain).interfaces["net0"].tap.len(), 256);
+    }
+
     #[test]
     fn hostile_texts_are_refused_with_the_place() {
         let caps = caps();

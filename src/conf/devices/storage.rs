@@ -341,7 +341,12 @@ impl Part for Storage {
         let kind = element.value("type")?.unwrap_or(StorageKind::File);
         let mut storage = match element.child("source") {
             Some(source) => read_source(source, kind)?,
-            None => Self::default(),
+            // An empty drive.
+            None => Self::new(match kind {
+                StorageKind::Block => Place::Block(None),
+                StorageKind::Dir => Place::Dir(None),
+                _ => Place::File(None),
+            }),
         };
         storage.backing = read_backing(element)?.map(Box::new);
         Ok(storage)

@@ -83,7 +83,7 @@ impl Descriptors {
                     all.vsocks.insert(alias.clone(), opened);
                 }
                 Need::Tap { alias, queues } => {
-                    let tap = vec![-1; *queues as usize];
+                    let tap = vec![-1; (*queues).min(MAX_QUEUES) as usize];
                     all.interfaces.insert(alias.clone(), InterfaceDescriptors { tap, vhost: Vec::new() });
                 }
             }
@@ -91,6 +91,9 @@ impl Descriptors {
         all
     }
 }
+
+/// The kernel gives a tap device no more queues.
+const MAX_QUEUES: u32 = 256;
 
 /// The name of a character device's main descriptor.
 pub(super) fn source_name(alias: &str) -> String {
