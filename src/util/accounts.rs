@@ -51,11 +51,11 @@ impl Ids {
         Self { user: geteuid().as_raw(), group: getegid().as_raw() }
     }
 
-    /// Every group that a process of this user's is in.
+    /// Every group that a process of this user's is in: his own first one as well, through which Debian's
+    /// `libvirt-qemu` reaches `/dev/kvm`.
     pub fn groups(self) -> Vec<u32> {
         let user = User::from_uid(Uid::from_raw(self.user)).ok().flatten();
-        let name = user.and_then(|user| CString::new(user.name).ok());
-        let listed = name.and_then(|name| getgrouplist(&name, Gid::from_raw(self.group)).ok());
+        let listed = user.and_then(|user| getgrouplist(&CString::new(user.name).ok()?, user.gid).ok());
         let mut groups: Vec<u32> = listed.unwrap_or_default().into_iter().map(Gid::as_raw).collect();
         if !groups.contains(&self.group) {
             groups.push(self.group);
@@ -138,7 +138,11 @@ mod tests {
     #[test]
     fn a_user_without_a_name_is_in_one_group() {
         assert_eq!(Ids { user: 4_000_000, group: 4_000_001 }.groups(), [4_000_001]);
-        assert!(Ids { user: 0, group: 4_000_001 }.groups().contains(&4_000_001));
+        let root = Ids { user: 0, group: 4_000_001 }.groups();
+        assert!(
+            root.contains(&4_000_001) && root.contains(&0),
+            "its own first group, whichever it is run in"
+        );
     }
 
     #[test]
