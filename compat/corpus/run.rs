@@ -282,45 +282,9 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
     if let Some(cpu) = &mut domain.cpu {
         resolve_guest_cpu(cpu, caps, accel, Some(cpu_map))?;
     }
-    let on = |name: &str| case.settings.get(name).is_some_and(|value| value == "1" || value == "true");
-    let directory = |name: &str, path: &str| on(name).then(|| path.to_owned());
-    let settings = Settings {
-        spice_password: Some("123456".to_owned()),
-        spice_tls_dir: directory("spiceTLS", "/etc/pki/libvirt-spice"),
-        spice_sasl_dir: directory("spiceSASL", "/etc/sasl2"),
-        vnc_sasl_dir: directory("vncSASL", "/etc/sasl2"),
-        vnc_tls_dir: directory("vncTLS", "/etc/pki/libvirt-vnc"),
-        vnc_tls_verify: on("vncTLSx509verify"),
-        chardev_tls: on("chardevTLS"),
-        chardev_tls_dir: Some("/etc/pki/libvirt-chardev".to_owned()),
-        nbd_tls_dir: Some("/etc/pki/libvirt-nbd".to_owned()),
-        hugetlbfs: Some(
-            [(2048, "/dev/hugepages2M"), (1 << 20, "/dev/hugepages1G")]
-                .map(|(page_kib, mount)| Hugetlbfs { page_kib, mount: mount.into() })
-                .to_vec(),
-        ),
-        numa_nodes: Some((0..4).map(|id| HostNode { id, cpus: (4 * id..4 * id + 4).collect() }).collect()),
-        placement_advice: Bitmap::parse("0-3", 8).ok(),
-        dump_guest_core: on("dumpGuestCore"),
-    };
-    prepare(&mut domain, &place, &mut First { spice_tls: on("spiceTLS") })?;
-    for filesystem in domain.devices.filesystems.iter_mut().filter(|filesystem| filesystem.is_virtiofs()) {
-        let alias = filesystem.info.alias.as_deref().unwrap_or_default();
-        filesystem.socket = Some(state_dir.join(format!("{alias}-fs.sock")).display().to_string().into());
-    }
-    for tpm in &mut domain.devices.tpms {
-        if let TpmBackend::Emulator(emulator) = &mut tpm.backend {
-            emulator.socket = Some("/dev/test".into());
-        }
-    }
-    for disk in domain.devices.disks.iter_mut().filter(|disk| disk.device == DiskDevice::Cdrom) {
-        disk.storage.is_host_cdrom = disk.storage.path() == Some("/dev/cdrom");
-    }
-    for card in domain.devices.interfaces.iter_mut().filter(|it| it.backend.kind == Some(BackendKind::Passt))
-    {
-        let alias = card.info.alias.as_deref().unwrap_or_default();
-        card.backend.socket = Some(format!("/var/run/libvirt/qemu/passt/{name}-{alias}.socket").into());
-    }
+    let settings = settings(case);
+    prepare(&mut domain, &place, &mut First { spice_tls: is_on(case, "spiceTLS") })?;
+    find_sockets(&mut domain, &name, &state_dir);
     block::number_images(&mut domain, &mut 0);
     let mut descriptors = descriptors(&mut domain);
     let key = MasterKey(std::array::from_fn(|at| at as u8));
@@ -351,6 +315,56 @@ fn start(mut domain: Domain, caps: &QemuCaps, cpu_map: &CpuMap, case: &Case) -> 
     env.sort_unstable();
     let args = std::iter::once(line.program).chain(line.args).collect();
     Ok(Command { env, args })
+}
+
+fn is_on(case: &Case, name: &str) -> bool {
+    case.settings.get(name).is_some_and(|value| value == "1" || value == "true")
+}
+
+/// What the case says of qemu.conf and of the host.
+fn settings(case: &Case) -> Settings {
+    let on = |name: &str| is_on(case, name);
+    let directory = |name: &str, path: &str| on(name).then(|| path.to_owned());
+    Settings {
+        spice_password: Some("123456".to_owned()),
+        spice_tls_dir: directory("spiceTLS", "/etc/pki/libvirt-spice"),
+        spice_sasl_dir: directory("spiceSASL", "/etc/sasl2"),
+        vnc_sasl_dir: directory("vncSASL", "/etc/sasl2"),
+        vnc_tls_dir: directory("vncTLS", "/etc/pki/libvirt-vnc"),
+        vnc_tls_verify: on("vncTLSx509verify"),
+        chardev_tls: on("chardevTLS"),
+        chardev_tls_dir: Some("/etc/pki/libvirt-chardev".to_owned()),
+        nbd_tls_dir: Some("/etc/pki/libvirt-nbd".to_owned()),
+        hugetlbfs: Some(
+            [(2048, "/dev/hugepages2M"), (1 << 20, "/dev/hugepages1G")]
+                .map(|(page_kib, mount)| Hugetlbfs { page_kib, mount: mount.into() })
+                .to_vec(),
+        ),
+        numa_nodes: Some((0..4).map(|id| HostNode { id, cpus: (4 * id..4 * id + 4).collect() }).collect()),
+        placement_advice: Bitmap::parse("0-3", 8).ok(),
+        dump_guest_core: on("dumpGuestCore"),
+    }
+}
+
+/// Where the programs beside QEMU would listen.
+fn find_sockets(domain: &mut Domain, name: &str, state_dir: &Path) {
+    for filesystem in domain.devices.filesystems.iter_mut().filter(|filesystem| filesystem.is_virtiofs()) {
+        let alias = filesystem.info.alias.as_deref().unwrap_or_default();
+        filesystem.socket = Some(state_dir.join(format!("{alias}-fs.sock")).display().to_string().into());
+    }
+    for tpm in &mut domain.devices.tpms {
+        if let TpmBackend::Emulator(emulator) = &mut tpm.backend {
+            emulator.socket = Some("/dev/test".into());
+        }
+    }
+    for disk in domain.devices.disks.iter_mut().filter(|disk| disk.device == DiskDevice::Cdrom) {
+        disk.storage.is_host_cdrom = disk.storage.path() == Some("/dev/cdrom");
+    }
+    for card in domain.devices.interfaces.iter_mut().filter(|it| it.backend.kind == Some(BackendKind::Passt))
+    {
+        let alias = card.info.alias.as_deref().unwrap_or_default();
+        card.backend.socket = Some(format!("/var/run/libvirt/qemu/passt/{name}-{alias}.socket").into());
+    }
 }
 
 /// Upstream's test program has one USB device and one SCSI device.
