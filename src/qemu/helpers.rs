@@ -10,6 +10,7 @@
 //! QEMU connects to a socket that the daemon has made, so nobody waits for a helper to be ready. Each ends by
 //! itself when QEMU leaves it; that they are told to covers a QEMU that never came.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -162,6 +163,26 @@ fn directory_helper(filesystem: &mut Filesystem, host: &Host<'_>) -> Result<Help
     filesystem.socket = Some(socket.display().to_string().into());
     let kind = Kind::Directory { program, filesystem: Box::new(filesystem.clone()) };
     Ok(Helper { name, socket, kind })
+}
+
+/// Which versions of TPMs the host's emulator has; `None` without one.
+pub async fn swtpm_versions(search_path: &OsStr) -> Option<Vec<&'static str>> {
+    /// It prints what it has and ends.
+    const LIMIT: Duration = Duration::from_secs(10);
+    const VERSIONS: [(&str, &str); 2] = [("tpm-1.2", "1.2"), ("tpm-2.0", "2.0")];
+    let search_path = search_path.to_str()?;
+    find("swtpm", search_path)?;
+    let setup = Command::new(find("swtpm_setup", search_path)?).env("PATH", search_path);
+    let said = match setup.arg("--print-capabilities").capture(LIMIT, MAX_OUTPUT).await {
+        Ok(said) => said.stdout,
+        Err(error) => {
+            tracing::warn!(%error, "swtpm_setup does not say what it has");
+            return Some(Vec::new());
+        }
+    };
+    let said: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+    let has = |name: &str| said["features"].as_array().is_some_and(|all| all.iter().any(|it| it == name));
+    Some(VERSIONS.iter().filter(|(feature, _)| has(feature)).map(|(_, version)| *version).collect())
 }
 
 fn find(program: &str, search_path: &str) -> Option<PathBuf> {

@@ -19,8 +19,8 @@ use crate::drivers::node::Node;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::domain::{HostFacts, Subject, domain_capabilities};
 use crate::qemu::capabilities::{Accel, Cap, Emulators, Machine, QemuCaps};
-use crate::qemu::firmware;
 use crate::qemu::security::Security;
+use crate::qemu::{firmware, helpers};
 use crate::util::arch::{Arch, UnknownArch};
 use crate::util::host_cpu;
 use crate::util::uuid::Uuid;
@@ -181,10 +181,12 @@ impl HostCapabilities {
             return Err(Error::invalid_arg(format!("Emulator '{binary}' does not support arch '{arch}'")));
         }
         let map = self.emulators.cpu_map();
+        let swtpm = helpers::swtpm_versions(self.emulators.search_path()).await;
         let host = HostFacts {
             max_vcpus: (accel == Accel::Kvm).then(|| host_cpu::max_vcpus().ok()).flatten(),
             phys_bits: self.node.phys_bits()?,
             vfio: self.node.has_vfio(),
+            swtpm: swtpm.as_deref(),
             cpu_map: map.as_deref(),
         };
         let mut found = domain_capabilities(&caps, Subject { arch, accel, machine }, host);

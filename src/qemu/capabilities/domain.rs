@@ -24,6 +24,8 @@ pub struct HostFacts<'a> {
     pub phys_bits: Option<u32>,
     /// Whether PCI devices can be handed to guests.
     pub vfio: bool,
+    /// The versions that the host's TPM emulator has, if there is one.
+    pub swtpm: Option<&'a [&'static str]>,
     pub cpu_map: Option<&'a CpuMap>,
 }
 
@@ -112,7 +114,7 @@ fn devices(caps: &QemuCaps, machine: &str, host: HostFacts<'_>) -> Vec<Section> 
         hostdev(caps, host),
         rng(caps),
         Section::new("filesystem", vec![List::of("driverType", &filesystems)]),
-        tpm(caps),
+        tpm(caps, host.swtpm),
         Section { supported: has(Cap::UsbRedir), ..redirection },
         Section::new("channel", vec![List::of("type", &channels)]),
         crypto(caps),
@@ -231,7 +233,7 @@ fn hostdev(caps: &QemuCaps, host: HostFacts<'_>) -> Section {
     )
 }
 
-fn tpm(caps: &QemuCaps) -> Section {
+fn tpm(caps: &QemuCaps, swtpm: Option<&[&'static str]>) -> Section {
     let has = |cap| caps.supports(cap);
     let models = List::of(
         "model",
@@ -242,8 +244,16 @@ fn tpm(caps: &QemuCaps) -> Section {
             (has(Cap::DeviceSpaprTpmProxy), "spapr-tpm-proxy"),
         ],
     );
-    let backends = List::of("backendModel", &[(has(Cap::DeviceTpmPassthrough), "passthrough")]);
-    Section { supported: !models.values.is_empty(), ..Section::new("tpm", vec![models, backends]) }
+    let emulated = swtpm.is_some() && has(Cap::DeviceTpmEmulator);
+    let backends =
+        [(has(Cap::DeviceTpmPassthrough), "passthrough"), (emulated, "emulator"), (emulated, "external")];
+    let versions: Vec<_> = swtpm.unwrap_or_default().iter().map(|version| (true, *version)).collect();
+    let mut lists = vec![models, List::of("backendModel", &backends)];
+    if !versions.is_empty() {
+        lists.push(List::of("backendVersion", &versions));
+    }
+    let supported = lists.first().is_some_and(|models| !models.values.is_empty());
+    Section { supported, ..Section::new("tpm", lists) }
 }
 
 /// libvirt's names of Hyper-V enlightenments, in its order.
@@ -331,7 +341,7 @@ mod tests {
         let subject =
             Subject { arch: Arch::X86_64, accel, machine: Some(caps.canonical_machine(accel, machine)) };
         let max_vcpus = (accel == Accel::Kvm).then_some(1024);
-        let host = HostFacts { max_vcpus, phys_bits: Some(48), vfio: false, cpu_map: map };
+        let host = HostFacts { max_vcpus, phys_bits: Some(48), vfio: false, swtpm: None, cpu_map: map };
         domain_capabilities(&caps, subject, host).to_xml()
     }
 
@@ -345,6 +355,16 @@ mod tests {
         let tcg = include_str!("../../../tests/data/capabilities/domcapabilities-tcg.xml");
         assert_eq!(document(Accel::Kvm, "pc", Some(&map)), kvm);
         assert_eq!(document(Accel::Tcg, "pc", Some(&map)), tcg);
+    }
+
+    #[test]
+    fn tpms_are_what_the_hosts_emulator_has() {
+        let of =
+            |swtpm| tpm(&caps(), swtpm).lists.iter().map(|list| list.values.join(" ")).collect::<Vec<_>>();
+        assert_eq!(of(None), ["tpm-tis tpm-crb", "passthrough"]);
+        let versions = ["1.2", "2.0"];
+        assert_eq!(of(Some(&versions)), ["tpm-tis tpm-crb", "passthrough emulator external", "1.2 2.0"]);
+        assert_eq!(of(Some(&[])), ["tpm-tis tpm-crb", "passthrough emulator external"]);
     }
 
     #[test]

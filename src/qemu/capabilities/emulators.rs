@@ -93,6 +93,11 @@ struct CacheFileRef<'a> {
 }
 
 impl Emulators {
+    /// $PATH, where binaries are.
+    pub fn search_path(&self) -> &std::ffi::OsStr {
+        &self.inner.search_path
+    }
+
     /// Keeps its files in `cache`/capabilities and finds binaries in the directories of `search_path` ($PATH).
     pub fn new(cache: &Path, search_path: OsString) -> Self {
         let inner = Inner {
