@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
-use super::{ConfigError, expected, number, read_settings, text};
+use super::{ConfigError, expected, migration, number, read_settings, text};
 use crate::qemu::command::Sandbox;
+use crate::qemu::migrate;
 use crate::qemu::security::Policy;
 use crate::util::accounts::{group_id, user_id};
 use crate::util::conf_file::{Setting, Value};
@@ -18,6 +19,7 @@ pub struct QemuConfig {
     /// Whom an emulated TPM runs as.
     pub swtpm_user: Option<u32>,
     pub swtpm_group: Option<u32>,
+    pub migration: migrate::Policy,
     /// Lines worth a warning once logging works.
     pub remarks: Vec<String>,
 }
@@ -27,7 +29,6 @@ const PROTECTING: &[&str] = &[
     "backup_tls_x509_verify",
     "chardev_tls",
     "lock_manager",
-    "migrate_tls_force",
     "nbd_tls",
     "rdp_password",
     "spice_password",
@@ -55,11 +56,18 @@ impl QemuConfig {
     /// Reads the content of a file; `path` is for the errors.
     pub fn read(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let mut config = Self::default();
-        read_settings(path, text, |setting| config.apply(setting))?;
+        let mut line = 0;
+        read_settings(path, text, |setting| {
+            line = setting.line;
+            config.apply(setting)
+        })?;
+        let wrong = |what| ConfigError::Value { path: path.to_owned(), line, what };
+        migration::check(&config.migration).map_err(wrong)?;
         Ok(config)
     }
 
     fn apply(&mut self, setting: Setting) -> Result<(), String> {
+        let Some(setting) = migration::apply(&mut self.migration, setting)? else { return Ok(()) };
         let security = &mut self.security;
         let unknown = |error: crate::util::accounts::UnknownId| error.to_string();
         match setting.key.as_str() {
@@ -150,8 +158,38 @@ mod tests {
     }
 
     #[test]
+    fn how_guests_come_and_go() {
+        let config = read(
+            "migration_address = '[2001:db8::1]'\nmigration_host = 'here'\nmigration_port_min = 100\n\
+             migration_port_max = 100\nmigrate_tls_force = 1\ndefault_tls_x509_verify = 0\nkeepalive_count = 2\n\
+             migrate_tls_x509_cert_dir = '/'\ndefault_tls_x509_secret_uuid = '6ba7b810-9dad-41d1-80b4-00c04fd430c8'\n",
+        )
+        .unwrap();
+        let migration = &config.migration;
+        assert_eq!(migration.address.as_deref(), Some("2001:db8::1"));
+        assert_eq!((migration.host.as_deref(), migration.ports()), (Some("here"), 100..=100));
+        assert!(migration.force_tls && migration.default_tls.secret.is_some());
+        assert_eq!((migration.default_tls.verify, migration.keepalive_count), (Some(false), 2));
+        assert_eq!(migration.tls.directory.as_deref(), Some(Path::new("/")));
+        assert!(config.remarks.is_empty());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         for (text, error) in [
+            ("migration_port_min = 0", "/q.conf:1: migration_port_min: port must be greater than 0"),
+            (
+                "migration_port_max = 80",
+                "/q.conf:1: migration_port_max: port must be between the minimal port 49152 and 65535",
+            ),
+            (
+                "migration_host = 'localhost.example'",
+                "/q.conf:1: migration_host must not be the address of the local machine: localhost.example",
+            ),
+            (
+                "migrate_tls_x509_cert_dir = '/no/such'",
+                "/q.conf:1: migrate_tls_x509_cert_dir directory '/no/such' does not exist",
+            ),
             ("user = 'no-such-user'", "/q.conf:1: Failed to parse user 'no-such-user'"),
             ("\ngroup = 7", "/q.conf:2: expected a string for 'group' parameter, not a number"),
             ("dynamic_ownership = 2", "/q.conf:1: value for 'dynamic_ownership' parameter must be 0 or 1"),

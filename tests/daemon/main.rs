@@ -7,6 +7,8 @@
 
 use ferrovirt_compat::{Daemon, Kind};
 
+#[path = "../support/authority.rs"]
+mod authority;
 #[path = "../fake_qemu/mod.rs"]
 mod fake_qemu;
 
@@ -33,6 +35,7 @@ mod live;
 mod many;
 mod metadata;
 mod migrate;
+mod migrate_tls;
 mod migrate_upstream;
 mod old_client;
 mod plugged_in;

@@ -24,6 +24,18 @@ impl Hosts {
         Self { source: Daemon::start(source, SOURCE), destination: Daemon::start(destination, DESTINATION) }
     }
 
+    /// Two of the same kind with `guests` as their `qemu.conf`.
+    pub(crate) fn with(guests: &str) -> Self {
+        Self::with_each(guests, guests)
+    }
+
+    pub(crate) fn with_each(source: &str, destination: &str) -> Self {
+        Self {
+            source: Daemon::start_with(kind(), SOURCE, source),
+            destination: Daemon::start_with(kind(), DESTINATION, destination),
+        }
+    }
+
     /// Where the guest's state is sent: a socket in the destination's root.
     fn socket(&self) -> String {
         format!("unix://{}", self.destination.path("arrival").display())
@@ -300,6 +312,14 @@ fn whoever_ends_a_migration_the_guest_runs_on_exactly_one_host() {
     });
 }
 
+/// The file at `path` as a disk.
+pub(crate) fn image_disk(path: &std::path::Path) -> String {
+    let path = path.display();
+    format!(
+        "<disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
+    )
+}
+
 /// An image of a megabyte with `content` at its beginning.
 fn image(daemon: &Daemon, content: &[u8]) -> std::path::PathBuf {
     let path = daemon.path("disk.img");
@@ -313,14 +333,7 @@ fn image(daemon: &Daemon, content: &[u8]) -> std::path::PathBuf {
 fn disks_that_are_not_shared_are_copied() {
     let hosts = Hosts::new();
     let (here, there) = (image(&hosts.source, b"contents of the disk"), image(&hosts.destination, b""));
-    let disk = |path: &std::path::Path| {
-        let path = path.display();
-        format!(
-            "<disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
-        )
-    };
-    let guest = |path| halting("guest").device(&disk(path));
-    hosts.source.run(&guest(&here));
+    hosts.source.run(&halting("guest").device(&image_disk(&here)));
     // The disk lies elsewhere on the other host.
     let xml = hosts.source.ok(&["dumpxml", "guest", "--migratable"]);
     let xml = xml.replace(&here.display().to_string(), &there.display().to_string());

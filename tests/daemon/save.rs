@@ -257,11 +257,19 @@ fn a_definition_in_an_image_is_read_and_changed() {
     daemon.with_xml(&changed, |given| daemon.ok(&["save-image-define", name, given, "--paused"]));
     assert_eq!(fs::metadata(&file).unwrap().len(), length);
     assert!(daemon.ok(&["save-image-dumpxml", name]).contains("<title>changed</title>"));
-    let other = xml.replace("<memory unit='KiB'>16384<", "<memory unit='KiB'>32768<");
-    daemon.with_xml(&other, |given| {
-        let error = daemon.virsh(&["save-image-define", name, given]).fails();
-        assert!(error.contains("does not match source"), "{error}");
-    });
+    // What the guest sees of its machine stays, down to its devices.
+    for (from, to) in [
+        ("<memory unit='KiB'>16384<", "<memory unit='KiB'>32768<"),
+        ("<input type='mouse' bus='ps2'/>", "<input type='tablet' bus='virtio'/>"),
+    ] {
+        assert!(xml.contains(from), "{xml}");
+        daemon.with_xml(&xml.replace(from, to), |given| {
+            let error = daemon.virsh(&["save-image-define", name, given]).fails();
+            assert!(error.contains("does not match source"), "{error}");
+            let error = daemon.virsh(&["restore", name, "--xml", given]).fails();
+            assert!(error.contains("does not match source"), "{error}");
+        });
+    }
     let long = xml.replace("<name>h</name>", &format!("<name>h</name><title>{}</title>", "x".repeat(70_000)));
     daemon.with_xml(&long, |given| {
         let error = daemon.virsh(&["save-image-define", name, given]).fails();

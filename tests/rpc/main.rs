@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where")]
 
+#[path = "../support/authority.rs"]
+mod authority;
+
 mod admin;
 mod calls;
 mod daemon;

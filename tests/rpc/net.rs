@@ -9,46 +9,21 @@ use ferrovirt::daemon::{Daemon, StartError};
 use ferrovirt_compat::{Ran, run};
 use ferrovirt_protocol::client::Client;
 use ferrovirt_protocol::remote::procedure::ConnectGetType;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::authority::Authority;
 use crate::daemon::{connect, serve, setup};
 use crate::world::{open, soon};
 
-/// Who signs certificates.
-struct Authority(Issuer<'static, KeyPair>, String);
-
 impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let text = params.self_signed(&key).unwrap().pem();
-        Self(Issuer::new(params, key), text)
-    }
-
-    /// A certificate and its key.
-    fn certify(&self, name: &str) -> (String, String) {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "test");
-        params.distinguished_name.push(DnType::CommonName, name);
-        let localhost = [127, 0, 0, 1].into();
-        params.subject_alt_names =
-            vec![SanType::DnsName("localhost".try_into().unwrap()), SanType::IpAddress(localhost)];
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
-    }
-
     /// The files that virsh takes with `pkipath`.
     fn client_files(&self, name: &str) -> TempDir {
         let directory = TempDir::new().unwrap();
         let (certificate, key) = self.certify(name);
         for (file, text) in
-            [("cacert.pem", &self.1), ("clientcert.pem", &certificate), ("clientkey.pem", &key)]
+            [("cacert.pem", &self.certificate), ("clientcert.pem", &certificate), ("clientkey.pem", &key)]
         {
             fs::write(directory.path().join(file), text).unwrap();
         }
@@ -60,7 +35,7 @@ impl Authority {
         fs::create_dir_all(pki.join("CA")).unwrap();
         fs::create_dir_all(pki.join("libvirt/private")).unwrap();
         let (certificate, key) = self.certify("server");
-        fs::write(pki.join("CA/cacert.pem"), &self.1).unwrap();
+        fs::write(pki.join("CA/cacert.pem"), &self.certificate).unwrap();
         fs::write(pki.join("libvirt/servercert.pem"), certificate).unwrap();
         fs::write(pki.join("libvirt/private/serverkey.pem"), key).unwrap();
     }

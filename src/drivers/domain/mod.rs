@@ -122,6 +122,7 @@ use crate::error::{Error, Result};
 use crate::qemu::capabilities::Emulators;
 use crate::qemu::command::Sandbox;
 use crate::qemu::job::{DomainObject, Limits, State};
+use crate::qemu::migrate::Policy;
 use crate::qemu::process::Directories;
 use crate::qemu::save_image::Saving;
 use crate::qemu::security::{self, Security};
@@ -164,17 +165,20 @@ pub struct Rules {
     pub sandbox: Sandbox,
     /// Whom emulated TPMs run as, if not as this daemon's user.
     pub tpm: Option<Ids>,
+    pub migration: Policy,
 }
 
 impl Rules {
     pub fn new(config: &QemuConfig, paths: &Paths) -> Self {
         if paths.scope == Scope::Session {
-            return Self { sandbox: config.sandbox, ..Self::default() };
+            let (sandbox, migration) = (config.sandbox, config.migration.clone());
+            return Self { sandbox, migration, ..Self::default() };
         }
         Self {
             security: Security::system(config.security.clone(), &paths.qemu_state()),
             sandbox: config.sandbox,
             tpm: Some(tpm_ids(config, paths)),
+            migration: config.migration.clone(),
         }
     }
 }

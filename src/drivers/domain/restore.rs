@@ -2,7 +2,6 @@
 //!
 //! The file is only read: whatever comes of it, it is as it was, and can be tried again.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -119,7 +118,7 @@ impl Domains {
         let portable = |definition: &Domain| {
             Domain::parse(&definition.to_xml(Form::SECURE | Form::MIGRATABLE), Form::INACTIVE)
         };
-        check_same_machine(&portable(saved)?, &portable(&given)?)?;
+        portable(saved)?.check_same_machine(&portable(&given)?)?;
         Ok(given)
     }
 
@@ -175,31 +174,6 @@ impl Domains {
         self.tell(&object, |_| vec![DomainEvent::Lifecycle(Lifecycle::Suspended(detail))]);
         Ok(())
     }
-}
-
-/// Refuses a definition that shows the guest another machine.
-pub(super) fn check_same_machine(source: &Domain, target: &Domain) -> Result<()> {
-    let differs = |what: &str, target: &dyn Display, source: &dyn Display| {
-        Err(Error::config_unsupported(format!(
-            "Target domain {what} {target} does not match source {source}"
-        )))
-    };
-    if source.virt_type != target.virt_type {
-        return differs("virt type", &target.virt_type, &source.virt_type);
-    }
-    if source.uuid != target.uuid {
-        return differs("uuid", &target.uuid, &source.uuid);
-    }
-    if source.name != target.name {
-        return differs("name", &format!("'{}'", target.name), &format!("'{}'", source.name));
-    }
-    if source.memory.total_kib != target.memory.total_kib {
-        return differs("max memory", &target.memory.total_kib, &source.memory.total_kib);
-    }
-    if source.vcpus.max != target.vcpus.max {
-        return differs("vCPU max", &target.vcpus.max, &source.vcpus.max);
-    }
-    Ok(())
 }
 
 /// The file's first part; the inner error is what is wrong with the file itself.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use super::flags::{CallFlags, SaveFlags};
 use super::reads::running;
-use super::restore::check_same_machine;
 use super::{Domains, blocking};
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
@@ -132,7 +131,7 @@ impl Domains {
         let portable = match &request.xml {
             Some(xml) => {
                 let given = Domain::parse(xml, Form::INACTIVE)?;
-                check_same_machine(&own, &given)?;
+                own.check_same_machine(&given)?;
                 given
             }
             None => own,

@@ -8,8 +8,9 @@ use crate::conf::domain::Domain;
 use crate::conf::storage::{SecretLookup, VolumeType};
 use crate::error::{Code, Error, Result};
 use crate::qemu::command::{self, Sealed, SecretNeed, SecretSource};
-use crate::qemu::secret::MasterKey;
+use crate::qemu::secret::{MasterKey, Vector};
 use crate::util::random;
+use crate::util::uuid::Uuid;
 
 impl Storage {
     /// Finds the files of the volumes that a guest's disks name, as it starts.
@@ -26,21 +27,21 @@ impl Storage {
     pub fn seal_secrets(&self, definition: &Domain, key: &MasterKey) -> Result<BTreeMap<String, Sealed>> {
         let mut sealed = BTreeMap::new();
         for SecretNeed { id, source } in command::secrets(definition) {
-            let mut vector = [0; 16];
-            random::fill(&mut vector).map_err(|error| Error::io("Failed to generate random bytes", error))?;
             let value = match source {
-                SecretSource::Text(text) => key.seal(text.as_bytes(), vector),
-                SecretSource::Kept { lookup: SecretLookup::Uuid(uuid), .. } => {
-                    key.seal(&self.secrets.value_for_us(uuid)?, vector)
-                }
+                SecretSource::Text(text) => key.seal(text.as_bytes(), vector()?),
+                SecretSource::Kept { lookup: SecretLookup::Uuid(uuid), .. } => self.seal(uuid, key)?,
                 SecretSource::Kept { lookup: SecretLookup::Usage(name), usage } => {
-                    let secret = self.secrets.by_usage(usage.number(), &name)?;
-                    key.seal(&self.secrets.value_for_us(secret.uuid)?, vector)
+                    self.seal(self.secrets.by_usage(usage.number(), &name)?.uuid, key)?
                 }
             };
             sealed.insert(id, value);
         }
         Ok(sealed)
+    }
+
+    /// A value that the host keeps, encrypted for one QEMU.
+    pub fn seal(&self, secret: Uuid, key: &MasterKey) -> Result<Sealed> {
+        Ok(key.seal(&self.secrets.value_for_us(secret)?, vector()?))
     }
 
     fn locate(&self, pool: &str, volume: &str) -> Result<Place> {
@@ -58,4 +59,10 @@ impl Storage {
             _ => Place::File(path),
         })
     }
+}
+
+fn vector() -> Result<Vector> {
+    let mut vector = Vector::default();
+    random::fill(&mut vector).map_err(|error| Error::io("Failed to generate random bytes", error))?;
+    Ok(vector)
 }

@@ -12,14 +12,18 @@
 //! [`wait`] follows this from what QEMU reports; should a report be lost, it asks. Who drives a stream holds an
 //! async job and takes the normal slot for moments only, so that others may ask how far it is, or end it.
 
+mod policy;
 mod settings;
 mod stream;
+mod tls;
 mod wait;
 
 use thiserror::Error;
 
-pub use self::settings::{Settings, configure, parameters, supported};
+pub use self::policy::{Keys, Policy, TlsKeys, is_loopback};
+pub use self::settings::{KNOWN, Settings, configure, parameters, supported};
 pub use self::stream::{Target, forget, receive, start};
+pub use self::tls::{CREDENTIALS, Credentials, Endpoint, add_credentials, remove_credentials};
 pub use self::wait::{Reached, Until, cancel, look, wait, wish};
 
 use crate::qemu::job::{JobError, Operation};

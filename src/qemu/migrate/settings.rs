@@ -7,8 +7,8 @@ use crate::qemu::monitor::{
     QueryMigrateParameters,
 };
 
-/// The capabilities that are off unless somebody wants them.
-const KNOWN: [&str; 14] = [
+/// The capabilities that are off unless somebody wants them, in the order in which libvirt tells other hosts of them.
+pub const KNOWN: [&str; 14] = [
     "xbzrle",
     "auto-converge",
     "rdma-pin-all",

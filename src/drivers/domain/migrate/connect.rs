@@ -11,9 +11,50 @@ use crate::error::{Error, Result};
 use crate::qemu::migrate;
 use crate::util::unix;
 
-/// The other end of the stream. QEMU connects itself where it needs several connections.
-pub(super) async fn to(target: &Target, request: &Request) -> Result<migrate::Target> {
-    let several = request.flags.intersects(MigrateFlags::PARALLEL | MigrateFlags::POSTCOPY);
+/// QEMU connects itself where it needs several connections.
+fn has_several(request: &Request) -> bool {
+    request.flags.intersects(MigrateFlags::PARALLEL | MigrateFlags::POSTCOPY)
+}
+
+/// Whom QEMU gets a connection to without hearing his name.
+pub(super) fn unseen_host<'a>(target: &'a Target, request: &Request) -> Option<&'a str> {
+    match target {
+        Target::Tcp { host, .. } if !has_several(request) => Some(host),
+        _ => None,
+    }
+}
+
+/// The other end of a stream, before the stream begins.
+#[derive(Debug)]
+pub(super) enum OtherEnd {
+    /// To be connected to at the last moment: a QEMU that somebody has connected to does nothing but wait for him.
+    At(Target),
+    /// Of a tunnel.
+    Open(migrate::Target),
+}
+
+impl OtherEnd {
+    pub(super) fn at(target: Target, request: &Request) -> Result<Self> {
+        if request.has(MigrateFlags::TLS)
+            && !request.has(MigrateFlags::POSTCOPY_RESUME)
+            && matches!(target, Target::Unix(_))
+            && request.text("tls.destination").is_none_or(str::is_empty)
+        {
+            let sentence = "Explicit destination hostname is required for TLS migration over UNIX socket";
+            return Err(Error::operation_unsupported(sentence));
+        }
+        Ok(Self::At(target))
+    }
+
+    pub(super) async fn open(self, request: &Request) -> Result<migrate::Target> {
+        match self {
+            Self::Open(open) => Ok(open),
+            Self::At(target) => to(&target, has_several(request)).await,
+        }
+    }
+}
+
+async fn to(target: &Target, several: bool) -> Result<migrate::Target> {
     match target {
         Target::Tcp { host, port, .. } => {
             let port = port

@@ -6,15 +6,15 @@
 //!                      └─ the client leaves: killed
 //! ```
 
-use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::disks::Server;
 use super::phases::{Incoming, PREPARED, resume_in};
-use super::place::{Target, is_loopback, listening};
+use super::place::{Target, listening};
 use super::request::{MigrateFlags, Request};
 use super::settings::Side;
+use super::tell::put_back;
 use super::{Outcome, disks, peer_of, place, statistics, tunnel};
 use crate::conf::domain::Domain;
 use crate::conf::migration::{Cookie, Feature, Nbd, Persistent};
@@ -28,15 +28,12 @@ use crate::error::{Error, Result};
 use crate::qemu::job::{
     Allowed, AsyncJob, DomainHandle, DomainObject, Ending, JobSubject, Kind, MigrationIn, State, now_ms,
 };
-use crate::qemu::migrate::{self, Reached, Settings, Until};
-use crate::qemu::monitor::{Cont, QueryChardev};
+use crate::qemu::migrate::{self, Reached, Until, is_loopback};
+use crate::qemu::monitor::{Cont, MigrationParameters, QueryChardev};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
 use crate::util::uuid::Uuid;
 use tokio::net::UnixStream;
-
-/// libvirt's defaults for the ports that guests arrive at.
-const PORTS: RangeInclusive<u16> = 49152..=49215;
 
 /// What is understood of the source's first cookie.
 const OFFERED: [Feature; 7] = [
@@ -80,11 +77,10 @@ impl Domains {
             let sentence = "Tunnelled migration requested but invalid RPC method called";
             return Err(Error::internal_error(sentence));
         }
-        request.check()?;
-        super::refuse_unknown(request)?;
+        self.accept(request)?;
         let target = match request.uri() {
             Some(uri) => Target::parse(uri)?,
-            None => own_address()?,
+            None => self.own_address()?,
         };
         let way = if request.has(MigrateFlags::OFFLINE) { Way::Offline(target) } else { Way::Direct(target) };
         // A whole start is in it.
@@ -101,8 +97,7 @@ impl Domains {
         if !request.has(MigrateFlags::TUNNELLED) {
             return Err(Error::internal_error("PrepareTunnel called but no TUNNELLED flag set"));
         }
-        request.check()?;
-        super::refuse_unknown(request)?;
+        self.accept(request)?;
         let (ours, qemus) =
             tunnel::pair().map_err(|error| Error::io("cannot create a socket pair", error))?;
         let prepared = Box::pin(self.prepare(request, cookie, client, Way::Tunnel(qemus))).await?;
@@ -133,6 +128,11 @@ impl Domains {
             let mut job = DomainHandle::new(Arc::clone(&object)).begin_async::<MigrationIn>().await?;
             job.allow(Allowed::DESTROY_ONLY.and(&[Kind::MigrationSafe]));
             job.note(|statistics| statistics.subject = JobSubject::Migration);
+            job.update(|state| {
+                if let Some(underway) = &mut state.operation {
+                    underway.flags = request.flags.bits();
+                }
+            });
             if job.state().is_active() {
                 return Err(Error::operation_invalid(format!("domain '{name}' is already active"))
                     .from_origin(crate::error::Origin::DOMAIN));
@@ -142,9 +142,9 @@ impl Domains {
             Ok((job, answer))
         };
         match prepared.await {
-            Ok((job, answer)) => {
+            Ok((job, (answer, before))) => {
                 let definition = Arc::new(definition);
-                self.migrations.arrives(uuid, Incoming { client, source_name, definition });
+                self.migrations.arrives(uuid, Incoming { client, source_name, definition, before });
                 job.park(PREPARED);
                 Ok(answer)
             }
@@ -162,19 +162,19 @@ impl Domains {
         request: &Request,
         (definition, theirs): (&Domain, Option<&Cookie>),
         (client, way): (ClientId, Way),
-    ) -> Result<Prepared> {
+    ) -> Result<(Prepared, Option<Box<MigrationParameters>>)> {
         let source_name = theirs.map_or(&definition.name, |cookie| &cookie.name);
         let mut ours = Cookie::new(peer_of(source_name, definition.uuid, self.host_uuid), &super::hostname());
         let (target, uri) = match way {
             Way::Tunnel(descriptor) => (migrate::Target::Descriptor(descriptor), None),
             Way::Offline(target) => {
                 let (_, uri) = self.choose_port(target, definition.uuid)?;
-                return Ok(Prepared { cookie: ours.to_bytes()?, uri });
+                return Ok((Prepared { cookie: ours.to_bytes()?, uri }, None));
             }
             Way::Direct(target) => {
                 let (target, chosen) = self.choose_port(target, definition.uuid)?;
                 let port = if let Target::Tcp { port: Some(port), .. } = &target { *port } else { 0 };
-                let uri = listening(&target, port, request.text("listen_address"));
+                let uri = listening(&target, port, self.listen_address(request));
                 (migrate::Target::Uri(uri), chosen)
             }
         };
@@ -184,16 +184,21 @@ impl Domains {
         let plan = Plan { definition, owner: Some(client), beginning, exact_cpu };
         self.run(job, plan).await?;
         let opened = async {
+            let before = self.tell_qemu(job, (Side::Destination, request), settings, None).await?;
             ours.nbd = self.serve_disks(job, request, theirs).await?;
-            self.open_to_source(job, &settings, target).await
+            let nested = job.nested().await?;
+            let live = nested.live()?;
+            ours.capabilities = Side::Destination.told(&migrate::supported(&live).await?);
+            migrate::receive(&live, target).await?;
+            Ok::<_, Error>(before)
         };
-        match opened.await {
-            Ok(supported) => ours.capabilities = Side::Destination.told(&supported),
+        let before = match opened.await {
+            Ok(before) => before,
             Err(error) => {
                 self.end_incoming(job.object()).await;
                 return Err(error);
             }
-        }
+        };
         let object = Arc::clone(job.object());
         object.observe(
             |_| (),
@@ -201,21 +206,12 @@ impl Domains {
                 self.publish(state, DomainEvent::Lifecycle(Lifecycle::Started(Started::Migrated)));
             },
         );
-        Ok(Prepared { cookie: ours.to_bytes()?, uri })
+        Ok((Prepared { cookie: ours.to_bytes()?, uri }, Some(before)))
     }
 
-    async fn open_to_source(
-        &self,
-        job: &mut AsyncJob<MigrationIn>,
-        settings: &Settings,
-        from: migrate::Target,
-    ) -> Result<Vec<String>> {
-        let nested = job.nested().await?;
-        let live = nested.live()?;
-        let supported = migrate::supported(&live).await?;
-        migrate::configure(&live, settings).await?;
-        migrate::receive(&live, from).await?;
-        Ok(supported)
+    /// Where other hosts are listened for, if anybody has said it.
+    fn listen_address<'a>(&'a self, request: &'a Request) -> Option<&'a str> {
+        request.text("listen_address").or(self.rules.migration.address.as_deref())
     }
 
     /// Has the disks that come along written to by the source.
@@ -236,18 +232,17 @@ impl Domains {
         let server = match request.text("disks_uri") {
             Some(uri) => Server::named(uri)?,
             None => {
-                let chosen = request.whole("disks_port").and_then(|port| u16::try_from(port).ok());
-                let chosen = chosen.filter(|port| *port > 0);
-                let port = chosen.or_else(|| self.ports.for_arrival(PORTS, state.uuid));
-                let port = port.ok_or_else(no_port)?;
-                let host = request
-                    .text("listen_address")
-                    .map_or_else(|| place::everywhere().to_owned(), str::to_owned);
-                Server::Tcp { host, port }
+                let host = self.listen_address(request);
+                let host = host.map_or_else(|| place::everywhere().to_owned(), str::to_owned);
+                Server::Tcp { host, port: disks_port(request)? }
             }
         };
+        let server = match server {
+            Server::Tcp { host, port: 0 } => Server::Tcp { host, port: self.arrival_port(state.uuid)? },
+            server => server,
+        };
         let nested = job.nested().await?;
-        disks::serve(&nested.live()?, &copied, &server).await?;
+        disks::serve(&nested.live()?, &copied, &server, request).await?;
         let port = if let Server::Tcp { port, .. } = server { Some(port) } else { None };
         Ok(Some(Nbd { port, disks: Vec::new() }))
     }
@@ -257,10 +252,28 @@ impl Domains {
         if !matches!(target, Target::Tcp { port: None, .. }) {
             return Ok((target, None));
         }
-        let port = self.ports.for_arrival(PORTS, guest).ok_or_else(no_port)?;
-        let target = target.with_port(port);
+        let target = target.with_port(self.arrival_port(guest)?);
         let answer = target.to_string();
         Ok((target, Some(answer)))
+    }
+
+    fn arrival_port(&self, guest: Uuid) -> Result<u16> {
+        let range = self.rules.migration.ports();
+        let (first, last) = (*range.start(), *range.end());
+        self.ports.for_arrival(range, guest).ok_or_else(|| {
+            let sentence = format!("Unable to find an unused port in range 'migration' ({first}-{last})");
+            Error::internal_error(sentence)
+        })
+    }
+
+    /// This host, by a name that others can use.
+    fn own_address(&self) -> Result<Target> {
+        let host = self.rules.migration.host.clone().unwrap_or_else(super::hostname);
+        if is_loopback(&host) {
+            let sentence = "hostname on destination resolved to localhost, but migration requires an FQDN";
+            return Err(Error::internal_error(sentence));
+        }
+        Ok(Target::Tcp { host, port: None, old_form: true })
     }
 
     /// The guest has come, or does not come.
@@ -355,19 +368,16 @@ impl Domains {
             ours.statistics = Some(Box::new(statistics::told(&completed)));
             job.update(|state| state.completed = Some(Arc::new(completed)));
         }
-        self.settle_here(job).await;
+        self.settle_here(job, incoming).await;
         Ok(ours.to_bytes()?)
     }
 
     /// Nothing of the migration is left but the guest.
-    async fn settle_here(&self, job: &mut AsyncJob<MigrationIn>) {
+    async fn settle_here(&self, job: &mut AsyncJob<MigrationIn>, incoming: &Incoming) {
         let state = job.state();
         self.owners.release(state.uuid);
         self.ports.release_arrival(state.uuid);
-        if let Ok(nested) = job.nested().await
-            && let Ok(live) = nested.live()
-            && let Err(error) = migrate::configure(&live, &Settings::default()).await
-        {
+        if let Err(error) = put_back(job, incoming.before.as_deref()).await {
             tracing::warn!(domain = %state.name, %error, "the guest's QEMU keeps what it was told for the migration");
         }
         job.update_then(
@@ -451,17 +461,8 @@ impl Domains {
     }
 }
 
-fn no_port() -> Error {
-    let (first, last) = PORTS.into_inner();
-    Error::internal_error(format!("Unable to find an unused port in range 'migration' ({first}-{last})"))
-}
-
-/// This host, by a name that others can use.
-fn own_address() -> Result<Target> {
-    let host = super::hostname();
-    if is_loopback(&host) {
-        let sentence = "hostname on destination resolved to localhost, but migration requires an FQDN";
-        return Err(Error::internal_error(sentence));
-    }
-    Ok(Target::Tcp { host, port: None, old_form: true })
+/// The one that a client wants disks to be written at; 0: the daemon chooses.
+fn disks_port(request: &Request) -> Result<u16> {
+    let port = request.number("disks_port").unwrap_or(0);
+    u16::try_from(port).map_err(|_| Error::invalid_arg("nbd port must be in range 0-65535"))
 }

@@ -19,7 +19,9 @@ use crate::conf::domain::Domain;
 use crate::conf::migration::NbdDisk;
 use crate::error::{Error, Result};
 use crate::qemu::block::Nodes;
+use crate::qemu::capabilities::Cap;
 use crate::qemu::job::{AsyncJob, Live, MigrationOut, Traffic};
+use crate::qemu::migrate::CREDENTIALS;
 use crate::qemu::monitor::{MonitorError, QueryNamedBlockNodes};
 
 /// How often QEMU is asked how far its mirrors are; it reports only that they are alike.
@@ -58,9 +60,7 @@ impl Server {
 
     fn address(&self) -> Value {
         let (kind, mut place) = self.parts();
-        if let Value::Object(place) = &mut place {
-            place.insert("type".to_owned(), kind.into());
-        }
+        put(&mut place, "type", kind);
         place
     }
 
@@ -108,8 +108,16 @@ pub(super) async fn sizes(live: &Live<'_>, disks: &[Copied]) -> Result<Vec<NbdDi
 }
 
 /// Has the destination's QEMU serve them.
-pub(super) async fn serve(live: &Live<'_>, disks: &[Copied], server: &Server) -> Result<()> {
-    let start = json!({ "addr": server.legacy_address() });
+pub(super) async fn serve(
+    live: &Live<'_>,
+    disks: &[Copied],
+    server: &Server,
+    request: &Request,
+) -> Result<()> {
+    let mut start = json!({ "addr": server.legacy_address() });
+    if request.has(MigrateFlags::TLS) {
+        put(&mut start, "tls-creds", CREDENTIALS);
+    }
     live.monitor().execute_value("nbd-server-start", Some(start)).await?;
     for Copied { node, name, .. } in disks {
         let export = json!({
@@ -125,6 +133,12 @@ pub(super) async fn end_serving(live: &Live<'_>) -> Result<(), MonitorError> {
     live.monitor().execute_value("nbd-server-stop", None).await.map(drop)
 }
 
+fn put(object: &mut Value, name: &str, value: impl Into<Value>) {
+    if let Value::Object(object) = object {
+        object.insert(name.to_owned(), value.into());
+    }
+}
+
 fn remote_node(disk: &Copied) -> String {
     format!("migration-{}-storage", disk.target)
 }
@@ -134,26 +148,35 @@ pub(super) async fn mirror(
     job: &mut AsyncJob<MigrationOut>,
     disks: &[Copied],
     server: &Server,
-    request: &Request,
+    (request, speed): (&Request, u64),
 ) -> Result<()> {
+    let knows_names = job
+        .state()
+        .launched
+        .as_ref()
+        .is_some_and(|launched| launched.capabilities.contains(Cap::BlockdevNbdTlsHostname));
     for disk in disks {
         let (node, zeroes) = (remote_node(disk), request.disks_with_zeroes().contains(&disk.target.as_str()));
         let mut remote = json!({
             "driver": "nbd", "server": server.address(), "export": disk.name, "node-name": node,
             "read-only": false, "discard": "unmap",
         });
-        if zeroes && let Value::Object(remote) = &mut remote {
-            remote.insert("detect-zeroes".to_owned(), "unmap".into());
+        if zeroes {
+            put(&mut remote, "detect-zeroes", "unmap");
+        }
+        if request.has(MigrateFlags::TLS) {
+            put(&mut remote, "tls-creds", CREDENTIALS);
+            if let Some(name) = request.text("tls.destination").filter(|_| knows_names) {
+                put(&mut remote, "tls-hostname", name);
+            }
         }
         let sync = if request.has(MigrateFlags::NON_SHARED_INC) { "top" } else { "full" };
         let mut mirror = json!({
             "job-id": disk.name, "device": disk.node, "target": node, "sync": sync,
-            "auto-finalize": true, "auto-dismiss": false,
+            "auto-finalize": true, "auto-dismiss": false, "speed": speed,
         });
-        if request.has(MigrateFlags::NON_SHARED_SYNCHRONOUS_WRITES)
-            && let Value::Object(mirror) = &mut mirror
-        {
-            mirror.insert("copy-mode".to_owned(), "write-blocking".into());
+        if request.has(MigrateFlags::NON_SHARED_SYNCHRONOUS_WRITES) {
+            put(&mut mirror, "copy-mode", "write-blocking");
         }
         let nested = job.nested().await?;
         let live = nested.live()?;

@@ -31,12 +31,14 @@ pub mod request;
 mod settings;
 pub mod source;
 mod statistics;
+mod tell;
 mod tuning;
 mod tunnel;
 
 pub use self::phases::Migrations;
 use self::request::{MigrateFlags, Request};
 use crate::conf::migration::Peer;
+use crate::drivers::domain::Domains;
 use crate::error::{Error, Result};
 use crate::util::uuid::Uuid;
 
@@ -63,15 +65,19 @@ fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Refuses what is known and not done here.
-fn refuse_unknown(request: &Request) -> Result<()> {
-    for (flag, what) in [
-        (MigrateFlags::TLS, "encrypted migration"),
-        (MigrateFlags::POSTCOPY_RESUME, "going on with a post-copy migration"),
-    ] {
-        if request.has(flag) {
-            return Err(Error::operation_unsupported(format!("{what} is not supported by this daemon")));
+impl Domains {
+    /// Refuses what contradicts itself, and what the administrator does not want.
+    fn accept(&self, request: &Request) -> Result<()> {
+        request.check()?;
+        let flags = request.flags;
+        if self.rules.migration.force_tls && !flags.intersects(MigrateFlags::TUNNELLED | MigrateFlags::TLS) {
+            let sentence = "this libvirtd instance allows migration only with VIR_MIGRATE_TLS flag";
+            return Err(Error::operation_invalid(sentence));
         }
+        if request.has(MigrateFlags::POSTCOPY_RESUME) {
+            let sentence = "going on with a post-copy migration is not supported by this daemon";
+            return Err(Error::operation_unsupported(sentence));
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use ferrovirt_protocol::client::Stream;
 
+use super::connect::OtherEnd;
 use super::phases::{Outgoing, PERFORMED, PERFORMING};
 use super::place::Target;
 use super::remote::{Ability, Remote, Trouble};
 use super::request::{MigrateFlags, Request};
 use super::source::vcpus;
-use super::{Outcome, connect, tunnel};
+use super::{Outcome, tunnel};
 use crate::drivers::ClientId;
 use crate::drivers::domain::Domains;
 use crate::drivers::params::Params;
@@ -34,8 +35,7 @@ impl Domains {
         (cookie, uri): (&[u8], &str),
         client: ClientId,
     ) -> Result<()> {
-        request.check()?;
-        super::refuse_unknown(request)?;
+        self.accept(request)?;
         if !cookie.is_empty() {
             return Err(Error::operation_invalid("received unexpected cookie with P2P migration"));
         }
@@ -111,10 +111,13 @@ impl Domains {
         let aborts = job.state().operation.as_ref().map(|underway| Arc::clone(&underway.abort));
         let (other_end, tunnel, uri) = match route {
             Route::Offline => return Ok(Vec::new()),
-            Route::Direct(target) => (connect::to(&target, request).await?, None, Some(target.to_string())),
+            Route::Direct(target) => {
+                let uri = target.to_string();
+                (OtherEnd::at(target, request)?, None, Some(uri))
+            }
             Route::Tunnel(stream) => {
                 let (end, tunnel) = tunnel::open(stream)?;
-                (end, Some(tunnel), None)
+                (OtherEnd::Open(end), Some(tunnel), None)
             }
         };
         let request = match uri {

@@ -52,6 +52,8 @@ pub(super) struct Incoming {
     pub source_name: Arc<str>,
     /// What it is, as it came with the call.
     pub definition: Arc<Domain>,
+    /// What its QEMU had been told before.
+    pub before: Option<Box<MigrationParameters>>,
 }
 
 /// Whether a guest ran before it was touched.

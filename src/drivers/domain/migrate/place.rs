@@ -2,7 +2,7 @@
 //! `unix:///path`.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use crate::error::{Error, Result};
 
@@ -89,13 +89,6 @@ pub(super) fn bracketed(host: &str) -> String {
         Ok(_) => format!("[{host}]"),
         Err(_) => host.to_owned(),
     }
-}
-
-/// What is nobody else's address but a host's own.
-pub(super) fn is_loopback(host: &str) -> bool {
-    host.parse::<Ipv4Addr>().is_ok_and(|it| it.is_loopback())
-        || host.parse::<Ipv6Addr>().is_ok_and(|it| it.is_loopback())
-        || host.starts_with("localhost")
 }
 
 /// All addresses of this host.

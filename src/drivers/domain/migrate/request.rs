@@ -121,6 +121,10 @@ impl Request {
         self.params.text(name).map(String::as_str)
     }
 
+    pub fn number(&self, name: &str) -> Option<i32> {
+        self.params.int(name).copied()
+    }
+
     pub fn whole(&self, name: &str) -> Option<u64> {
         match self.params.get(name)? {
             ParamValue::Ullong(value) => Some(*value),

@@ -4,7 +4,7 @@ use super::request::{MigrateFlags, Request};
 use crate::conf::migration::{Capability, Cookie};
 use crate::conf::xml::YesNo;
 use crate::error::{Error, Result};
-use crate::qemu::migrate::Settings;
+use crate::qemu::migrate::{KNOWN, Settings};
 use crate::qemu::monitor::MigrationParameters;
 
 /// Which end of a migration.
@@ -13,24 +13,6 @@ pub(super) enum Side {
     Source,
     Destination,
 }
-
-/// Capabilities that each side names in its cookie if its QEMU has them, in libvirt's order.
-const TOLD: [&str; 14] = [
-    "xbzrle",
-    "auto-converge",
-    "rdma-pin-all",
-    "postcopy-ram",
-    "compress",
-    "pause-before-switchover",
-    "late-block-activate",
-    "multifd",
-    "dirty-bitmaps",
-    "return-path",
-    "zero-copy-send",
-    "postcopy-preempt",
-    "switchover-ack",
-    "mapped-ram",
-];
 
 impl Side {
     /// What is switched on whenever this side's QEMU has it.
@@ -45,7 +27,8 @@ impl Side {
     pub(super) fn told(self, supported: &[String]) -> Vec<Capability> {
         let has = |name: &&str| supported.iter().any(|it| it == name);
         let auto = |name| if name == self.automatic() { YesNo::Yes } else { YesNo::No };
-        TOLD.into_iter()
+        KNOWN
+            .into_iter()
             .filter(has)
             .map(|name| Capability { name: name.to_owned(), auto: auto(name) })
             .collect()

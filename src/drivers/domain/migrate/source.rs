@@ -10,12 +10,14 @@
 
 use std::sync::Arc;
 
+use super::connect::{self, OtherEnd};
 use super::disks::{self, Copied, Server};
 use super::phases::{BEGUN, CONFIRMED, Outgoing, PERFORMED, PERFORMING, Vcpus, resume_out};
 use super::place::Target;
 use super::request::{MigrateFlags, Request};
 use super::settings::Side;
-use super::{Outcome, allowed, connect, peer_of, statistics};
+use super::tell::put_back;
+use super::{Outcome, allowed, peer_of, statistics};
 use crate::conf::domain::Domain;
 use crate::conf::migration::{Cookie, Feature, Nbd, Persistent};
 use crate::conf::xml::Form;
@@ -27,10 +29,8 @@ use crate::qemu::job::{
     Allowed, AsyncJob, DomainHandle, Ending, JobError, JobSubject, Kind, Live, MigrationOut, Modify, Phase,
     State, Underway,
 };
-use crate::qemu::migrate::{self, MigrateError, Reached, Settings, Until};
-use crate::qemu::monitor::{
-    Cont, MigrateContinue, MigrationParameters, MigrationStatus, MonitorError, QueryMigrate, Stop,
-};
+use crate::qemu::migrate::{self, MigrateError, Reached, Until};
+use crate::qemu::monitor::{Cont, MigrateContinue, MigrationStatus, MonitorError, QueryMigrate, Stop};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
 
@@ -53,8 +53,7 @@ impl Domains {
         request: &Request,
         client: ClientId,
     ) -> Result<Begun> {
-        request.check()?;
-        super::refuse_unknown(request)?;
+        self.accept(request)?;
         if !request.has(MigrateFlags::CHANGE_PROTECTION) {
             let job = domain.begin::<Modify>().await?;
             let live = job.live().ok();
@@ -76,8 +75,7 @@ impl Domains {
         cookie: &[u8],
         client: ClientId,
     ) -> Result<Vec<u8>> {
-        request.check()?;
-        super::refuse_unknown(request)?;
+        self.accept(request)?;
         let uri = request.uri().ok_or_else(|| Error::internal_error("missing migration URI"))?;
         let target = Target::parse(uri)?;
         let mut job = match request.has(MigrateFlags::CHANGE_PROTECTION) {
@@ -91,7 +89,7 @@ impl Domains {
         let mut outgoing = Outgoing { client, vcpus, before: None };
         self.write_down(&job, PERFORMING);
         let streamed = async {
-            let other_end = connect::to(&target, request).await?;
+            let other_end = OtherEnd::at(target, request)?;
             self.stream_out(&mut job, request, (other_end, cookie), &mut outgoing).await
         };
         match streamed.await {
@@ -210,7 +208,7 @@ impl Domains {
         &self,
         job: &mut AsyncJob<MigrationOut>,
         request: &Request,
-        (other_end, cookie): (migrate::Target, &[u8]),
+        (other_end, cookie): (OtherEnd, &[u8]),
         outgoing: &mut Outgoing,
     ) -> Result<Vec<u8>> {
         let state = job.state();
@@ -224,7 +222,9 @@ impl Domains {
         let mut settings = Side::Source.settings(request, theirs.as_ref())?;
         let speed = settings.parameters.max_bandwidth.unwrap_or_else(|| self.migrations.speed(state.uuid));
         settings.parameters.max_bandwidth = Some(speed);
-        outgoing.before = Some(Box::new(prepare_qemu(job, &settings).await?));
+        let target = request.uri().map(Target::parse).transpose()?;
+        let host = target.as_ref().and_then(|target| connect::unseen_host(target, request));
+        outgoing.before = Some(self.tell_qemu(job, (Side::Source, request), settings, host).await?);
         if !request.has(MigrateFlags::LIVE) && outgoing.vcpus == Vcpus::Ran {
             stand_still(job).await?;
         }
@@ -236,8 +236,9 @@ impl Domains {
         let streamed = async {
             if !copied.is_empty() {
                 let server = server(request, theirs.as_ref())?;
-                disks::mirror(job, &copied, &server, request).await?;
+                disks::mirror(job, &copied, &server, (request, speed)).await?;
             }
+            let other_end = other_end.open(request).await?;
             run(job, (other_end, &copied), until).await
         };
         if let Err(failure) = streamed.await {
@@ -273,7 +274,7 @@ impl Domains {
     /// A migration has failed: the guest goes on as it was before.
     pub(super) async fn go_on_here(&self, job: &mut AsyncJob<MigrationOut>, outgoing: &Outgoing) {
         let name = job.state().name.clone();
-        if let Err(error) = put_back(job, outgoing).await {
+        if let Err(error) = put_back(job, outgoing.before.as_deref()).await {
             tracing::warn!(domain = %name, %error, "the guest's QEMU keeps what it was told for the migration");
         }
         if outgoing.vcpus == Vcpus::Ran
@@ -395,23 +396,6 @@ pub(super) fn vcpus(state: &State) -> Vcpus {
     }
 }
 
-async fn prepare_qemu(job: &mut AsyncJob<MigrationOut>, settings: &Settings) -> Result<MigrationParameters> {
-    let nested = job.nested().await?;
-    let live = nested.live()?;
-    let before = migrate::parameters(&live).await?;
-    migrate::configure(&live, settings).await?;
-    Ok(before)
-}
-
-/// Tells QEMU what it had been told before.
-async fn put_back(job: &mut AsyncJob<MigrationOut>, outgoing: &Outgoing) -> Result<(), MigrateError> {
-    let Some(before) = &outgoing.before else { return Ok(()) };
-    let nested = job.nested().await?;
-    let live = nested.live()?;
-    migrate::forget(&live).await;
-    migrate::configure(&live, &Settings { parameters: (**before).clone(), ..Settings::default() }).await
-}
-
 async fn stand_still(job: &mut AsyncJob<MigrationOut>) -> Result<()> {
     let nested = job.nested().await?;
     let live = nested.live()?;
@@ -510,16 +494,22 @@ impl From<Error> for Failure {
 
 /// Where the other side serves disks.
 fn server(request: &Request, theirs: Option<&Cookie>) -> Result<Server> {
-    if let Some(uri) = request.text("disks_uri") {
-        return Server::named(uri);
-    }
     let port = theirs.and_then(|cookie| cookie.nbd.as_ref()).and_then(|nbd| nbd.port);
     let host = match request.uri().map(Target::parse).transpose()? {
         Some(Target::Tcp { host, .. }) => Some(host),
         _ => None,
     };
-    match (host, port) {
-        (Some(host), Some(port)) => Ok(Server::Tcp { host, port }),
-        _ => Err(Error::internal_error("migration of non-shared disks requested but NBD is not set up")),
+    let server = match request.text("disks_uri").map(Server::named).transpose()? {
+        // The destination chose the port.
+        Some(Server::Tcp { host, port: 0 }) => port.map(|port| Server::Tcp { host, port }),
+        Some(named) => Some(named),
+        None => host.zip(port).map(|(host, port)| Server::Tcp { host, port }),
+    };
+    match server {
+        Some(Server::Unix(_)) if request.has(MigrateFlags::TLS) => {
+            Err(Error::operation_unsupported("NBD migration with TLS is not supported over UNIX socket"))
+        }
+        Some(server) => Ok(server),
+        None => Err(Error::internal_error("migration of non-shared disks requested but NBD is not set up")),
     }
 }
