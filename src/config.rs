@@ -6,14 +6,12 @@
 
 mod migration;
 pub mod qemu;
-mod saving;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::qemu::save_image::Saving;
 use crate::util::conf_file::{self, Setting, SyntaxError, Value};
 use crate::util::reason::Reason;
 use crate::util::uuid::Uuid;
@@ -93,8 +91,6 @@ pub struct Config {
     /// The host's own number, where the firmware's is not to count.
     pub host_uuid: Option<Uuid>,
     pub host_uuid_source: Option<String>,
-    /// How guests' states are written; from `qemu.conf`.
-    pub saving: Saving,
     /// Lines worth a warning once logging works.
     pub remarks: Vec<String>,
 }
@@ -148,7 +144,6 @@ impl Default for Config {
             log: LogConfig::default(),
             host_uuid: None,
             host_uuid_source: None,
-            saving: Saving::default(),
             remarks: Vec::new(),
         }
     }

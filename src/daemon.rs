@@ -127,8 +127,7 @@ impl Daemon {
         };
 
         let logs = paths.qemu_log();
-        let saving = config.saving.clone();
-        let drivers = Arc::new(Drivers::new(paths, search_path, &qemu, config.host_uuid, saving)?);
+        let drivers = Arc::new(Drivers::new(paths, search_path, &qemu, config.host_uuid)?);
         drivers.secrets.load()?;
         drivers.storage.load().await?;
         drivers.domains.load().await?;

@@ -87,7 +87,6 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         Some(path) => Config::load(path)?,
         None => Config::load_if_there(&paths.config.join("libvirtd.conf"))?,
     };
-    config.load_saving(&paths.config.join("qemu.conf"))?;
     let qemu = QemuConfig::load_if_there(&paths.config.join("qemu.conf"))?;
     environment.override_logging(&mut config, options.verbose);
     if options.in_background && config.log.outputs.is_empty() {

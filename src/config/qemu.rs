@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
-use super::{ConfigError, expected, migration, number, read_settings, text};
+use super::{ConfigError, expected, flag, migration, number, read_settings, text};
 use crate::qemu::command::Sandbox;
 use crate::qemu::migrate;
+use crate::qemu::save_image::{SaveFormat, Saving};
 use crate::qemu::security::Policy;
 use crate::util::accounts::{group_id, user_id};
 use crate::util::conf_file::{Setting, Value};
@@ -20,6 +21,8 @@ pub struct QemuConfig {
     pub swtpm_user: Option<u32>,
     pub swtpm_group: Option<u32>,
     pub migration: migrate::Policy,
+    /// How guests' states are written unless a client says otherwise.
+    pub saving: Saving,
     /// Lines worth a warning once logging works.
     pub remarks: Vec<String>,
 }
@@ -90,10 +93,13 @@ impl QemuConfig {
                     _ => Sandbox::On,
                 };
             }
+            "save_image_format" => self.saving.save_format = format(setting)?,
+            "dump_image_format" => self.saving.dump_format = format(setting)?,
+            "auto_dump_path" => self.saving.auto_dump_path = Some(text(setting)?.into()),
+            "auto_dump_bypass_cache" => self.saving.auto_dump_bypass_cache = flag(&setting)?,
+            "auto_start_bypass_cache" => self.saving.auto_start_bypass_cache = flag(&setting)?,
             key if PROTECTING.contains(&key) => unprotected(&setting)?,
             key if LISTS_WITHOUT_EFFECT.contains(&key) && setting.value == Value::List(Vec::new()) => {}
-            // Read with the settings of saving.
-            key if key.contains("image_format") || key.starts_with("auto_") => {}
             key => self.remarks.push(format!("line {}: '{key}' has no effect here", setting.line)),
         }
         Ok(())
@@ -107,6 +113,12 @@ fn switch(setting: &Setting) -> Result<bool, String> {
         Value::Integer(_) => Err(format!("value for '{}' parameter must be 0 or 1", setting.key)),
         _ => Err(expected(setting, "number")),
     }
+}
+
+fn format(setting: Setting) -> Result<SaveFormat, String> {
+    let key = setting.key.clone();
+    let name = text(setting)?;
+    SaveFormat::from_name(&name).ok_or_else(|| format!("Invalid {key} '{name}'"))
 }
 
 /// Beside the host's users there is nothing here that keeps guests apart.
@@ -175,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn how_states_are_written() {
+        let saving = read("save_image_format = 'zstd'\nauto_dump_path = '/x'\nauto_dump_bypass_cache = 1")
+            .unwrap()
+            .saving;
+        assert_eq!(saving.save_format, SaveFormat::Zstd);
+        assert_eq!(saving.auto_dump_path.as_deref(), Some(Path::new("/x")));
+        assert!(saving.auto_dump_bypass_cache && !saving.auto_start_bypass_cache);
+        assert_eq!(read("").unwrap().saving, Saving::default());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         for (text, error) in [
             ("migration_port_min = 0", "/q.conf:1: migration_port_min: port must be greater than 0"),
@@ -199,6 +222,7 @@ mod tests {
                 "security_require_confined = 1",
                 "/q.conf:1: Security driver \"none\" cannot create confined guests",
             ),
+            ("dump_image_format = 'lha'", "/q.conf:1: Invalid dump_image_format 'lha'"),
             ("vnc_password = 'x'", "/q.conf:1: 'vnc_password' is not supported"),
         ] {
             assert_eq!(read(text).err().as_deref(), Some(error), "{text:?}");

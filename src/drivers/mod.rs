@@ -23,7 +23,6 @@ use crate::drivers::secret::Secrets;
 use crate::drivers::storage::Storage;
 use crate::error::Result;
 use crate::qemu::capabilities::Emulators;
-use crate::qemu::save_image::Saving;
 use crate::util::paths::Paths;
 use crate::util::uuid::Uuid;
 
@@ -52,7 +51,6 @@ impl Drivers {
         search_path: OsString,
         config: &QemuConfig,
         host_uuid: Option<Uuid>,
-        saving: Saving,
     ) -> Result<Self> {
         let node = Node::new(Path::new("/"));
         let emulators = Emulators::new(&paths.qemu_cache(), search_path.clone());
@@ -71,7 +69,7 @@ impl Drivers {
             &search_path,
             (rules, capabilities.uuid()),
         );
-        let domains = Arc::new(domains.with_saving(saving));
+        let domains = Arc::new(domains);
         Ok(Self { paths, events, node, emulators, capabilities, secrets, storage, domains })
     }
 }

@@ -308,7 +308,7 @@ impl Domains {
             }
         }
         let mut flags = StartFlags::empty();
-        flags.set(StartFlags::BYPASS_CACHE, self.saving.auto_start_bypass_cache);
+        flags.set(StartFlags::BYPASS_CACHE, self.rules.saving.auto_start_bypass_cache);
         for object in self.list.all() {
             let state = object.state();
             let once = self.take_autostart_once(&object).await;

@@ -102,7 +102,7 @@ impl Domains {
         flags: DumpFlags,
     ) -> Result<()> {
         // Mapped pages are no form of a dump.
-        let packing = Some(self.saving.dump_format).filter(|format| *format != SaveFormat::Sparse);
+        let packing = Some(self.rules.saving.dump_format).filter(|format| *format != SaveFormat::Sparse);
         let packer = Packer::find(packing.unwrap_or_default(), self.search_path(), "dump")?;
         let mark = job.state().uuid.to_string();
         let growing = create(path, mark, cache(flags.contains(DumpFlags::BYPASS_CACHE))).await?;
@@ -127,7 +127,7 @@ impl Domains {
         let path = self.core_file(&domain.state());
         let mut job = domain.begin_async::<Dump>().await?;
         let mut flags = DumpFlags::MEMORY_ONLY;
-        flags.set(DumpFlags::BYPASS_CACHE, self.saving.auto_dump_bypass_cache);
+        flags.set(DumpFlags::BYPASS_CACHE, self.rules.saving.auto_dump_bypass_cache);
         job.describe(flags.bits(), JobSubject::SaveDump);
         self.save_status(&job.state());
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
@@ -161,7 +161,7 @@ impl Domains {
     fn core_file(&self, state: &State) -> PathBuf {
         let short = short_name(state.id.unwrap_or(-1), &state.name);
         let now = Zoned::now().strftime("%Y-%m-%d-%H:%M:%S");
-        let directory = self.saving.auto_dump_path.clone();
+        let directory = self.rules.saving.auto_dump_path.clone();
         directory.unwrap_or_else(|| self.paths.qemu_state().join("dump")).join(format!("{short}-{now}"))
     }
 }

@@ -41,7 +41,7 @@ impl Domains {
                 .map_err(|error| Error::io(format_args!("cannot create '{}'", directory.display()), error))
         })
         .await?;
-        let format = self.saving.save_format;
+        let format = self.rules.saving.save_format;
         self.save_to(domain, Request { path, format, xml, channels: None, flags }).await
     }
 

@@ -42,7 +42,7 @@ fn as_root() -> QemuConfig {
 
 fn drivers(root: &std::path::Path, mistake: &'static str) -> Arc<Drivers> {
     let path = std::env::var_os("PATH").unwrap();
-    let drivers = Drivers::new(Paths::system(root), path, &as_root(), None, Default::default()).unwrap();
+    let drivers = Drivers::new(Paths::system(root), path, &as_root(), None).unwrap();
     let filter = Filter::Domain { domain: None, id: EventId::Lifecycle };
     drivers.events.subscribe(filter, Arc::new(Clumsy(mistake)));
     Arc::new(drivers)
@@ -125,14 +125,8 @@ async fn a_mistake_in_a_start_leaves_no_qemu_behind() {
         let domains = &drivers.domains;
         // What it held is free again, and the next one starts.
         let quiet = Arc::new(
-            Drivers::new(
-                Paths::system(root.path()),
-                std::env::var_os("PATH").unwrap(),
-                &as_root(),
-                None,
-                Default::default(),
-            )
-            .unwrap(),
+            Drivers::new(Paths::system(root.path()), std::env::var_os("PATH").unwrap(), &as_root(), None)
+                .unwrap(),
         );
         assert!(domains.list.by_id(1).is_err());
         let status = root.path().join("run/libvirt/qemu/guest.xml");

@@ -151,7 +151,6 @@ pub struct Domains {
     frozen: Frozen,
     unplugs: hotplug::Unplugs,
     consoles: Arc<Consoles>,
-    saving: Saving,
     migrations: Migrations,
     /// What this host is called.
     host_uuid: Uuid,
@@ -166,19 +165,22 @@ pub struct Rules {
     /// Whom emulated TPMs run as, if not as this daemon's user.
     pub tpm: Option<Ids>,
     pub migration: Policy,
+    /// How guests' states are written unless a client says otherwise.
+    pub saving: Saving,
 }
 
 impl Rules {
     pub fn new(config: &QemuConfig, paths: &Paths) -> Self {
         if paths.scope == Scope::Session {
-            let (sandbox, migration) = (config.sandbox, config.migration.clone());
-            return Self { sandbox, migration, ..Self::default() };
+            let (migration, saving) = (config.migration.clone(), config.saving.clone());
+            return Self { sandbox: config.sandbox, migration, saving, ..Self::default() };
         }
         Self {
             security: Security::system(config.security.clone(), &paths.qemu_state()),
             sandbox: config.sandbox,
             tpm: Some(tpm_ids(config, paths)),
             migration: config.migration.clone(),
+            saving: config.saving.clone(),
         }
     }
 }
@@ -220,18 +222,10 @@ impl Domains {
             frozen: Frozen::default(),
             unplugs: hotplug::Unplugs::default(),
             consoles: Arc::default(),
-            saving: Saving::default(),
             migrations: Migrations::default(),
             host_uuid,
             rules,
         }
-    }
-
-    /// How guests' states are written unless a client says otherwise.
-    #[must_use]
-    pub fn with_saving(mut self, saving: Saving) -> Self {
-        self.saving = saving;
-        self
     }
 
     /// Takes over what is defined and what runs. When this returns every domain is there; the guests'

@@ -49,7 +49,7 @@ impl Domains {
         flags: u32,
     ) -> Result<()> {
         let flags = SaveFlags::accept(flags)?;
-        let format = self.saving.save_format;
+        let format = self.rules.saving.save_format;
         self.save_to(domain, Request { path: path.into(), format, xml, channels: None, flags }).await
     }
 
@@ -67,7 +67,7 @@ impl Domains {
             return self.save_managed(domain, xml, flags).await;
         };
         let format = match params.text("image_format") {
-            None => self.saving.save_format,
+            None => self.rules.saving.save_format,
             Some(name) => SaveFormat::from_name(name)
                 .ok_or_else(|| Error::operation_failed(format!("Invalid image_format '{name}'")))?,
         };

@@ -221,18 +221,28 @@ async fn get_capabilities(call: Call, (): ()) -> Result<ConnectGetCapabilitiesRe
     Ok(ConnectGetCapabilitiesRet { capabilities })
 }
 
+/// The emulator that a question is about; what is absent has its default.
+fn wanted<'a>(
+    emulator: &'a Option<String>,
+    arch: &'a Option<String>,
+    machine: &'a Option<String>,
+    virt_type: &'a Option<String>,
+) -> Wanted<'a> {
+    Wanted {
+        emulator: emulator.as_deref(),
+        arch: arch.as_deref(),
+        machine: machine.as_deref(),
+        virt_type: virt_type.as_deref(),
+    }
+}
+
 async fn get_domain_capabilities(
     call: Call,
     args: ConnectGetDomainCapabilitiesArgs,
 ) -> Result<ConnectGetDomainCapabilitiesRet> {
     // No feature of an x86 CPU is deprecated.
     no_flags(args.flags & !DISABLE_DEPRECATED_FEATURES, "qemuConnectGetDomainCapabilities")?;
-    let wanted = Wanted {
-        emulator: args.emulatorbin.as_deref(),
-        arch: args.arch.as_deref(),
-        machine: args.machine.as_deref(),
-        virt_type: args.virttype.as_deref(),
-    };
+    let wanted = wanted(&args.emulatorbin, &args.arch, &args.machine, &args.virttype);
     let capabilities = call.drivers.capabilities.of_domain(wanted).await?;
     Ok(ConnectGetDomainCapabilitiesRet { capabilities })
 }
@@ -259,12 +269,7 @@ async fn compare_hypervisor_cpu(
     call: Call,
     args: ConnectCompareHypervisorCpuArgs,
 ) -> Result<ConnectCompareHypervisorCpuRet> {
-    let wanted = Wanted {
-        emulator: args.emulator.as_deref(),
-        arch: args.arch.as_deref(),
-        machine: args.machine.as_deref(),
-        virt_type: args.virttype.as_deref(),
-    };
+    let wanted = wanted(&args.emulator, &args.arch, &args.machine, &args.virttype);
     let capabilities = &call.drivers.capabilities;
     let result = capabilities.compare_hypervisor_cpu(wanted, &args.xml_cpu, args.flags).await?;
     Ok(ConnectCompareHypervisorCpuRet { result: result as i32 })
@@ -279,12 +284,7 @@ async fn baseline_hypervisor_cpu(
     call: Call,
     args: ConnectBaselineHypervisorCpuArgs,
 ) -> Result<ConnectBaselineHypervisorCpuRet> {
-    let wanted = Wanted {
-        emulator: args.emulator.as_deref(),
-        arch: args.arch.as_deref(),
-        machine: args.machine.as_deref(),
-        virt_type: args.virttype.as_deref(),
-    };
+    let wanted = wanted(&args.emulator, &args.arch, &args.machine, &args.virttype);
     let capabilities = &call.drivers.capabilities;
     let cpu = capabilities.baseline_hypervisor_cpu(wanted, &args.xml_cpus, args.flags).await?;
     Ok(ConnectBaselineHypervisorCpuRet { cpu })
