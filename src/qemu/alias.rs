@@ -60,6 +60,11 @@ pub fn assign_new_aliases(domain: &mut Domain) -> Result<(), CommandError> {
     next_free(devices.consoles.iter_mut().map(|device| &mut device.info), "console");
     next_free(devices.watchdogs.iter_mut().map(|device| &mut device.info), "watchdog");
     next_free(devices.rngs.iter_mut().map(|device| &mut device.info), "rng");
+    next_free(devices.filesystems.iter_mut().map(|device| &mut device.info), "fs");
+    next_free(devices.redirdevs.iter_mut().map(|device| &mut device.info), "redir");
+    next_free(devices.shmems.iter_mut().map(|device| &mut device.info), "shmem");
+    next_free(devices.vsocks.iter_mut().map(|device| &mut device.info), "vsock");
+    assign_memories(devices);
     Ok(())
 }
 

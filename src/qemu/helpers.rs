@@ -384,6 +384,16 @@ pub fn end(files: &Files) {
     }
 }
 
+/// Forgets the server of a directory that its guest has let go of; it has ended by itself.
+pub fn forget(files: &Files, alias: &str) {
+    for suffix in ["pid", "sock"] {
+        let path = files.directory.join(format!("{alias}-fs.{suffix}"));
+        if let Err(error) = file::remove_if_there(&path) {
+            tracing::warn!(path = %path.display(), %error, "what a helper leaves behind stays");
+        }
+    }
+}
+
 fn read_note(path: &Path) -> io::Result<Process> {
     let text = fs::read_to_string(path)?;
     let mut words = text.split_ascii_whitespace().map(str::parse::<u64>);

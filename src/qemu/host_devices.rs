@@ -35,6 +35,52 @@ pub fn resolve(devices: &mut Devices) -> Result<()> {
     resolve_in(devices, Path::new("/sys"))
 }
 
+/// Refuses devices that another guest has. Found ones only: [`resolve`] comes before.
+pub fn refuse_taken<'a>(
+    devices: &Devices,
+    others: impl IntoIterator<Item = (&'a str, &'a Devices)>,
+) -> Result<()> {
+    for (name, other) in others {
+        for (source, shareable) in of_host(devices) {
+            let mut same = of_host(other).filter(|(theirs, _)| theirs.is_same(source));
+            if let Some((_, theirs)) = same.next()
+                && let Some(sentence) = taken(source, name, (shareable, theirs))
+            {
+                return Err(HostDeviceError::Invalid(sentence));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The host's devices among a guest's, and whether it shares them.
+fn of_host(devices: &Devices) -> impl Iterator<Item = (&HostdevSource, bool)> {
+    let cards = devices.interfaces.iter().filter_map(|card| match &card.source {
+        InterfaceSource::Hostdev(source) => Some((&**source, false)),
+        _ => None,
+    });
+    devices.hostdevs.iter().map(|hostdev| (&hostdev.source, hostdev.shareable)).chain(cards)
+}
+
+fn taken(source: &HostdevSource, by: &str, (ours, theirs): (bool, bool)) -> Option<String> {
+    let user = format!("is in use by driver QEMU, domain {by}");
+    match source {
+        HostdevSource::Pci(pci) => Some(format!("PCI device {} {user}", name_of(&pci.address))),
+        HostdevSource::Usb(usb) => Some(format!("USB device {:03o}:{:03o} {user}", usb.bus, usb.device)),
+        HostdevSource::Mdev(mdev) => Some(format!("mediated device {} {user}", mdev.uuid)),
+        HostdevSource::Scsi(scsi) => {
+            let ScsiPlace::Host { adapter, bus, target, unit, .. } = &scsi.place else { return None };
+            let host = adapter.strip_prefix("scsi_host").unwrap_or(adapter);
+            let how = if theirs { "shareable" } else { "non-shareable" };
+            (!ours || !theirs).then(|| {
+                let name = format!("{host}:{bus}:{target}:{unit}");
+                format!("SCSI device {name} is already in use by other domain(s) as '{how}'")
+            })
+        }
+        HostdevSource::VhostScsi(_) | HostdevSource::Capabilities { .. } => None,
+    }
+}
+
 fn resolve_in(devices: &mut Devices, sys: &Path) -> Result<()> {
     for hostdev in &mut devices.hostdevs {
         let managed = hostdev.managed;
@@ -197,6 +243,31 @@ mod tests {
         assert_eq!(resolve_in(&mut pci("no"), sys.path()), Ok(()));
         let managed = resolve_in(&mut pci("yes"), sys.path()).unwrap_err();
         assert!(matches!(managed, HostDeviceError::Unsupported(_)), "{managed}");
+    }
+
+    #[test]
+    fn what_a_guest_has_no_other_gets() {
+        let both = "<hostdev type='pci'><source><address domain='0' bus='3' slot='4' function='1'/></source>\
+                    </hostdev><hostdev type='usb'><source><address bus='1' device='9'/></source></hostdev>";
+        let scsi = |shareable: &str| {
+            devices(&format!(
+                "<hostdev type='scsi'><source><adapter name='scsi_host4'/><address bus='0' target='1' unit='2'/>\
+                 </source>{shareable}</hostdev>"
+            ))
+        };
+        let (plain, shared) = (scsi(""), scsi("<shareable/>"));
+        let other = devices(both);
+        let refused = |new: &Devices, other| {
+            refuse_taken(new, [("other", other)]).map_err(|error| error.to_string()).err()
+        };
+        let sentence = "PCI device 0000:03:04.1 is in use by driver QEMU, domain other";
+        assert_eq!(refused(&pci("no"), &other).as_deref(), Some(sentence));
+        let usb = devices("<hostdev type='usb'><source><address bus='1' device='9'/></source></hostdev>");
+        let sentence = "USB device 001:011 is in use by driver QEMU, domain other";
+        assert_eq!(refused(&usb, &other).as_deref(), Some(sentence));
+        let sentence = "SCSI device 4:0:1:2 is already in use by other domain(s) as 'shareable'";
+        assert_eq!(refused(&plain, &shared).as_deref(), Some(sentence));
+        assert_eq!((refused(&shared, &shared), refused(&plain, &other)), (None, None));
     }
 
     #[test]

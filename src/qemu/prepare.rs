@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::conf::devices::{
     Address, BalloonModel, ChannelState, ChannelTarget, CharBackend, CharSource, Graphics, Listen,
-    ListenPlace, SourceMode, Spice, SpiceMode, Tray, VirtioSerialAddress, Vnc,
+    ListenPlace, MemoryDevice, SourceMode, Spice, SpiceMode, Tray, VirtioSerialAddress, Vnc,
 };
 use crate::conf::domain::{Domain, LoaderType};
 use crate::conf::xml::YesNo;
@@ -105,11 +105,27 @@ fn refused(error: ConfError) -> CommandError {
 /// No size in bytes is larger, in KiB.
 const MAX_MEMORY_KIB: u64 = (i64::MAX >> 10).cast_unsigned();
 
-/// QEMU takes memory in whole MiB, and what is plugged in two at a time.
+fn align(kib: u64, step_kib: u64) -> u64 {
+    kib.checked_next_multiple_of(step_kib).unwrap_or(u64::MAX)
+}
+
+fn overflow(what: impl std::fmt::Display) -> Result<(), CommandError> {
+    Err(CommandError::Unsupported(format!("{what} overflowed after alignment")))
+}
+
+/// What is plugged in comes two MiB at a time.
+pub fn align_devices(memories: &mut [MemoryDevice]) -> Result<(), CommandError> {
+    for (at, device) in memories.iter_mut().enumerate() {
+        device.target.size_kib = align(device.target.size_kib, 2048);
+        if device.target.size_kib > MAX_MEMORY_KIB {
+            return overflow(format_args!("size of memory module '{at}'"));
+        }
+    }
+    Ok(())
+}
+
+/// QEMU takes memory in whole MiB.
 fn align_memory(domain: &mut Domain) -> Result<(), CommandError> {
-    let overflow =
-        |what: String| Err(CommandError::Unsupported(format!("{what} overflowed after alignment")));
-    let align = |kib: u64, step: u64| kib.checked_next_multiple_of(step).unwrap_or(u64::MAX);
     let mut initial = align(domain.initial_memory_kib(), 1024);
     let numa = domain.cpu.as_deref_mut().and_then(|cpu| cpu.rest.numa.as_deref_mut());
     if let Some(numa) = numa.filter(|numa| !numa.cells.is_empty()) {
@@ -118,25 +134,20 @@ fn align_memory(domain: &mut Domain) -> Result<(), CommandError> {
             cell.memory_kib = align(cell.memory_kib, 1024);
             initial = initial.saturating_add(cell.memory_kib);
             if cell.memory_kib > MAX_MEMORY_KIB {
-                return overflow(format!("memory size of NUMA node '{}'", cell.id));
+                return overflow(format_args!("memory size of NUMA node '{}'", cell.id));
             }
         }
     }
     if initial > MAX_MEMORY_KIB {
-        return overflow("initial memory size".to_owned());
+        return overflow("initial memory size");
     }
     if let Some(max) = &mut domain.memory.max {
         max.kib = align(max.kib, 1024);
         if max.kib > MAX_MEMORY_KIB {
-            return overflow("maximum memory size".to_owned());
+            return overflow("maximum memory size");
         }
     }
-    for (at, device) in domain.devices.memories.iter_mut().enumerate() {
-        device.target.size_kib = align(device.target.size_kib, 2048);
-        if device.target.size_kib > MAX_MEMORY_KIB {
-            return overflow(format!("size of memory module '{at}'"));
-        }
-    }
+    align_devices(&mut domain.devices.memories)?;
     let total = initial.saturating_add(domain.plugged_memory_kib());
     domain.memory.total_kib = total;
     let has_balloon = domain.devices.memballoons.iter().any(|it| it.model != BalloonModel::None);

@@ -263,4 +263,16 @@ impl MemoryDevice {
         let mapped = self.target.size_kib.saturating_sub(label);
         Some(self.base()?.saturating_add(mapped.saturating_mul(1024)))
     }
+
+    /// Whether it says of `other` what tells memory apart.
+    pub fn describes(&self, other: &Self) -> bool {
+        let target = |it: &Self| {
+            let target = &it.target;
+            (it.model, target.node, target.size_kib, target.block_kib, target.requested_kib)
+        };
+        let source = |it: &Self| (it.source.page_kib, it.source.nodes.clone(), it.source.path.clone());
+        target(self) == target(other)
+            && source(self) == source(other)
+            && (!self.model.is_virtio() || self.target.base == other.target.base)
+    }
 }

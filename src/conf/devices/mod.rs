@@ -170,9 +170,6 @@ xml! {
 impl Devices {
     /// The kinds that the daemon cannot start, by element name.
     pub fn unsupported(&self) -> impl Iterator<Item = &'static str> {
-        [("lease", &self.leases), ("nvram", &self.nvrams)]
-            .into_iter()
-            .filter(|(_, list)| !list.is_empty())
-            .map(|(name, _)| name)
+        (!self.nvrams.is_empty()).then_some("nvram").into_iter()
     }
 }

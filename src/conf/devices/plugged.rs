@@ -1,7 +1,7 @@
 //! Devices that come and go while a guest runs, whatever their kind: reading one alone, telling new ones from
 //! old ones, finding the one that a client means.
 
-use super::{Address, ChannelTarget, DeviceInfo, Devices, Disk, InterfaceKind};
+use super::{Address, ChannelTarget, DeviceInfo, Devices, Disk};
 use crate::conf::xml::{Document, Form, Part};
 use crate::conf::{ConfError, Result};
 
@@ -30,6 +30,7 @@ macro_rules! lists {
             /// Puts further devices behind those of their kind.
             pub fn append(&mut self, other: Self) {
                 $(self.$list.extend(other.$list);)*
+                self.leases.extend(other.leases);
             }
         }
     };
@@ -49,19 +50,24 @@ lists!(
     tpms = "tpm",
     sounds = "sound",
     videos = "video",
+    hostdevs = "hostdev",
     redirdevs = "redirdev",
     hubs = "hub",
     watchdogs = "watchdog",
     memballoons = "memballoon",
     rngs = "rng",
     panics = "panic",
+    shmems = "shmem",
+    memories = "memory",
     iommus = "iommu",
     vsocks = "vsock"
 );
 
-/// Kinds that are there from the beginning or not at all, and those that are not understood yet.
-const FIXED: &[&str] =
-    &["graphics", "audio", "nvram", "crypto", "pstore", "lease", "hostdev", "shmem", "memory"];
+/// The one kind that is no device: a promise on a lock that others keep, too.
+const LEASE: &str = "lease";
+
+/// Kinds that are there from the beginning or not at all.
+const FIXED: &[&str] = &["graphics", "audio", "nvram", "crypto", "pstore"];
 
 /// Further kinds that no definition gets or loses on their own.
 const FIXED_IN_DEFINITIONS: &[&str] = &["video", "hub", "smartcard", "memballoon", "tpm", "panic"];
@@ -82,7 +88,7 @@ impl Devices {
     /// Reads the text of one device; the name of its element comes with it.
     pub fn read_one(text: &str, form: Form) -> Result<(&'static str, Self)> {
         let name = Document::parse(text, form)?.root().name().to_owned();
-        let Some(kind) = KINDS.iter().chain(FIXED).copied().find(|kind| *kind == name) else {
+        let Some(kind) = KINDS.iter().chain(FIXED).chain([&LEASE]).copied().find(|kind| *kind == name) else {
             return Err(unknown(&name));
         };
         let element = text.get(start_of_root(text)..).unwrap_or_default();
@@ -129,7 +135,8 @@ impl Devices {
             taken.watchdogs.extend(extract(&mut self.watchdogs, fits));
         }
         for wanted in &described.filesystems {
-            taken.filesystems.extend(extract(&mut self.filesystems, |it| it.target == wanted.target));
+            let fits = |it: &super::Filesystem| it.target == wanted.target && is_at(&it.info, &wanted.info);
+            taken.filesystems.extend(extract(&mut self.filesystems, fits));
         }
         for wanted in &described.sounds {
             let fits = |it: &super::Sound| it.model == wanted.model && is_at(&it.info, &wanted.info);
@@ -159,7 +166,30 @@ impl Devices {
             };
             taken.serials.extend(extract(&mut self.serials, fits));
         }
+        self.take_of_host(described, &mut taken);
         taken
+    }
+
+    /// Devices and memory of the host, and its locks.
+    fn take_of_host(&mut self, described: &Self, taken: &mut Self) {
+        for wanted in &described.hostdevs {
+            let fits = |it: &super::Hostdev| wanted.source.is_same(&it.source);
+            taken.hostdevs.extend(extract_first(&mut self.hostdevs, fits));
+        }
+        for wanted in &described.shmems {
+            let fits = |it: &super::Shmem| wanted.describes(it) && is_at(&it.info, &wanted.info);
+            taken.shmems.extend(extract_first(&mut self.shmems, fits));
+        }
+        for wanted in &described.memories {
+            let fits = |it: &super::MemoryDevice| wanted.describes(it) && is_at(&it.info, &wanted.info);
+            taken.memories.extend(extract_first(&mut self.memories, fits));
+        }
+        for wanted in &described.leases {
+            let names = |lease: &super::Raw| {
+                ["lockspace", "key"].map(|name| lease.child(name)?.text().map(str::to_owned))
+            };
+            taken.leases.extend(extract_first(&mut self.leases, |it| names(it) == names(wanted)));
+        }
     }
 }
 
@@ -167,6 +197,12 @@ fn extract<T>(list: &mut Vec<T>, fits: impl Fn(&T) -> bool) -> Vec<T> {
     let (fitting, rest) = std::mem::take(list).into_iter().partition(fits);
     *list = rest;
     fitting
+}
+
+/// As [`extract`], where others may look the same.
+fn extract_first<T>(list: &mut Vec<T>, fits: impl Fn(&T) -> bool) -> Option<T> {
+    let at = list.iter().position(fits)?;
+    Some(list.remove(at))
 }
 
 fn channel_name(target: &ChannelTarget) -> Option<&str> {
@@ -214,7 +250,7 @@ fn start_of_root(text: &str) -> usize {
 
 /// What keeps a device from being plugged into a running guest, in libvirt's words.
 pub fn refuse_plugging(devices: &Devices) -> Result<(), String> {
-    use super::{ConsoleType, ControllerType, DiskBus, DiskDevice, InputBus, WatchdogModel};
+    use super::{ConsoleType, ControllerType, DiskBus, DiskDevice, InputBus, MemoryModel, WatchdogModel};
     let disk = |disk: &Disk| match (disk.device, disk.target.bus) {
         (DiskDevice::Floppy, _) => Err("floppy device hotplug isn't supported".to_owned()),
         (DiskDevice::Cdrom, Some(DiskBus::Virtio)) => {
@@ -245,8 +281,11 @@ pub fn refuse_plugging(devices: &Devices) -> Result<(), String> {
             return Err(format!("input device on bus '{bus}' cannot be hot plugged."));
         }
     }
-    if let Some(card) = devices.interfaces.iter().find(|it| it.kind == InterfaceKind::Hostdev) {
-        return Err(format!("live attach of interface type '{}' is not supported", card.kind));
+    if devices.filesystems.iter().any(|filesystem| !filesystem.is_virtiofs()) {
+        return Err("only virtiofs filesystems can be hotplugged".to_owned());
+    }
+    if let Some(memory) = devices.memories.iter().find(|it| it.model == MemoryModel::SgxEpc) {
+        return Err(format!("hotplug is not supported for the {} device", memory.model));
     }
     Ok(())
 }

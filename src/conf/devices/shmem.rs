@@ -107,6 +107,13 @@ impl Part for Shmem {
     }
 }
 
+impl Shmem {
+    /// Whether both are the same memory, wherever it is plugged in.
+    pub fn describes(&self, other: &Self) -> bool {
+        Self { info: other.info.clone(), ..self.clone() } == *other
+    }
+}
+
 fn read_size(element: Element<'_>) -> Result<u64> {
     let value = crate::conf::xml::read_body::<u64>(element)?.unwrap_or(0);
     Ok(units::scale(value, element.attribute("unit"), 1, u64::MAX)?)

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use super::Domains;
 use super::ports::Ports;
-use crate::conf::devices::LinkState;
+use crate::conf::devices::{Devices, LinkState};
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::block::StorageError;
@@ -49,12 +50,7 @@ pub(super) fn prepare(
         vnc_listen: VNC_LISTEN,
         render_node: render_node.as_deref(),
     };
-    if command::has_memory_in_files(definition) {
-        let directory = &files.memory;
-        file::make_directory(directory, 0o700)
-            .map_err(|error| Error::io(format_args!("Unable to create {}", directory.display()), error))?;
-        security.hand_over(definition, directory)?;
-    }
+    make_memory_directory(definition, files, security)?;
     qemu::host_devices::resolve(&mut definition.devices)?;
     ports.take_named(definition)?;
     let mut choice = ports.choice(definition.uuid);
@@ -75,6 +71,31 @@ pub(super) fn prepare(
     detected.map_err(|error| explained(error, definition, security))?;
     block::number_images(definition, &mut last_node);
     Ok(last_node)
+}
+
+impl Domains {
+    /// Refuses devices of the host that another guest has.
+    pub(super) fn refuse_taken(&self, guest: &Domain, devices: &Devices) -> Result<()> {
+        if devices.hostdevs.is_empty() && devices.interfaces.is_empty() {
+            return Ok(());
+        }
+        let others: Vec<_> =
+            self.list.all().iter().filter_map(|object| object.state().live.clone()).collect();
+        let others = others.iter().filter(|other| other.uuid != guest.uuid);
+        qemu::host_devices::refuse_taken(devices, others.map(|other| (&*other.name, &other.devices)))?;
+        Ok(())
+    }
+}
+
+/// Makes the directory of memory that is in files.
+pub(super) fn make_memory_directory(definition: &Domain, files: &Files, security: &Security) -> Result<()> {
+    if !command::has_memory_in_files(definition) {
+        return Ok(());
+    }
+    let directory = &files.memory;
+    file::make_directory(directory, 0o700)
+        .map_err(|error| Error::io(format_args!("Unable to create {}", directory.display()), error))?;
+    Ok(security.hand_over(definition, directory)?)
 }
 
 /// What the host has for a guest: pages and NUMA nodes. Directories for huge pages are made.

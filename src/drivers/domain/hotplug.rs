@@ -22,13 +22,12 @@ use super::devices::{self, Handover};
 use super::event::DomainEvent;
 use super::flags::Impact;
 use super::given::Given;
+use super::memory_devices;
+use super::plug_rules::{check_attach, check_slots, missing, refuse_kind, refuse_twins, refuse_unplugging};
 use super::reads::{persistent, running};
 use super::start::seconds_since_1970;
 use super::{Domains, blocking};
-use crate::conf::devices::{
-    Address, ControllerKind, ControllerType, Devices, DiskBus, is_fixed_in_definitions, is_fixed_in_guests,
-    refuse_plugging,
-};
+use crate::conf::devices::{ControllerKind, Devices, Raw, refuse_plugging};
 use crate::conf::domain::Domain;
 use crate::conf::domain::defaults::plug;
 use crate::conf::xml::Form;
@@ -37,12 +36,16 @@ use crate::qemu::alias::assign_new_aliases;
 use crate::qemu::block;
 use crate::qemu::capabilities::QemuCaps;
 use crate::qemu::command::{self, Context, Descriptors, Settings};
+use crate::qemu::helpers::{self, Helper};
+use crate::qemu::host_devices;
 use crate::qemu::hotplug::{self, Opened, PlugError, Step};
+use crate::qemu::hugepages;
 use crate::qemu::job::{DomainHandle, DomainObject, Job, Launched, Modify, State};
 use crate::qemu::monitor::{Monitor, QueryChardev, QueryFdsets, SetLink};
 use crate::qemu::prepare::{self, Place};
 use crate::qemu::process::{Files, listen_at};
 use crate::qemu::setup;
+use crate::util::file;
 use crate::util::uuid::Uuid;
 
 /// How long a client waits for its guest to let go of a device.
@@ -99,6 +102,7 @@ struct Plan {
     last_node: u32,
     /// Taken back unless the guest keeps the device.
     given: Given,
+    helpers: Vec<Helper>,
 }
 
 impl Domains {
@@ -122,6 +126,9 @@ impl Domains {
             interface.mac.address.get_or_insert(random_mac()?);
         }
         let add = |definition: &mut Domain| {
+            check_attach(definition, &device)?;
+            refuse_twins(definition, &device)?;
+            add_memory(definition, &device);
             plug(&mut definition.devices, device.clone());
             Ok(())
         };
@@ -130,7 +137,13 @@ impl Domains {
             false => None,
         };
         if impact.contains(Impact::LIVE) {
-            self.plug(&job, kind, device.clone()).await?;
+            if device.leases.is_empty() {
+                self.plug(&job, kind, device.clone()).await?;
+            } else {
+                let live = running(&state)?;
+                refuse_twins(live, &device)?;
+                self.set_leases(&job, [&live.devices.leases[..], &device.leases].concat());
+            }
         }
         match inactive {
             Some(edited) => self.replace_edited(&object, edited, &add).await,
@@ -143,8 +156,8 @@ impl Domains {
         let impact = Impact::of(flags, "qemuDomainDetachDeviceLiveAndConfig")?;
         let (kind, device) = Devices::read_one(xml, Form::LIVE)?;
         refuse_kind("detach", kind, impact.on(&domain.object().state()))?;
-        let missing = missing(kind, &device);
-        self.detach(domain, impact, |devices| devices.take_matching(&device), &missing).await
+        let take = |devices: &mut Devices| devices.take_matching(&device);
+        self.detach(domain, impact, take, |whose| missing(kind, &device, whose)).await
     }
 
     /// `virDomainDetachDeviceAlias`
@@ -156,7 +169,8 @@ impl Domains {
     ) -> Result<()> {
         let impact = Impact::of(flags, "qemuDomainDetachDeviceAliasLiveAndConfig")?;
         let take = |devices: &mut Devices| devices.take(|info| info.alias.as_deref() == Some(alias));
-        self.detach(domain, impact, take, &format!("no device found with alias {alias}")).await
+        let missing = |_| Error::device_missing(format!("no device found with alias {alias}"));
+        self.detach(domain, impact, take, missing).await
     }
 
     async fn detach(
@@ -164,16 +178,24 @@ impl Domains {
         mut domain: DomainHandle,
         impact: Impact,
         take: impl Fn(&mut Devices) -> Devices,
-        missing: &str,
+        missing: impl Fn(Impact) -> Error,
     ) -> Result<()> {
         let object = Arc::clone(domain.object());
         let job = domain.begin::<Modify>().await?;
         let state = job.state();
         let impact = impact.on(&state);
         check_impact(impact, &state)?;
-        let missing = || Error::device_missing(missing.to_owned());
         let remove = |definition: &mut Domain| {
-            take(&mut definition.devices).infos().next().map(drop).ok_or_else(missing)
+            let gone = take(&mut definition.devices);
+            if gone.infos().next().is_none() && gone.leases.is_empty() {
+                return Err(missing(Impact::CONFIG));
+            }
+            let memory = &mut definition.memory;
+            for size_kib in gone.memories.iter().map(|memory| memory.target.size_kib) {
+                memory.total_kib = memory.total_kib.saturating_sub(size_kib);
+                memory.current_kib = memory.current_kib.saturating_sub(size_kib);
+            }
+            Ok(())
         };
         let inactive = match impact.contains(Impact::CONFIG) {
             true => Some(self.edit(&state, &remove).await?),
@@ -182,17 +204,32 @@ impl Domains {
         if impact.contains(Impact::LIVE) {
             let mut devices = running(&state)?.devices.clone();
             let device = take(&mut devices);
-            let alias = device.infos().find_map(|(_, info)| info.alias.clone()).ok_or_else(missing)?;
-            if device.infos().any(|(_, info)| info.alias.as_ref() != Some(&alias)) {
-                return Err(Error::operation_failed("multiple devices match the description"));
+            if device.leases.is_empty() {
+                let alias = device.infos().find_map(|(_, info)| info.alias.clone());
+                let alias = alias.ok_or_else(|| missing(Impact::LIVE))?;
+                if device.infos().any(|(_, info)| info.alias.as_ref() != Some(&alias)) {
+                    return Err(Error::operation_failed("multiple devices match the description"));
+                }
+                device.infos().try_for_each(|(kind, _)| refuse_kind("detach", kind, Impact::LIVE))?;
+                self.unplug(&job, &device, &alias).await?;
+            } else {
+                self.set_leases(&job, devices.leases);
             }
-            device.infos().try_for_each(|(kind, _)| refuse_kind("detach", kind, Impact::LIVE))?;
-            self.unplug(&job, &device, &alias).await?;
         }
         match inactive {
             Some(edited) => self.replace_edited(&object, edited, &remove).await,
             None => Ok(()),
         }
+    }
+
+    /// Nobody keeps locks here, so QEMU need not know of them.
+    fn set_leases(&self, job: &Job<'_, Modify>, leases: Vec<Raw>) {
+        let change = |state: &mut State| {
+            if let Some(live) = &mut state.live {
+                Arc::make_mut(live).devices.leases = leases;
+            }
+        };
+        job.update_then(change, |state, ()| self.save_status(state));
     }
 
     /// What the domain would start with the next time.
@@ -257,10 +294,16 @@ impl Domains {
         let fd_sets = monitor.execute(QueryFdsets {}).await?;
         let fd_sets = fd_sets.iter().map(|set| set.fdset_id + 1).max().unwrap_or(0);
         let (domains, state, files) = (Arc::clone(self), job.state(), guest.files().clone());
-        let Plan { mut view, steps, opened, last_node, given } =
+        let Plan { mut view, steps, opened, last_node, given, helpers } =
             blocking(move || domains.plan(&state, &files, fresh, &caps, fd_sets)).await?;
         let given = Arc::new(given);
+        let run_as = self.rules.security.runs_as(live)?;
+        let serving = match helpers::start(helpers, guest.files(), run_as).await {
+            Ok(serving) => serving,
+            Err(error) => return Err(given.fail(error.into()).await),
+        };
         if let Err(error) = hotplug::plug(monitor, &steps, opened).await {
+            remove_memory_files(guest.files(), &view.devices);
             return Err(given.fail(error.into()).await);
         }
         if let Err(error) = settle(monitor, &mut view).await {
@@ -270,11 +313,16 @@ impl Domains {
             return Err(given.fail(error).await);
         }
         given.keep();
+        serving.keep(&live.name);
         let known = aliases(&live.devices);
         let fresh = view.devices.take(|info| !info.alias.as_ref().is_some_and(|it| known.contains(it)));
+        let alias = name_in_events(&fresh, alias);
+        let has_memory = !fresh.memories.is_empty();
         let change = |state: &mut State| {
             if let Some(live) = &mut state.live {
-                plug(&mut Arc::make_mut(live).devices, fresh);
+                let live = Arc::make_mut(live);
+                add_memory(live, &fresh);
+                plug(&mut live.devices, fresh);
             }
             state.launched = state.launched.as_ref().map(|launched| {
                 let mut launched = Launched::clone(launched);
@@ -286,6 +334,22 @@ impl Domains {
             self.save_status(state);
             self.publish(state, DomainEvent::DeviceAdded { alias: alias.into() });
         });
+        if has_memory {
+            self.refresh_memory(job).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks how much memory the guest has, after some came or went.
+    async fn refresh_memory(&self, job: &Job<'_, Modify>) -> Result<()> {
+        let state = job.state();
+        let current_kib = memory_devices::current_kib(job.live()?.monitor(), running(&state)?).await?;
+        let change = |state: &mut State| {
+            if let Some(live) = &mut state.live {
+                Arc::make_mut(live).memory.current_kib = current_kib;
+            }
+        };
+        job.update_then(change, |state, ()| self.save_status(state));
         Ok(())
     }
 
@@ -294,10 +358,16 @@ impl Domains {
     async fn complete_device(&self, live: &Domain, device: Devices) -> Result<Devices> {
         let (has_balloon, has_panic) = (!device.memballoons.is_empty(), !device.panics.is_empty());
         let has_pci = device.controllers.iter().any(|it| matches!(it.kind, ControllerKind::Pci(_)));
+        let known = aliases(&live.devices);
         let mut whole = live.clone();
+        let mut device = device;
+        check_attach(live, &device)?;
+        prepare::align_devices(&mut device.memories)?;
+        check_slots(live, &device)?;
+        add_memory(&mut whole, &device);
         plug(&mut whole.devices, device);
         let mut whole = self.complete(whole).await?;
-        let mut fresh = whole.devices.take(|info| info.alias.is_none());
+        let mut fresh = whole.devices.take(|info| info.alias.as_ref().is_none_or(|it| !known.contains(it)));
         // These have no alias in running guests either.
         if !has_balloon {
             fresh.memballoons.clear();
@@ -312,7 +382,6 @@ impl Domains {
         let mut named = live.clone();
         plug(&mut named.devices, fresh);
         assign_new_aliases(&mut named)?;
-        let known = aliases(&live.devices);
         Ok(named.devices.take(|info| info.alias.as_ref().is_some_and(|alias| !known.contains(alias))))
     }
 
@@ -336,6 +405,9 @@ impl Domains {
             vnc_listen: "",
             render_node: None,
         };
+        host_devices::resolve(&mut view.devices)?;
+        host_devices::refuse_taken(&view.devices, [(&*live.name, &live.devices)])?;
+        self.refuse_taken(live, &view.devices)?;
         prepare::prepare_devices(&mut view, &place)?;
         let mut last_node = state.launched.as_ref().map_or(0, |launched| launched.last_node);
         block::number_images(&mut view, &mut last_node);
@@ -351,15 +423,26 @@ impl Domains {
         if !command::secrets(&view).is_empty() {
             descriptors.secrets = self.storage.seal_secrets(&view, &devices::read_master_key(files)?)?;
         }
-        let context = self.context(files, &descriptors);
+        let helpers = helpers::needed(&mut view, &self.helpers_host(files))?;
+        devices::make_memory_directory(&view, files, security)?;
+        let settings = match view.devices.memories.is_empty() {
+            true => Settings::default(),
+            false => devices::settings(&view, files, security)?,
+        };
+        let context = self.context(files, &descriptors, &settings);
         let before = command::devices(&without, caps, &context, fd_sets)?;
         let with = command::devices(&view, caps, &context, fd_sets)?;
         let steps = hotplug::steps(&before, &with)?;
         let given = self.give_devices(state, &view)?;
-        Ok(Plan { view, steps, opened: opened.0, last_node, given })
+        Ok(Plan { view, steps, opened: opened.0, last_node, given, helpers })
     }
 
-    fn context<'a>(&'a self, files: &'a Files, descriptors: &'a Descriptors) -> Context<'a> {
+    fn context<'a>(
+        &'a self,
+        files: &'a Files,
+        descriptors: &'a Descriptors,
+        settings: &'a Settings,
+    ) -> Context<'a> {
         Context {
             scope: self.paths.scope,
             state_dir: &files.directory,
@@ -370,7 +453,7 @@ impl Domains {
             now_s: 0,
             local_offset_s: 0,
             incoming: None,
-            settings: &Settings::NONE,
+            settings,
             inherited_env: &self.inherited_env,
         }
     }
@@ -389,7 +472,11 @@ impl Domains {
         let mut view = without.clone();
         plug(&mut view.devices, device.clone());
         let descriptors = Descriptors::placeholders(&view);
-        let context = self.context(files, &descriptors);
+        let settings = match view.devices.memories.is_empty() {
+            true => Settings::default(),
+            false => Settings { hugetlbfs: Some(hugepages::mounted()), ..Settings::default() },
+        };
+        let context = self.context(files, &descriptors, &settings);
         let before = command::devices(&without, &caps, &context, 0)?;
         let with = command::devices(&view, &caps, &context, 0)?;
         let mut steps = hotplug::steps(&before, &with)?;
@@ -403,6 +490,10 @@ impl Domains {
         let live = running(guest.state())?;
         refuse_unplugging(live, device)?;
         let steps = self.steps_of(live, guest.files(), device).await?;
+        // Nothing in the guest holds it.
+        if steps.iter().all(|step| step.device().is_none()) {
+            return self.clear_device_away(job, &steps, device, alias).await;
+        }
         let uuid = live.uuid;
         let mut answer = self.unplugs.expect(uuid, alias);
         if let Err(error) = hotplug::unplug(guest.monitor(), &steps).await {
@@ -418,12 +509,7 @@ impl Domains {
             }
         };
         match answered {
-            Some(Answer::Gone) => {
-                hotplug::clear_away(guest.monitor(), &steps).await;
-                self.take_back_devices(guest.state(), device.clone()).await;
-                self.forget_device(job, alias);
-                Ok(())
-            }
+            Some(Answer::Gone) => self.clear_device_away(job, &steps, device, alias).await,
             Some(Answer::Refused) => {
                 Err(Error::operation_failed("unplug of device was rejected by the guest"))
             }
@@ -432,10 +518,35 @@ impl Domains {
         }
     }
 
+    /// Removes what stood behind a device that the guest has let go of.
+    async fn clear_device_away(
+        &self,
+        job: &Job<'_, Modify>,
+        steps: &[Step],
+        device: &Devices,
+        alias: &str,
+    ) -> Result<()> {
+        let guest = job.live()?;
+        hotplug::clear_away(guest.monitor(), steps).await;
+        remove_memory_files(guest.files(), device);
+        for filesystem in &device.filesystems {
+            helpers::forget(guest.files(), filesystem.info.alias.as_deref().unwrap_or_default());
+        }
+        self.take_back_devices(guest.state(), device.clone()).await;
+        self.forget_device(job, alias);
+        if !device.memories.is_empty() {
+            self.refresh_memory(job).await?;
+        }
+        Ok(())
+    }
+
     fn forget_device(&self, job: &Job<'_, Modify>, alias: &str) {
         let forget = |state: &mut State| {
             if let Some(live) = &mut state.live {
-                Arc::make_mut(live).devices.take(|info| info.alias.as_deref() == Some(alias));
+                let live = Arc::make_mut(live);
+                let gone = live.devices.take(|info| info.alias.as_deref() == Some(alias));
+                let sizes = gone.memories.iter().map(|memory| memory.target.size_kib);
+                live.memory.total_kib = live.memory.total_kib.saturating_sub(sizes.sum());
             }
         };
         job.update_then(forget, |state, ()| {
@@ -480,10 +591,31 @@ impl Domains {
             return Ok(());
         }
         let steps = self.steps_of(live, guest.files(), &device).await?;
-        hotplug::clear_away(guest.monitor(), &steps).await;
-        self.take_back_devices(guest.state(), device).await;
-        self.forget_device(&job, alias);
-        Ok(())
+        self.clear_device_away(&job, &steps, &device, alias).await
+    }
+}
+
+/// A definition has the memory, too, that is plugged in.
+fn add_memory(definition: &mut Domain, new: &Devices) {
+    let memory = &mut definition.memory;
+    for size_kib in new.memories.iter().map(|memory| memory.target.size_kib) {
+        memory.total_kib = memory.total_kib.saturating_add(size_kib);
+        memory.current_kib = memory.current_kib.saturating_add(size_kib);
+    }
+}
+
+/// Subscribers hear of what stands behind memory, as libvirt names it to them.
+fn name_in_events(fresh: &Devices, alias: Box<str>) -> Box<str> {
+    if fresh.memories.is_empty() { alias } else { format!("mem{alias}").into() }
+}
+
+/// Removes files that QEMU has made for memory and that nobody else has a use for.
+fn remove_memory_files(files: &Files, devices: &Devices) {
+    for memory in devices.memories.iter().filter(|memory| memory.source.path.is_none()) {
+        let path = files.memory.join(memory.info.alias.as_deref().unwrap_or_default());
+        if let Err(error) = file::remove_if_there(&path) {
+            tracing::warn!(path = %path.display(), %error, "a file of a guest's memory stays");
+        }
     }
 }
 
@@ -497,6 +629,7 @@ async fn settle(monitor: &Monitor, view: &mut Domain) -> Result<()> {
     }
     let terminals = monitor.execute(QueryChardev {}).await?;
     devices::note_terminals(view, &terminals);
+    memory_devices::note_places(monitor, &mut view.devices.memories).await?;
     Ok(())
 }
 
@@ -524,53 +657,6 @@ pub(super) fn check_impact(impact: Impact, state: &State) -> Result<()> {
     }
     if impact.contains(Impact::CONFIG) {
         persistent(state)?;
-    }
-    Ok(())
-}
-
-/// Whether devices of a kind come and go at all.
-fn refuse_kind(what: &str, kind: &str, impact: Impact) -> Result<()> {
-    for (whose, is_fixed, name) in [
-        (Impact::CONFIG, is_fixed_in_definitions(kind), "persistent"),
-        (Impact::LIVE, is_fixed_in_guests(kind), "live"),
-    ] {
-        if impact.contains(whose) && is_fixed {
-            let sentence = format!("{name} {what} of device '{kind}' is not supported");
-            return Err(Error::operation_unsupported(sentence));
-        }
-    }
-    Ok(())
-}
-
-/// What is said of a device that is not there.
-fn missing(kind: &str, device: &Devices) -> String {
-    if let Some(disk) = device.disks.first() {
-        return format!("disk {} not found", disk.name());
-    }
-    if let Some(controller) = device.controllers.first() {
-        return format!("controller {}:{} not found", controller.kind.bus(), controller.index());
-    }
-    format!("matching {kind} device not found")
-}
-
-fn refuse_unplugging(live: &Domain, device: &Devices) -> Result<()> {
-    refuse_plugging(device).map_err(Error::operation_unsupported)?;
-    let disks = || live.devices.disks.iter();
-    for controller in &device.controllers {
-        let is_its = |address: Option<&Address>| {
-            matches!(address, Some(Address::Drive(drive)) if drive.controller == controller.index())
-                && controller.kind.bus() == ControllerType::Scsi
-        };
-        let has_disk =
-            disks().any(|disk| disk.target.bus == Some(DiskBus::Scsi) && is_its(disk.info.address.as_ref()));
-        let ports = |address: Option<&Address>| {
-            matches!(address, Some(Address::VirtioSerial(port)) if port.controller == controller.index())
-                && controller.kind.bus() == ControllerType::VirtioSerial
-        };
-        let has_port = live.devices.channels.iter().any(|it| ports(it.info.address.as_ref()));
-        if has_disk || has_port {
-            return Err(Error::operation_failed("device cannot be detached: device is busy"));
-        }
     }
     Ok(())
 }

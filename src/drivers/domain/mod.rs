@@ -34,7 +34,7 @@
 //! | `given` | files that belong to QEMU's user while a guest runs |
 //! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
 //! | `job_info`, `job_abort` | how far a long operation is, how the last one went, and ending one |
-//! | `hotplug`, `refresh` | what changes in a guest while it runs, and what QEMU made of it |
+//! | `hotplug`, `plug_rules`, `memory_devices`, `refresh` | what changes in a guest while it runs, and what QEMU made of it |
 //! | `owners` | guests that end with a connection |
 //! | `event` | what subscribers hear |
 
@@ -68,6 +68,7 @@ mod lifecycle_action;
 pub mod list;
 mod managed_save;
 mod memory;
+mod memory_devices;
 mod messages;
 pub mod metadata;
 pub mod migrate;
@@ -79,6 +80,7 @@ mod native;
 mod owners;
 mod perf;
 pub mod pins;
+mod plug_rules;
 mod ports;
 pub mod reads;
 mod refresh;
@@ -96,6 +98,7 @@ mod teardown;
 pub mod tunables;
 mod turns;
 mod update;
+mod update_rules;
 pub mod usage;
 mod vcpus;
 

@@ -23,6 +23,7 @@ use super::event::{
     WatchdogAction,
 };
 use super::hotplug::Answer;
+use super::memory_devices;
 use super::migrate::request::MigrateFlags;
 use super::status::recorded_alike;
 use crate::conf::devices::{Disk, Place, Storage, WatchdogAction as WatchdogChoice};
@@ -505,7 +506,8 @@ impl Domains {
     fn note_balloon(&self, object: &DomainObject, actual_kib: u64) {
         self.tell(object, |state| {
             if let Some(live) = &mut state.live {
-                Arc::make_mut(live).memory.current_kib = actual_kib;
+                let taken_kib = memory_devices::taken_kib(live);
+                Arc::make_mut(live).memory.current_kib = actual_kib.saturating_add(taken_kib);
             }
             vec![DomainEvent::BalloonChange { actual_kib }]
         });

@@ -1,12 +1,11 @@
 //! What a started QEMU says about itself, taken into the live definition.
 
-use super::Domains;
 use super::start::Failure;
-use crate::conf::devices::BalloonModel;
+use super::{Domains, memory_devices};
 use crate::conf::domain::{CpuCheck, CpuMode, Domain};
 use crate::error::Error;
 use crate::qemu::capabilities::CpuArguments;
-use crate::qemu::monitor::{Monitor, QueryBalloon};
+use crate::qemu::monitor::Monitor;
 
 impl Domains {
     /// Completes the live definition with what QEMU made of it, before anybody sees it run.
@@ -17,14 +16,9 @@ impl Domains {
         monitor: &Monitor,
         boot_cpu: &str,
     ) -> Result<(), Failure> {
-        let balloon = live.devices.memballoons.iter().any(|it| it.model != BalloonModel::None);
-        let balloon = balloon.then(|| monitor.submit(QueryBalloon {}));
         self.refresh_cpu(live, arguments, monitor, boot_cpu).await?;
-        live.memory.current_kib = match balloon {
-            Some(balloon) => balloon.reply().await?.actual / 1024,
-            // Nothing takes memory away.
-            None => live.memory.total_kib,
-        };
+        memory_devices::note_places(monitor, &mut live.devices.memories).await?;
+        live.memory.current_kib = memory_devices::current_kib(monitor, live).await?;
         Ok(())
     }
 

@@ -46,17 +46,6 @@ impl Domains {
         let flags = u32::from(flags.action_required) | u32::from(flags.recursive) << 1;
         self.tell(object, |_| vec![DomainEvent::MemoryFailure { recipient, action, flags }]);
     }
-
-    /// The guest has plugged more or less of a device's memory.
-    pub(super) fn note_memory_device(&self, object: &DomainObject, alias: String, size: u64) {
-        self.tell(object, |state| {
-            let mut infos = state.live.iter().flat_map(|live| live.devices.infos());
-            match infos.any(|(_, info)| info.alias.as_deref() == Some(&*alias)) {
-                true => vec![DomainEvent::MemoryDeviceSizeChange { alias, size_kib: size.div_ceil(1024) }],
-                false => Vec::new(),
-            }
-        });
-    }
 }
 
 /// The image that a block node shows.

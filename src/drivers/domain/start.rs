@@ -33,7 +33,7 @@ use crate::qemu::monitor::{
     Chardev, Cont, IoThreadStats, Monitor, MonitorError, QueryChardev, QueryCpusFast, QueryIothreads,
     SetBalloon, SetLink,
 };
-use crate::qemu::process::{self, Launch, Prepared, Spawned, Started};
+use crate::qemu::process::{self, Files, Launch, Prepared, Spawned, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
 use crate::qemu::secret::MasterKey;
 use crate::qemu::setup;
@@ -266,6 +266,15 @@ impl Domains {
 }
 
 impl Domains {
+    pub(super) fn helpers_host<'a>(&'a self, files: &'a Files) -> helpers::Host<'a> {
+        helpers::Host {
+            files,
+            tpm_states: self.tpm_states(),
+            search_path: self.search_path(),
+            tpm_user: self.rules.tpm,
+        }
+    }
+
     /// The domain is active from here on, and whoever wants to can end it.
     fn attach<O: AsyncOp>(&self, job: &AsyncJob<O>, attempt: &Attempt, started: &Started) -> Result<()> {
         let machine = Machine::new(started.running());
@@ -376,17 +385,12 @@ impl Attempt {
         self.domains.storage.locate_disks(definition)?;
         let last_node =
             devices::prepare(definition, self.id, prepared.files(), &self.domains.ports, security)?;
+        self.domains.refuse_taken(definition, &definition.devices)?;
         let owners = security.owners();
         self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu, owners }));
         let key = devices::write_master_key(prepared.files())?;
         security.hand_over(definition, &prepared.files().directory.join(MasterKey::FILE))?;
-        let host = helpers::Host {
-            files: prepared.files(),
-            tpm_states: self.domains.tpm_states(),
-            search_path: self.domains.search_path(),
-            tpm_user: rules.tpm,
-        };
-        let helpers = helpers::needed(definition, &host)?;
+        let helpers = helpers::needed(definition, &self.domains.helpers_host(prepared.files()))?;
         let mut descriptors = devices::open(definition, accel, &mut prepared)?;
         descriptors.secrets = self.domains.storage.seal_secrets(definition, &key)?;
         let settings = devices::settings(definition, prepared.files(), security)?;

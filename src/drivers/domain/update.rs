@@ -13,10 +13,10 @@ use super::flags::{CallFlags, Impact, UpdateFlags};
 use super::hotplug::check_impact;
 use super::reads::running;
 use super::start::seconds_since_1970;
-use super::{Domains, blocking};
+use super::update_rules::{check_compatible, check_disk, check_interface, check_vnc};
+use super::{Domains, blocking, memory_devices};
 use crate::conf::devices::{
-    Devices, Disk, DiskDevice, Graphics, Interface, InterfaceSource, IoTune, LinkState, ListenPlace,
-    StorageFormat, Vnc,
+    Devices, Disk, DiskDevice, Graphics, Interface, IoTune, LinkState, StorageFormat, Vnc,
 };
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
@@ -42,18 +42,21 @@ impl Domains {
         let impact = Impact::from_bits_truncate(flags.bits()).on(&state);
         check_impact(impact, &state)?;
         let (kind, device) = Devices::read_one(xml, Form::INACTIVE)?;
+        let (_, wanted) = Devices::read_one(xml, Form::LIVE)?;
         let change = |definition: &mut Domain| replace(&mut definition.devices, kind, device.clone());
         let inactive = match impact.contains(Impact::CONFIG) {
             true => Some(self.edit(&state, &change).await?),
             false => None,
         };
         if impact.contains(Impact::LIVE) {
-            if let Some(disk) = device.disks.first().cloned() {
+            if let Some(disk) = wanted.disks.into_iter().next() {
                 self.update_disk(&job, disk, flags).await?;
-            } else if let Some(card) = device.interfaces.first() {
+            } else if let Some(card) = wanted.interfaces.first() {
                 self.update_interface(&job, card).await?;
-            } else if let Some(screen) = device.graphics.first().cloned() {
+            } else if let Some(screen) = wanted.graphics.into_iter().next() {
                 self.update_graphics(&job, screen).await?;
+            } else if let Some(memory) = wanted.memories.first() {
+                self.update_memory(&job, memory).await?;
             } else {
                 let sentence = format!("live update of device '{kind}' is not supported");
                 return Err(Error::config_unsupported(sentence));
@@ -77,8 +80,9 @@ impl Domains {
         let dev = new.target.dev.clone();
         let old = live.devices.disks.iter().find(|disk| disk.target.dev == dev);
         let old = old.ok_or_else(|| Error::internal_error(format!("disk '{}' not found", new.name())))?;
+        check_compatible(live, Some(&old.info), &new.info)?;
         check_disk(old, &new)?;
-        let startup_policy = new.storage.startup_policy;
+        let (startup_policy, snapshot) = (new.storage.startup_policy, new.snapshot);
         let mut changed = old.clone();
         let mut last_node = None;
         if new.storage.place != old.storage.place && new.storage.volume == old.storage.volume {
@@ -113,6 +117,7 @@ impl Domains {
             self.take_back_devices(guest.state(), only(old)).await;
         }
         changed.storage.startup_policy = startup_policy;
+        changed.snapshot = snapshot;
         let change = |state: &mut State| {
             let disks = state.live.as_mut().map(|live| &mut Arc::make_mut(live).devices.disks);
             if let Some(disk) = disks.and_then(|disks| disks.iter_mut().find(|disk| disk.target.dev == dev)) {
@@ -143,7 +148,9 @@ impl Domains {
     async fn update_interface(&self, job: &Job<'_, Modify>, new: &Interface) -> Result<()> {
         let guest = job.live()?;
         let mut devices = running(guest.state())?.devices.clone();
+        let live = running(guest.state())?;
         let old = matching_card(&mut devices, new)?;
+        check_compatible(live, Some(&old.info), &new.info)?;
         check_interface(&old, new)?;
         let link = new.link;
         let is_up = |link: Option<LinkState>| link != Some(LinkState::Down);
@@ -213,6 +220,9 @@ fn replace(devices: &mut Devices, kind: &str, new: Devices) -> Result<()> {
         *old.ok_or_else(|| {
             Error::invalid_arg(format!("cannot find existing graphics type '{kind}' device to modify"))
         })? = screen;
+    } else if let Some(memory) = new.memories.into_iter().next() {
+        let old = devices.memories.iter_mut().find(|old| memory_devices::is_it(old, &memory));
+        *old.ok_or_else(|| Error::invalid_arg("memory not found"))? = memory;
     } else {
         return Err(Error::operation_unsupported(format!(
             "persistent update of device '{kind}' is not supported"
@@ -245,87 +255,6 @@ fn vnc(screen: &Graphics) -> Option<&Vnc> {
         Graphics::Vnc(vnc) => Some(vnc),
         _ => None,
     }
-}
-
-/// What of a disk must be as it is, where the description says anything about it.
-fn check_disk(old: &Disk, new: &Disk) -> Result<()> {
-    fn differs<T: PartialEq>(old: &Option<T>, new: &Option<T>) -> bool {
-        new.is_some() && old != new
-    }
-    let changes = [
-        ("device", old.device != new.device),
-        ("bus", differs(&old.target.bus, &new.target.bus)),
-        ("serial", differs(&old.serial, &new.serial)),
-        ("wwn", differs(&old.wwn, &new.wwn)),
-        ("vendor", differs(&old.vendor, &new.vendor)),
-        ("product", differs(&old.product, &new.product)),
-        ("error_policy", differs(&old.driver.error_policy, &new.driver.error_policy)),
-        ("rerror_policy", differs(&old.driver.rerror_policy, &new.driver.rerror_policy)),
-        ("io", differs(&old.driver.io, &new.driver.io)),
-        ("address", differs(&old.info.address, &new.info.address)),
-        ("readonly", new.readonly && !old.readonly),
-        ("shared", new.shareable && !old.shareable),
-    ];
-    match changes.iter().find(|(_, differs)| *differs) {
-        Some((field, _)) => {
-            Err(Error::operation_unsupported(format!("cannot modify field '{field}' of the disk")))
-        }
-        None => Ok(()),
-    }
-}
-
-fn check_interface(old: &Interface, new: &Interface) -> Result<()> {
-    let refused = |sentence: String| Err(Error::operation_unsupported(sentence));
-    if old.model != new.model {
-        return refused("cannot modify virtio network device driver attributes".to_owned());
-    }
-    if new.script.is_some() && old.script != new.script {
-        return refused("cannot modify network device script attribute".to_owned());
-    }
-    if old.mtu != new.mtu {
-        return refused("cannot modify MTU".to_owned());
-    }
-    let same = match (&old.source, &new.source) {
-        (InterfaceSource::Network(old), InterfaceSource::Network(new)) => old.network == new.network,
-        (old, new) => old == new,
-    };
-    if old.kind != new.kind || !same {
-        return refused(format!("unable to change config on '{}' network type", new.kind));
-    }
-    Ok(())
-}
-
-fn check_vnc(old: &Vnc, new: &Vnc) -> Result<()> {
-    let refused = |sentence: &'static str| Err(Error::operation_unsupported(sentence));
-    if old.listens.len() != new.listens.len() {
-        return refused("cannot change the number of listen addresses on 'vnc' graphics");
-    }
-    for (old, new) in old.listens.iter().zip(&new.listens) {
-        match (&old.place, &new.place) {
-            (ListenPlace::Address { address: old }, ListenPlace::Address { address: new }) if old != new => {
-                return refused("cannot change listen address setting on 'vnc' graphics");
-            }
-            (ListenPlace::Network { network: old, .. }, ListenPlace::Network { network: new, .. })
-                if old != new =>
-            {
-                return refused("cannot change listen address setting on 'vnc' graphics");
-            }
-            (ListenPlace::Socket { socket: old }, ListenPlace::Socket { socket: new }) if old != new => {
-                return refused("cannot change listen socket setting on 'vnc' graphics");
-            }
-            (old, new) if std::mem::discriminant(old) != std::mem::discriminant(new) => {
-                return refused("cannot change the type of listen address on 'vnc' graphics");
-            }
-            _ => {}
-        }
-    }
-    if old.autoport != new.autoport || (!new.autoport && old.port != new.port) {
-        return refused("cannot change port settings on vnc graphics");
-    }
-    if old.keymap != new.keymap {
-        return refused("cannot change keymap setting on vnc graphics");
-    }
-    Ok(())
 }
 
 /// The images of a disk, lowest first.

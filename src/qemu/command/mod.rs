@@ -317,7 +317,9 @@ pub fn build(domain: &Domain, caps: &QemuCaps, context: &Context<'_>) -> Result<
 /// The parts of the command line that are devices which can come later.
 const PLUGGABLE: &[Step] = &[
     controller::build,
+    memory_device::build,
     disk::build,
+    filesystem::build,
     interface::build,
     serial::serials,
     serial::parallels,
@@ -325,7 +327,12 @@ const PLUGGABLE: &[Step] = &[
     serial::consoles,
     input::build,
     watchdog::build,
+    redirection::build,
+    interface::cards_of_host,
+    hostdev::build,
     rng::build,
+    shmem::build,
+    vsock::build,
 ];
 
 /// The arguments of the devices of `domain` alone. Sets of descriptors are numbered from `fd_sets`.

@@ -16,6 +16,12 @@ pub(super) fn backend(text: &str) -> Option<(String, Value)> {
     let mut data = Map::new();
     match kind.as_str() {
         "null" | "pty" => {}
+        "spicevmc" => {
+            data.insert("type".to_owned(), option("name")?.into());
+        }
+        "spiceport" => {
+            data.insert("fqdn".to_owned(), option("name")?.into());
+        }
         "file" => {
             data.insert("out".to_owned(), option("path")?.into());
             data.insert("append".to_owned(), is_on("append").unwrap_or(false).into());

@@ -62,6 +62,8 @@ pub fn steps(without: &[String], with: &[String]) -> Result<Vec<Step>, PlugError
         let [option, value] = pair else { return Err(unsupported("without a value")) };
         steps.push(step(option, value)?);
     }
+    // Devices come after what they stand on, also where the command line says it in another order.
+    steps.sort_by_key(|step| step.device().is_some());
     Ok(steps)
 }
 
@@ -128,14 +130,14 @@ impl Step {
             Self::Blockdev(node) => ("blockdev-add", node.clone()),
             Self::Netdev(netdev) => {
                 let (mut netdev, id) = (netdev.clone(), text(netdev, "id"));
-                for name in ["fd", "fds", "vhostfd", "vhostfds"] {
-                    if let Some(descriptors) = netdev.get_mut(name) {
-                        *descriptors = opened.hand_over(monitor, descriptors, &id).await?.into();
-                    }
-                }
+                opened.hand_over_all(monitor, &mut netdev, &id).await?;
                 ("netdev_add", netdev)
             }
-            Self::Device(device) => ("device_add", device.clone()),
+            Self::Device(device) => {
+                let (mut device, id) = (device.clone(), text(device, "id"));
+                opened.hand_over_all(monitor, &mut device, &id).await?;
+                ("device_add", device)
+            }
             Self::WatchdogAction(action) => ("watchdog-set-action", json!({ "action": action })),
         };
         monitor.execute_value(name, Some(arguments)).await.map(drop)
@@ -160,6 +162,21 @@ impl Step {
 pub struct Opened(pub BTreeMap<RawFd, OwnedFd>);
 
 impl Opened {
+    /// Sends every descriptor that the arguments of a device name.
+    async fn hand_over_all(
+        &mut self,
+        monitor: &Monitor,
+        arguments: &mut Value,
+        id: &str,
+    ) -> Result<(), MonitorError> {
+        for name in ["fd", "fds", "vhostfd", "vhostfds"] {
+            if let Some(descriptors) = arguments.get_mut(name) {
+                *descriptors = self.hand_over(monitor, descriptors, id).await?.into();
+            }
+        }
+        Ok(())
+    }
+
     /// Sends the descriptors of a list such as `7:8` and answers the names they have in QEMU.
     async fn hand_over(
         &mut self,

@@ -102,6 +102,8 @@ commands! {
     /// `value` in bytes.
     SetBalloon = "balloon" { value: u64 } -> Done;
 
+    QueryMemoryDevices = "query-memory-devices" {} -> Vec<PluggedMemory>;
+
     /// What the balloon's driver in the guest has told last.
     BalloonStats = "qom-get" { path: String, property: &'static str } -> GuestStats;
 
@@ -319,6 +321,24 @@ impl Chardev {
 pub struct CurrentMachine {
     /// Whether a guest that sleeps can be woken up.
     pub wakeup_suspend_support: bool,
+}
+
+/// Memory that is plugged in, of whatever kind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PluggedMemory {
+    pub data: MemoryPlace,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct MemoryPlace {
+    pub id: Option<String>,
+    /// Bytes that the guest has of it.
+    pub size: u64,
+    /// Where it begins in the guest's memory; of virtio devices `memaddr`.
+    #[serde(alias = "memaddr")]
+    pub addr: u64,
+    pub slot: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
