@@ -4,6 +4,7 @@
 #   make test       formatting, lints, all tests
 #   make run        the daemon in the foreground, below a private root (ROOT=/ for the real directories)
 #   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it)
+#   make soak       a thousand migrations that are disturbed at random moments (ROUNDS, SEED; some minutes, an hour at most)
 #   make compat     the tests of the running daemon on libvirt's own, which decides what is expected of ours
 #   make compat-corpus   upstream's own test data through our definitions and command line (fetches its source package)
 #   make guest      the sample guest that tests and demo boot; make guest-check tries it
@@ -15,10 +16,12 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 ROOT ?= $(CURDIR)/.build/run
 UPSTREAM ?=
+ROUNDS ?= 1000
+SEED ?= $(shell date +%s)
 export BINARY ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench compat compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
+.PHONY: demo test run bench soak compat compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -36,6 +39,10 @@ bench: guest
 	$(if $(UPSTREAM),scripts/deps upstream)
 	$(CARGO) build --release --locked --workspace --bins
 	target/release/ferrovirt-bench
+
+soak: guest
+	FERROVIRT_SOAK_ROUNDS=$(ROUNDS) FERROVIRT_SOAK_SEED=$(SEED) \
+	    timeout 3600 $(CARGO) test --quiet --locked --test daemon migrate_soak -- --nocapture
 
 compat: guest
 	scripts/deps upstream

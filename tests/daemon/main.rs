@@ -35,6 +35,7 @@ mod live;
 mod many;
 mod metadata;
 mod migrate;
+mod migrate_soak;
 mod migrate_tls;
 mod migrate_upstream;
 mod old_client;

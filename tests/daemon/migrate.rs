@@ -6,8 +6,8 @@ use ferrovirt_compat::{Daemon, Guest, Kind, Program, Ran, eventually, halting, l
 
 use crate::kind;
 
-const SOURCE: &str = "host_uuid = \"11111111-1111-4111-8111-111111111111\"\n";
-const DESTINATION: &str = "host_uuid = \"22222222-2222-4222-8222-222222222222\"\n";
+pub(crate) const SOURCE: &str = "host_uuid = \"11111111-1111-4111-8111-111111111111\"\n";
+pub(crate) const DESTINATION: &str = "host_uuid = \"22222222-2222-4222-8222-222222222222\"\n";
 
 /// Two hosts, as far as anybody can tell.
 pub(crate) struct Hosts {
@@ -234,11 +234,25 @@ fn limits_of_a_migration_are_kept_and_told() {
 }
 
 /// One under way; killed when dropped.
-struct Migration(Option<std::process::Child>);
+#[derive(Debug)]
+pub(crate) struct Migration(Option<std::process::Child>);
 
 impl Migration {
+    /// A virsh that is to move a guest away from a daemon.
+    pub(crate) fn begin(from: &Daemon, arguments: &[&str]) -> Self {
+        let mut virsh = ferrovirt_compat::command("virsh");
+        virsh.args(["-q", "-c", &from.uri(), "migrate"]).args(arguments);
+        let quiet = virsh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Self(Some(quiet.spawn().unwrap()))
+    }
+
+    /// Who drives it.
+    pub(crate) fn pid(&self) -> i32 {
+        self.0.as_ref().unwrap().id().cast_signed()
+    }
+
     /// Its end, and what it said.
-    fn wait(mut self) -> (bool, String) {
+    pub(crate) fn wait(mut self) -> (bool, String) {
         let ended = self.0.take().unwrap().wait_with_output().unwrap();
         (ended.status.success(), String::from_utf8_lossy(&ended.stderr).into_owned())
     }
@@ -256,17 +270,15 @@ impl Drop for Migration {
 /// A migration so slow that there is time to disturb it.
 fn slowly(hosts: &Hosts) -> Migration {
     hosts.source.ok(&["migrate-setspeed", "penguin", "1"]);
-    let mut virsh = ferrovirt_compat::command("virsh");
-    let (from, to, through) = (hosts.source.uri(), hosts.destination.uri(), hosts.socket());
-    virsh.args(["-q", "-c", &from, "migrate", "--live", "penguin", &to, "--migrateuri", &through]);
-    let program = virsh.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let (to, through) = (hosts.destination.uri(), hosts.socket());
+    let migration = Migration::begin(&hosts.source, &["--live", "penguin", &to, "--migrateuri", &through]);
     eventually("memory is sent", || {
         let told = hosts.source.virsh(&["domjobinfo", "penguin"]).out;
         told.lines()
             .any(|line| line.starts_with("Memory processed") && !line.contains(" 0.000 B"))
             .then_some(())
     });
-    Migration(Some(program))
+    migration
 }
 
 /// Afterwards the guest counts on where it was, and the other host has nothing of it.

@@ -136,6 +136,38 @@ fn a_guest_is_not_started_beside_itself() {
 }
 
 #[test]
+fn what_was_prepared_for_a_guest_that_never_ran_is_removed() {
+    if on_upstream() {
+        return;
+    }
+    let mut daemon = daemon();
+    daemon.run(&halting("here"));
+    daemon.kill();
+    let state = daemon.path("var/lib/libvirt/qemu");
+    let left = [
+        state.join("domain-77-ghost"),
+        state.join("ram/77-ghost"),
+        daemon.path("run/libvirt/qemu/channel/77-ghost"),
+    ];
+    for directory in &left {
+        fs::create_dir_all(directory).unwrap();
+    }
+    daemon.restart();
+    assert_eq!(daemon.state("here"), "running");
+    for directory in &left {
+        assert!(!directory.exists(), "{}", directory.display());
+    }
+    // What a guest has that runs stays, also that of a later run under the same name.
+    daemon.kill();
+    fs::create_dir(state.join("domain-77-here")).unwrap();
+    daemon.restart();
+    daemon.ok(&["suspend", "here"]);
+    assert!(!state.join("domain-77-here").exists());
+    let pid = daemon.qemu_pid("here");
+    assert!(fs::exists(format!("/proc/{pid}")).unwrap());
+}
+
+#[test]
 fn a_guest_whose_monitor_cannot_be_reached_is_kept() {
     if on_upstream() {
         return; // it kills it

@@ -214,12 +214,21 @@ impl Domains {
             // Nothing is ever asked of another guest; this one's process can still be ended.
             return monitor.fail_all(&MonitorError::Closed);
         }
+        let is_stray = found.is_some();
         if let Some(found) = found
             && let Err(error) = self.complete_stray(&job, &monitor, &found).await
         {
             tracing::error!(domain = %object.state().name, %error, "the guest's definition stays incomplete");
         }
         let status = monitor.execute(QueryStatus {}).await;
+        if is_stray && status.as_ref().is_ok_and(|status| status.status == "inmigrate") {
+            // Its state will not come any more, and it never ran.
+            if let Err(error) = DomainHandle::new(Arc::clone(&object)).stop(How::Forced, Ending::Failed).await
+            {
+                tracing::error!(domain = %object.state().name, %error, "cannot end the guest");
+            }
+            return;
+        }
         let ports = monitor.execute(QueryChardev {}).await.unwrap_or_default();
         monitor.events_handled().await;
         let noted = object.state().run;

@@ -5,6 +5,9 @@
 //!       ─► shown, adopted like any other guest ─► definition completed by its QEMU, and written down
 //! ```
 //!
+//! One that still waits for its state, which the last daemon would have sent it, is ended; and files of which no process
+//! knows are removed.
+//!
 //! What was plugged in since the start is on no command line; the guest has it all the same, unlike its definition.
 
 use std::ffi::OsStr;
@@ -49,7 +52,21 @@ impl Domains {
             let noted = noted_process(path).filter(|noted| !strays.iter().any(|it| it.process.is(noted)));
             strays.extend(noted.and_then(|process| self.attached_once(path, process, &left)));
         }
+        for directory in left.iter().filter(|path| !is_known(path)) {
+            if strays.iter().all(|stray| stray.directory != **directory) {
+                self.sweep(directory);
+            }
+        }
         Ok(strays.into_iter().filter_map(|stray| self.inherit_stray(stray)).collect())
+    }
+
+    /// Removes what was prepared for a guest that never came to run.
+    fn sweep(&self, directory: &Path) {
+        if let Some(files) = Files::left_in(&self.directories, directory)
+            && let Err(error) = files.remove_directories()
+        {
+            tracing::warn!(directory = %directory.display(), %error, "cannot remove a guest's files");
+        }
     }
 
     /// A guest that the last daemon had attached to: it has no key of the daemon's, but its name on a pid file.

@@ -63,13 +63,23 @@ pub enum Language {
 
 impl Files {
     pub fn new(directories: &Directories, id: i32, name: &str) -> Self {
-        let short = short_name(id, name);
+        Self::of(directories, &short_name(id, name), name)
+    }
+
+    /// Those of a guest of which there is nothing but its directory.
+    pub fn left_in(directories: &Directories, directory: &Path) -> Option<Self> {
+        let short = directory.file_name()?.to_str()?.strip_prefix("domain-")?;
+        let (_, name) = short.split_once('-')?;
+        Some(Self::of(directories, short, name))
+    }
+
+    fn of(directories: &Directories, short: &str, name: &str) -> Self {
         let directory = directories.state.join(format!("domain-{short}"));
         Self {
             monitor: monitor_path(&directory),
             language: Language::Qmp,
             directory,
-            channels: directories.runtime.join("channel").join(&short),
+            channels: directories.runtime.join("channel").join(short),
             memory: directories.state.join("ram").join(short),
             pidfile: directories.runtime.join(format!("{name}.pid")),
             logs: directories.log.clone(),
@@ -82,6 +92,11 @@ impl Files {
 
     /// Removes them, once the process is gone. Tries all; answers the first failure.
     pub fn remove(&self) -> io::Result<()> {
+        self.remove_directories().and(file::remove_if_there(&self.pidfile))
+    }
+
+    /// The same without what has only the guest's name, and may be that of a later run.
+    pub fn remove_directories(&self) -> io::Result<()> {
         let directory = file::remove_tree_if_there(&self.directory);
         let channels = file::remove_tree_if_there(&self.channels);
         let memory = file::remove_tree_if_there(&self.memory);
@@ -89,8 +104,7 @@ impl Files {
             let pages = self.memory.file_name().map(|name| mounted.guest_directory(name));
             pages.as_deref().map_or(Ok(()), file::remove_tree_if_there)?;
         }
-        let pidfile = file::remove_if_there(&self.pidfile);
-        directory.and(channels).and(memory).and(pidfile)
+        directory.and(channels).and(memory)
     }
 }
 

@@ -133,7 +133,8 @@ impl Domains {
                 if let Some(aborts) = aborts {
                     aborts.want();
                 }
-                streaming.await.and(Err(error))
+                let _ = streaming.await;
+                Err(error)
             }
         };
         match tunnel {
