@@ -53,6 +53,49 @@ pub fn refuse_taken<'a>(
     Ok(())
 }
 
+/// A file through which a QEMU uses a device of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub path: PathBuf,
+    /// Devices of one group have it in common.
+    pub is_group: bool,
+}
+
+/// The files of a guest's devices of the host.
+pub fn nodes(devices: &Devices) -> Vec<Node> {
+    of_host(devices).filter_map(|(source, _)| node(source, Path::new("/sys"))).collect()
+}
+
+/// The file of the group that a PCI device is in.
+pub fn group_of(address: &PciAddress) -> Option<PathBuf> {
+    group(&Path::new("/sys/bus/pci/devices").join(name_of(address)))
+}
+
+fn group(device: &Path) -> Option<PathBuf> {
+    let group = fs::read_link(device.join("iommu_group")).ok()?;
+    Some(Path::new("/dev/vfio").join(group.file_name()?))
+}
+
+fn node(source: &HostdevSource, sys: &Path) -> Option<Node> {
+    let file = |path: PathBuf| Node { path, is_group: false };
+    let of_group = |path: PathBuf| Node { path, is_group: true };
+    match source {
+        HostdevSource::Pci(pci) => {
+            group(&sys.join("bus/pci/devices").join(name_of(&pci.address))).map(of_group)
+        }
+        HostdevSource::Mdev(mdev) => {
+            group(&sys.join("bus/mdev/devices").join(mdev.uuid.to_string())).map(of_group)
+        }
+        HostdevSource::Usb(usb) if usb.missing => None,
+        HostdevSource::Usb(usb) => {
+            Some(file(format!("/dev/bus/usb/{:03}/{:03}", usb.bus, usb.device).into()))
+        }
+        HostdevSource::Scsi(scsi) => scsi_generic(&scsi.place, sys).ok().flatten().map(file),
+        HostdevSource::VhostScsi(_) => Some(file("/dev/vhost-scsi".into())),
+        HostdevSource::Capabilities { .. } => None,
+    }
+}
+
 /// The host's devices among a guest's, and whether it shares them.
 fn of_host(devices: &Devices) -> impl Iterator<Item = (&HostdevSource, bool)> {
     let cards = devices.interfaces.iter().filter_map(|card| match &card.source {
@@ -193,7 +236,16 @@ fn find_usb(usb: &mut UsbHostdev, sys: &Path) -> Result<()> {
 }
 
 fn find_scsi(place: &mut ScsiPlace, sys: &Path) -> Result<()> {
-    let ScsiPlace::Host { adapter, bus, target, unit, path } = place else { return Ok(()) };
+    let found = scsi_generic(place, sys)?;
+    if let ScsiPlace::Host { path, .. } = place {
+        *path = found.map(|path| path.display().to_string().into());
+    }
+    Ok(())
+}
+
+/// The file of a SCSI device; none where it is on the network.
+fn scsi_generic(place: &ScsiPlace, sys: &Path) -> Result<Option<PathBuf>> {
+    let ScsiPlace::Host { adapter, bus, target, unit, .. } = place else { return Ok(None) };
     let Some(host) = adapter.strip_prefix("scsi_host").and_then(|number| number.parse::<u32>().ok()) else {
         return Err(HostDeviceError::Internal(format!("Cannot parse adapter '{adapter}'")));
     };
@@ -203,8 +255,7 @@ fn find_scsi(place: &mut ScsiPlace, sys: &Path) -> Result<()> {
         let sentence = format!("cannot open directory '{}': No such file or directory", generic.display());
         return Err(HostDeviceError::Failed(sentence));
     };
-    *path = Some(format!("/dev/{}", first.file_name().to_string_lossy()).into());
-    Ok(())
+    Ok(Some(Path::new("/dev").join(first.file_name())))
 }
 
 #[cfg(test)]
@@ -243,6 +294,27 @@ mod tests {
         assert_eq!(resolve_in(&mut pci("no"), sys.path()), Ok(()));
         let managed = resolve_in(&mut pci("yes"), sys.path()).unwrap_err();
         assert!(matches!(managed, HostDeviceError::Unsupported(_)), "{managed}");
+    }
+
+    #[test]
+    fn qemu_uses_a_device_through_its_file_or_that_of_its_group() {
+        let sys = tempfile::tempdir().unwrap();
+        let device = sys.path().join("bus/pci/devices/0000:03:04.1");
+        fs::create_dir_all(&device).unwrap();
+        std::os::unix::fs::symlink("../../../kernel/iommu_groups/27", device.join("iommu_group")).unwrap();
+        let generic = sys.path().join("bus/scsi/devices/4:0:1:2/scsi_generic/sg7");
+        fs::create_dir_all(generic).unwrap();
+        let scsi = "<hostdev type='scsi'><source><adapter name='scsi_host4'/>\
+                    <address bus='0' target='1' unit='2'/></source></hostdev>";
+        let usb = "<hostdev type='usb'><source><address bus='1' device='9'/></source></hostdev>";
+        for (devices, path, is_group) in [
+            (pci("no"), "/dev/vfio/27", true),
+            (devices(scsi), "/dev/sg7", false),
+            (devices(usb), "/dev/bus/usb/001/009", false),
+        ] {
+            let found = node(&devices.hostdevs[0].source, sys.path());
+            assert_eq!(found, Some(Node { path: path.into(), is_group }));
+        }
     }
 
     #[test]

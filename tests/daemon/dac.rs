@@ -99,6 +99,36 @@ fn a_guest_s_files_are_its_user_s_while_it_runs() {
 }
 
 #[test]
+fn memory_that_is_kept_is_the_guest_s_while_it_runs() {
+    let daemon = daemon("");
+    let (memory, store, more) = (image(&daemon, "pmem"), daemon.path("store"), image(&daemon, "more"));
+    fs::write(&memory, vec![0; 2 << 20]).unwrap();
+    fs::write(&more, vec![0; 2 << 20]).unwrap();
+    let pmem = |path: &str| {
+        format!(
+            "<memory model='virtio-pmem'><source><path>{path}</path></source>\
+             <target><size unit='MiB'>2</size></target></memory>"
+        )
+    };
+    let guest = guest("keeper").machine("pc").device(&pmem(&memory)).device(&format!(
+        "<pstore backend='acpi-erst'><path>{}</path><size unit='KiB'>64</size></pstore>",
+        store.display()
+    ));
+    let xml = guest.xml().replace(
+        "<memory unit='MiB'>16</memory>",
+        "<maxMemory slots='2' unit='MiB'>1024</maxMemory><memory unit='MiB'>64</memory>\
+         <cpu><numa><cell id='0' cpus='0' memory='64' unit='MiB'/></numa></cpu>",
+    );
+    daemon.with_xml(&xml, |file| daemon.ok(&["create", file]));
+    assert_eq!((owner(&memory), owner(&store)), ((USER, GROUP), (USER, GROUP)));
+    assert_eq!(fs::metadata(&store).unwrap().len(), 64 << 10);
+    daemon.with_xml(&pmem(&more), |file| daemon.ok(&["attach-device", "keeper", file, "--live"]));
+    assert_eq!(owner(&more), (USER, GROUP));
+    daemon.ok(&["destroy", "keeper"]);
+    assert_eq!([owner(&memory), owner(&more), owner(&store)], [(1, 1), (1, 1), (0, 0)]);
+}
+
+#[test]
 fn nothing_is_given_where_nothing_is_to_be() {
     let daemon = daemon("dynamic_ownership = 0\n");
     let image = image(&daemon, "disk");

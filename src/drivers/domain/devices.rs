@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 
 use super::Domains;
 use super::ports::Ports;
-use crate::conf::devices::{Devices, LinkState};
+use crate::conf::devices::{Devices, LinkState, Pstore};
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::block::StorageError;
@@ -62,6 +62,7 @@ pub(super) fn prepare(
     if let (Some(path), Some(ids)) = (created, security.default_ids()) {
         security::give_for_good(&path, ids)?;
     }
+    definition.devices.pstores.iter().try_for_each(make_store)?;
     let mut last_node = 0;
     block::number_images(definition, &mut last_node);
     let reader = security.images_are_of(definition)?;
@@ -96,6 +97,21 @@ pub(super) fn make_memory_directory(definition: &Domain, files: &Files, security
     file::make_directory(directory, 0o700)
         .map_err(|error| Error::io(format_args!("Unable to create {}", directory.display()), error))?;
     Ok(security.hand_over(definition, directory)?)
+}
+
+/// Where a guest keeps what it wants to find again: what is there stays, and has the size that the guest expects.
+fn make_store(pstore: &Pstore) -> Result<()> {
+    let Some(path) = pstore.path.as_deref().map(Path::new) else { return Ok(()) };
+    let failed = |what: &str| {
+        let sentence = format!("{what} '{}'", path.display());
+        move |error| Error::io(sentence, error)
+    };
+    let directory = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    directory.map_err(failed("cannot create the directory of file"))?;
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.map_err(failed("cannot create file"))?;
+    file.set_len(pstore.size.0.saturating_mul(1024)).map_err(failed("Failed to truncate file"))
 }
 
 /// What the host has for a guest: pages and NUMA nodes. Directories for huge pages are made.

@@ -6,7 +6,7 @@ use super::{Domains, blocking};
 use crate::conf::devices::Devices;
 use crate::conf::domain::Domain;
 use crate::error::{Error, Result};
-use crate::qemu::job::State;
+use crate::qemu::job::{Ending, State};
 use crate::qemu::security::{self, Gift, Owners, Security};
 use crate::util::accounts::Ids;
 use crate::util::process::Process;
@@ -122,8 +122,13 @@ impl Domains {
     pub(super) async fn take_back_all(&self, state: &State) {
         let Some(live) = &state.live else { return };
         let (security, live, owners) = (self.rules.security.clone(), Arc::clone(live), owners_of(state));
+        let has_left = state.ending == Some(Ending::Migrated);
         let taken = blocking(move || {
-            security.take_back(&security.of_guest(&live)?, owners);
+            let gifts = security.of_guest(&live)?;
+            match has_left {
+                true => security.take_back_rest(&gifts, owners),
+                false => security.take_back(&gifts, owners),
+            }
             Ok(())
         });
         if let Err(error) = taken.await {

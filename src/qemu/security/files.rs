@@ -8,6 +8,7 @@ use crate::conf::devices::{
     CharBackend, CharSource, Console, ConsoleType, Devices, Disk, Place, Raw, SourceMode, TpmBackend,
 };
 use crate::conf::domain::{Domain, Seclabel, Sysinfo};
+use crate::qemu::host_devices;
 use crate::util::accounts::Ids;
 
 /// Everything that names a security model in a definition.
@@ -61,6 +62,12 @@ impl<'a> Labels<'a> {
         self.gifts.push(Gift { path, ids, owner: Owners::Remembered, after: After::GivenBack });
     }
 
+    /// Something that the guest finds again where it goes on.
+    fn add_image(&mut self, path: impl AsRef<Path>, ids: Ids) {
+        let path = path.as_ref().to_owned();
+        self.gifts.push(Gift { path, ids, owner: Owners::Remembered, after: After::FollowsGuest });
+    }
+
     /// A file whose owner nobody notes.
     fn add_fleeting(&mut self, path: impl AsRef<Path>, ids: Ids, after: After) {
         self.gifts.push(Gift { path: path.as_ref().to_owned(), ids, owner: Owners::Forgotten, after });
@@ -91,6 +98,16 @@ impl<'a> Labels<'a> {
                 self.add_fleeting(path, ids, After::GivenBack);
             }
         }
+        for path in devices.memories.iter().filter_map(|memory| memory.source.path.as_deref()) {
+            self.path(Path::new(path))?;
+        }
+        for node in host_devices::nodes(devices) {
+            let ids = self.process()?;
+            match node.is_group {
+                true => self.add_fleeting(node.path, ids, After::GivenBack),
+                false => self.add(node.path, ids),
+            }
+        }
         Ok(())
     }
 
@@ -101,10 +118,9 @@ impl<'a> Labels<'a> {
         let shared = disk.readonly || disk.shareable;
         let below = disk.storage.layers().map(|layer| (&layer.storage, true));
         for (image, shared) in std::iter::once((&disk.storage, shared)).chain(below) {
-            let path = match &image.place {
-                Place::File(Some(path)) | Place::Block(Some(path)) if image.fdgroup.is_none() => path,
-                _ => continue,
-            };
+            if image.fdgroup.is_some() {
+                continue;
+            }
             let label = match own(&image.seclabels)? {
                 Own::Nothing => top,
                 label => label,
@@ -114,9 +130,18 @@ impl<'a> Labels<'a> {
                 Own::Is(ids) => ids,
                 Own::Nothing => self.images()?,
             };
-            match shared {
-                true => self.add_fleeting(&**path, ids, After::Stays),
-                false => self.add(&**path, ids),
+            match &image.place {
+                Place::File(Some(path)) | Place::Block(Some(path)) if shared => {
+                    self.add_fleeting(&**path, ids, After::Stays);
+                }
+                Place::File(Some(path)) | Place::Block(Some(path)) => self.add_image(&**path, ids),
+                Place::Nvme(nvme) => {
+                    let after = if shared { After::Stays } else { After::GivenBack };
+                    if let Some(group) = host_devices::group_of(&nvme.address) {
+                        self.add_fleeting(group, ids, after);
+                    }
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -168,11 +193,13 @@ impl<'a> Labels<'a> {
             }
         }
         let os = &domain.os;
-        let nvram = os.nvram.as_ref().and_then(|nvram| nvram.place.path.as_deref());
-        let files =
-            [nvram, os.kernel.as_deref(), os.initrd.as_deref(), os.shim.as_deref(), os.dtb.as_deref()];
+        if let Some(nvram) = os.nvram.as_ref().and_then(|nvram| nvram.place.path.as_deref()) {
+            self.add_image(nvram, ids);
+        }
+        let files = [os.kernel.as_deref(), os.initrd.as_deref(), os.shim.as_deref(), os.dtb.as_deref()];
+        let stores = domain.devices.pstores.iter().map(|pstore| pstore.path.as_deref());
         let tables = os.acpi_tables.iter().map(|table| table.path.as_deref());
-        for file in files.into_iter().chain(tables).flatten() {
+        for file in files.into_iter().chain(tables).chain(stores).flatten() {
             self.add(file, ids);
         }
         Ok(())
@@ -252,6 +279,10 @@ mod tests {
              <channel type='unix'><source mode='connect' path='/c'/><target type='virtio' name='c'/></channel>\
              <channel type='unix'><source mode='bind' path='/nonexistent'/><target type='virtio' name='d'/></channel>\
              <tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>\
+             <memory model='nvdimm'><source><path>/nv</path></source><target><size>1024</size></target></memory>\
+             <hostdev type='usb'><source><address bus='1' device='9'/></source></hostdev>\
+             <hostdev type='scsi_host'><source protocol='vhost' wwpn='naa.5123456789abcde0'/></hostdev>\
+             <pstore backend='acpi-erst'><path>/store</path><size>1</size></pstore>\
              <input type='evdev'><source dev='/dev/input/event0'/></input></devices></domain>",
         );
         let expected = [
@@ -265,11 +296,15 @@ mod tests {
             "/dev/parport0 7",
             "/c 7",
             "(/dev/tpm0) 7",
+            "/nv 7",
+            "/dev/bus/usb/001/009 7",
+            "/dev/vhost-scsi 7",
             "/f 7",
             "/n 7",
             "/k 7",
             "/i 7",
             "/d 7",
+            "/store 7",
         ];
         assert_eq!(found, expected);
     }

@@ -245,7 +245,13 @@ impl Security {
     /// the log.
     pub fn take_back(&self, gifts: &[Gift], owners: Owners) {
         let (owners, boot) = self.noted(owners);
-        transaction::take_back(gifts, owners, boot);
+        transaction::take_back(gifts, owners, boot, |_| false);
+    }
+
+    /// The same of a guest that runs on another host now: images that both have are its own there.
+    pub fn take_back_rest(&self, gifts: &[Gift], owners: Owners) {
+        let (owners, boot) = self.noted(owners);
+        transaction::take_back(gifts, owners, boot, lock::is_shared);
     }
 
     fn noted(&self, owners: Owners) -> (Owners, u64) {

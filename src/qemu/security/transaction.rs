@@ -26,6 +26,8 @@ pub struct Gift {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
     GivenBack,
+    /// As [`After::GivenBack`], unless the guest went on to another host that has the file, too.
+    FollowsGuest,
     /// Others may use it whom nobody knows of.
     Stays,
 }
@@ -44,8 +46,9 @@ pub(super) fn give(gifts: &[Gift], owners: Owners, boot: u64) -> Result<(), Secu
     Ok(())
 }
 
-/// Gives files back to whom they belonged, as far as that is possible.
-pub(super) fn take_back(gifts: &[Gift], owners: Owners, boot: u64) {
+/// Gives files back to whom they belonged, as far as that is possible, but for those that `is_elsewhere` says are in
+/// use on another host. That they were in use here is forgotten.
+pub(super) fn take_back(gifts: &[Gift], owners: Owners, boot: u64, is_elsewhere: impl Fn(&Path) -> bool) {
     let noted = match Noted::of(gifts, owners) {
         Ok(noted) => noted,
         Err(error) => {
@@ -53,8 +56,15 @@ pub(super) fn take_back(gifts: &[Gift], owners: Owners, boot: u64) {
             return;
         }
     };
-    for gift in gifts.iter().filter(|gift| gift.after == After::GivenBack) {
-        take_back_one(gift, noted.includes(gift), boot);
+    for gift in gifts.iter().filter(|gift| gift.after != After::Stays) {
+        let owners = noted.includes(gift);
+        if gift.after != After::FollowsGuest || !is_elsewhere(&gift.path) {
+            take_back_one(gift, owners, boot);
+        } else if owners == Owners::Remembered
+            && let Err(error) = remember::recall(&gift.path, boot)
+        {
+            tracing::warn!(path = %gift.path.display(), %error, "the note of a file's owner stays");
+        }
     }
 }
 
@@ -185,11 +195,26 @@ mod tests {
         let gifts = [gift(&one, GUEST), Gift { after: After::Stays, ..gift(&two, GUEST) }];
         give(&gifts, Owners::Remembered, BOOT).unwrap();
         assert_eq!((owner(&one), owner(&two)), (GUEST, GUEST));
-        take_back(&gifts, Owners::Remembered, BOOT);
+        take_back(&gifts, Owners::Remembered, BOOT, |_| false);
         assert_eq!((owner(&one), owner(&two)), (Ids { user: 1, group: 1 }, GUEST));
         give(&gifts, Owners::Forgotten, BOOT).unwrap();
-        take_back(&gifts, Owners::Forgotten, BOOT);
+        take_back(&gifts, Owners::Forgotten, BOOT, |_| false);
         assert_eq!(owner(&one), NOBODY_NOTED);
+    }
+
+    #[test]
+    fn what_the_guest_uses_on_another_host_stays_its_own() {
+        let Some((_directory, [one, two])) = files() else { return };
+        let image = Gift { after: After::FollowsGuest, ..gift(&one, GUEST) };
+        let gifts = [image, gift(&two, GUEST)];
+        give(&gifts, Owners::Remembered, BOOT).unwrap();
+        take_back(&gifts, Owners::Remembered, BOOT, |_| true);
+        assert_eq!((owner(&one), owner(&two)), (GUEST, Ids { user: 1, group: 1 }));
+        // Nothing is noted any more.
+        assert_eq!(remember::recall(&one, BOOT).unwrap(), Recalled::Nothing);
+        give(&gifts, Owners::Remembered, BOOT).unwrap();
+        take_back(&gifts, Owners::Remembered, BOOT, |_| false);
+        assert_eq!(owner(&one), GUEST);
     }
 
     #[test]
@@ -206,7 +231,7 @@ mod tests {
         assert!(error.to_string().starts_with("unable to stat: /"), "{error}");
         assert_eq!(owner(&one), Ids { user: 1, group: 1 });
         // What the other guest has noted still holds.
-        take_back(&[gift(&two, OTHER)], Owners::Remembered, BOOT);
+        take_back(&[gift(&two, OTHER)], Owners::Remembered, BOOT, |_| false);
         assert_eq!(owner(&two), Ids { user: 1, group: 1 });
     }
 
@@ -216,9 +241,9 @@ mod tests {
         let gifts = [gift(&one, GUEST)];
         give(&gifts, Owners::Remembered, BOOT).unwrap();
         give(&gifts, Owners::Remembered, BOOT).unwrap();
-        take_back(&gifts, Owners::Remembered, BOOT);
+        take_back(&gifts, Owners::Remembered, BOOT, |_| false);
         assert_eq!(owner(&one), GUEST);
-        take_back(&gifts, Owners::Remembered, BOOT);
+        take_back(&gifts, Owners::Remembered, BOOT, |_| false);
         assert_eq!(owner(&one), Ids { user: 1, group: 1 });
     }
 }
