@@ -59,6 +59,7 @@ mod formats;
 mod given;
 pub mod graphics;
 pub mod hotplug;
+mod image_sizes;
 pub mod iothreads;
 mod job_abort;
 pub mod job_info;
@@ -154,6 +155,7 @@ pub struct Domains {
     frozen: Frozen,
     unplugs: hotplug::Unplugs,
     consoles: Arc<Consoles>,
+    image_sizes: Arc<image_sizes::ImageSizes>,
     migrations: Migrations,
     /// What this host is called.
     host_uuid: Uuid,
@@ -225,6 +227,7 @@ impl Domains {
             frozen: Frozen::default(),
             unplugs: hotplug::Unplugs::default(),
             consoles: Arc::default(),
+            image_sizes: Arc::default(),
             migrations: Migrations::default(),
             host_uuid,
             rules,

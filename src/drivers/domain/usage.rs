@@ -1,19 +1,14 @@
 //! What a domain uses of the host: processors, memory, images.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
 use std::sync::Arc;
 
+use super::Domains;
 use super::flags::{Impact, no_flags};
 use super::reads::{definition, persistent, resident_kib, running};
 use super::stats::ask::ask_for;
-use super::{Domains, blocking};
-use crate::conf::devices::{Disk, StorageFormat};
+use crate::conf::devices::Disk;
 use crate::conf::domain::Domain;
 use crate::error::{Error, Result};
-use crate::qemu::block;
 use crate::qemu::job::{DomainHandle, State};
 use crate::qemu::monitor::GuestStats;
 use crate::qemu::stats::{Subjects, balloon_alias};
@@ -87,12 +82,7 @@ impl Domains {
         let path = found.storage.path().map(str::to_owned).ok_or_else(|| {
             Error::operation_unsupported(format!("the image of disk '{disk}' is no file of this host"))
         })?;
-        let format = found.format();
-        blocking(move || {
-            let io = |error| Error::io(format_args!("cannot stat file '{path}'"), error);
-            image_size(Path::new(&path), |header| block::capacity(format, header)).map_err(io)
-        })
-        .await
+        self.image_sizes.measure(&path, found.format()).await
     }
 
     /// What QEMU and the balloon's driver in the guest tell of its memory.
@@ -149,25 +139,4 @@ pub(super) fn guest_memory(told: &GuestStats) -> impl Iterator<Item = MemoryStat
 pub(super) fn disk_named<'a>(definition: &'a Domain, name: &str) -> Option<&'a Disk> {
     let named = |disk: &&Disk| disk.target.dev.as_deref() == Some(name) || disk.storage.path() == Some(name);
     definition.devices.disks.iter().find(named)
-}
-
-/// How large an image is, from the file itself.
-pub(super) fn image_size_of(path: &str, format: StorageFormat) -> std::io::Result<BlockInfo> {
-    image_size(Path::new(path), |header| block::capacity(format, header))
-}
-
-fn image_size(path: &Path, capacity: impl Fn(&[u8]) -> Option<u64>) -> std::io::Result<BlockInfo> {
-    let mut file = File::open(path)?;
-    let about = file.metadata()?;
-    let (allocation, physical) = match about.file_type().is_block_device() {
-        true => {
-            let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
-            std::io::Seek::rewind(&mut file)?;
-            (size, size)
-        }
-        false => (about.blocks() * 512, about.len()),
-    };
-    let mut header = Vec::new();
-    file.take(4096).read_to_end(&mut header)?;
-    Ok(BlockInfo { capacity: capacity(&header).unwrap_or(physical), allocation, physical })
 }

@@ -1,6 +1,5 @@
 //! One domain's numbers, group by group, in libvirt's names, types and order.
 
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,9 @@ use super::links::{Direction, Links};
 use crate::conf::devices::{BalloonModel, Disk, Storage, StorageFormat};
 use crate::conf::domain::Domain;
 use crate::drivers::domain::flags::StatsFlags;
+use crate::drivers::domain::image_sizes::{Image, ImageSizes};
 use crate::drivers::domain::reads::{Stat, resident_kib};
-use crate::drivers::domain::usage::{guest_memory, image_size_of};
+use crate::drivers::domain::usage::{BlockInfo, guest_memory};
 use crate::drivers::params::{ParamValue, Params};
 use crate::qemu::block;
 use crate::qemu::job::State;
@@ -23,14 +23,16 @@ pub(super) struct Observed<'a> {
     definition: &'a Domain,
     account: Arc<Account>,
     links: &'a Links,
+    sizes: &'a ImageSizes,
     params: Params,
 }
 
 impl<'a> Observed<'a> {
     /// Nothing of a domain that is being removed.
-    pub(super) fn new(state: &'a State, links: &'a Links) -> Option<Self> {
+    pub(super) fn new(state: &'a State, links: &'a Links, sizes: &'a ImageSizes) -> Option<Self> {
         let account = state.told().map(|told| told.account()).unwrap_or_default();
-        Some(Self { state, definition: state.definition()?, account, links, params: Params::default() })
+        let (definition, params) = (state.definition()?, Params::default());
+        Some(Self { state, definition, account, links, sizes, params })
     }
 
     pub(super) fn params(mut self, groups: Groups, flags: StatsFlags) -> Params {
@@ -165,19 +167,15 @@ impl<'a> Observed<'a> {
     }
 
     fn block(&mut self, flags: StatsFlags) {
-        let definition = self.definition;
-        let with_backing = flags.contains(StatsFlags::BACKING);
-        let images = |disk: &'a Disk| {
-            let below = disk.storage.layers().map(|layer| (&layer.storage, layer.format.kind));
-            let top = std::iter::once((&disk.storage, disk.format()));
-            top.chain(below.take_while(move |_| with_backing))
-                .map(move |(image, format)| (disk, image, format))
-        };
-        let images: Vec<_> = definition.devices.disks.iter().flat_map(images).collect();
+        let images = images(self.definition, flags);
         self.push("block.count", count(images.len()));
-        for (number, (disk, image, format)) in images.into_iter().enumerate() {
-            self.image(number, (disk, image, format));
+        for (number, image) in images.into_iter().enumerate() {
+            self.image(number, image);
         }
+    }
+
+    fn size(&self, image: &Storage, format: StorageFormat) -> Option<BlockInfo> {
+        self.sizes.of(&(image.path()?.to_owned(), format))
     }
 
     fn image(&mut self, number: usize, (disk, image, format): (&Disk, &Storage, StorageFormat)) {
@@ -191,7 +189,7 @@ impl<'a> Observed<'a> {
         }
         if !self.state.is_active() {
             // No guest to ask: the file itself tells.
-            if let Some(size) = image.path().and_then(|path| image_size_of(path, format).ok()) {
+            if let Some(size) = self.size(image, format) {
                 let sizes = [
                     ("allocation", size.allocation),
                     ("capacity", size.capacity),
@@ -232,7 +230,7 @@ impl<'a> Observed<'a> {
         }
         let Some(nodes) = block::Nodes::of(image, format) else { return };
         if let Some(NodeAccount { highest_write, capacity, physical, .. }) = account.node(&nodes.top) {
-            let physical = physical.unwrap_or_else(|| image.path().map_or(0, allocated));
+            let physical = physical.or_else(|| Some(self.size(image, format)?.allocation)).unwrap_or(0);
             self.push(name("allocation"), *highest_write);
             let sizes = [("capacity", *capacity), ("physical", physical)];
             sizes
@@ -240,7 +238,7 @@ impl<'a> Observed<'a> {
                 .filter(|(_, size)| *size > 0)
                 .for_each(|(what, size)| self.push(name(what), size));
             if physical == 0
-                && let Some(size) = image.path().and_then(|path| image_size_of(path, format).ok())
+                && let Some(size) = self.size(image, format)
             {
                 self.push(name("physical"), size.physical);
             }
@@ -296,6 +294,34 @@ impl<'a> Observed<'a> {
     }
 }
 
+/// The images of a domain's disks, each with its disk and format.
+fn images(definition: &Domain, flags: StatsFlags) -> Vec<(&Disk, &Storage, StorageFormat)> {
+    let with_backing = flags.contains(StatsFlags::BACKING);
+    let images = |disk| {
+        let disk: &Disk = disk;
+        let below = disk.storage.layers().map(|layer| (&layer.storage, layer.format.kind));
+        let top = std::iter::once((&disk.storage, disk.format()));
+        top.chain(below.take_while(move |_| with_backing)).map(move |(image, format)| (disk, image, format))
+    };
+    definition.devices.disks.iter().flat_map(images).collect()
+}
+
+/// Those whose files tell what no guest does.
+pub(super) fn untold(state: &State, flags: StatsFlags) -> Vec<Image> {
+    let Some(definition) = state.definition() else { return Vec::new() };
+    let account = state.told().map(|told| told.account()).unwrap_or_default();
+    let is_told = |image: &Storage, format| {
+        let node = block::Nodes::of(image, format).map(|nodes| nodes.top);
+        let node = node.and_then(|node| account.block.as_ref()?.node(&node)?.physical);
+        node.is_some_and(|physical| physical > 0)
+    };
+    images(definition, flags)
+        .into_iter()
+        .filter(|(_, image, format)| !is_told(image, *format))
+        .filter_map(|(_, image, format)| Some((image.path()?.to_owned(), format)))
+        .collect()
+}
+
 /// `virDomainMemoryStatTags`, as far as a record has them.
 fn balloon_name(tag: i32) -> Option<&'static str> {
     Some(match tag {
@@ -328,11 +354,6 @@ fn waited(pid: u32, thread: u32) -> u64 {
 fn delayed(pid: u32, thread: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).unwrap_or_default();
     text.split_ascii_whitespace().nth(1).and_then(|delay| delay.parse().ok()).unwrap_or_default()
-}
-
-/// What the file system has set aside for a file, in bytes, as QEMU counts it.
-fn allocated(path: &str) -> u64 {
-    std::fs::metadata(path).map_or(0, |about| about.blocks() * 512)
 }
 
 fn nanoseconds(time: Duration) -> u64 {

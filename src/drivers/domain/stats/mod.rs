@@ -16,10 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::ask::Busy;
-use self::groups::Observed;
+use self::groups::{Observed, untold};
 use self::links::Links;
 use super::event::DomainRef;
 use super::flags::{CallFlags, ListFlags, StatsFlags};
+use super::image_sizes::ImageSizes;
 use super::{Domains, blocking, filter};
 use crate::drivers::params::Params;
 use crate::error::{Error, Result};
@@ -28,8 +29,8 @@ use crate::qemu::job::{DomainObject, State};
 use crate::qemu::stats::Subjects;
 use crate::util::uuid::Uuid;
 
-/// Images of guests that do not run are opened for their sizes; no longer than this.
-const FILES_LIMIT: Duration = Duration::from_secs(30);
+/// The kernel is asked about processes; no longer than this.
+const KERNEL_LIMIT: Duration = Duration::from_secs(30);
 
 bitflags::bitflags! {
     /// `virDomainStatsTypes`
@@ -120,21 +121,24 @@ impl Domains {
         };
         let busy = if flags.contains(StatsFlags::NOWAIT) { Busy::Skip } else { Busy::Wait };
         ask::ask(chosen.iter().map(question).collect(), busy).await;
-        let records = blocking(move || Ok(records(&chosen, flags)));
-        tokio::time::timeout(FILES_LIMIT, records)
+        let blocks = chosen.iter().filter(|(_, groups)| groups.contains(Groups::BLOCK));
+        self.image_sizes.look(blocks.flat_map(|(object, _)| untold(&object.state(), flags)).collect()).await;
+        let sizes = Arc::clone(&self.image_sizes);
+        let records = blocking(move || Ok(records(&chosen, flags, &sizes)));
+        tokio::time::timeout(KERNEL_LIMIT, records)
             .await
-            .unwrap_or_else(|_| Err(Error::operation_timeout("an image does not answer")))
+            .unwrap_or_else(|_| Err(Error::operation_timeout("the kernel does not answer")))
     }
 }
 
-fn records(chosen: &[(Arc<DomainObject>, Groups)], flags: StatsFlags) -> Vec<Record> {
+fn records(chosen: &[(Arc<DomainObject>, Groups)], flags: StatsFlags, sizes: &ImageSizes) -> Vec<Record> {
     let links = match chosen.iter().any(|(_, groups)| groups.contains(Groups::INTERFACE)) {
         true => Links::read(),
         false => Links::default(),
     };
     let record = |(object, groups): &(Arc<DomainObject>, Groups)| {
         let state = object.state();
-        let params = Observed::new(&state, &links)?.params(*groups, flags);
+        let params = Observed::new(&state, &links, sizes)?.params(*groups, flags);
         Some(Record { domain: DomainRef::of(&state), params })
     };
     chosen.iter().filter_map(record).collect()

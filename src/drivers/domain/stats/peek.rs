@@ -11,7 +11,7 @@ use crate::conf::domain::Domain;
 use crate::conf::xml::OnOff;
 use crate::drivers::domain::flags::{CallFlags, DirtyRateFlags, MemoryFlags, ResizeFlags, no_flags};
 use crate::drivers::domain::reads::{definition, running};
-use crate::drivers::domain::usage::{disk_named, image_size_of};
+use crate::drivers::domain::usage::disk_named;
 use crate::drivers::domain::{Domains, blocking};
 use crate::error::{Error, Result};
 use crate::qemu::block::Nodes;
@@ -131,7 +131,7 @@ impl Domains {
             )));
         }
         if flags.contains(ResizeFlags::CAPACITY) {
-            size = whole_device(found, size)?;
+            size = self.whole_device(found, size).await?;
         }
         if matches!(found.format(), StorageFormat::Qcow2 | StorageFormat::Qed) {
             size = size.next_multiple_of(512);
@@ -139,6 +139,28 @@ impl Domains {
         let nodes = nodes(found)?;
         live.monitor().execute(BlockResize { node_name: nodes.top, size }).await?;
         Ok(())
+    }
+
+    /// The size that a block device has, which is the only one that its guest can see.
+    async fn whole_device(&self, disk: &Disk, size: u64) -> Result<u64> {
+        let path = disk
+            .storage
+            .path()
+            .filter(|_| disk.format() == StorageFormat::Raw && matches!(disk.storage.place, Place::Block(_)));
+        let path = path.ok_or_else(|| {
+            Error::operation_unsupported(
+                "block resize to full capacity supported only with 'raw' local block-based disks",
+            )
+        })?;
+        let physical = self.image_sizes.measure(path, StorageFormat::Raw).await?.physical;
+        match size {
+            0 => Ok(physical),
+            size if size == physical => Ok(size),
+            _ => {
+                let sentence = format!("Requested resize to '{size}' but device size is '{physical}'");
+                Err(Error::invalid_arg(sentence))
+            }
+        }
     }
 
     /// Has QEMU report when the guest writes beyond a place in the file of an image: `vda`, or `vda[3]` for
@@ -212,25 +234,6 @@ impl Domains {
             Some(DiskError { disk: disk.name().to_owned(), code })
         });
         Ok(failed.take(max).collect())
-    }
-}
-
-fn whole_device(disk: &Disk, size: u64) -> Result<u64> {
-    let path = disk
-        .storage
-        .path()
-        .filter(|_| disk.format() == StorageFormat::Raw && matches!(disk.storage.place, Place::Block(_)));
-    let path = path.ok_or_else(|| {
-        Error::operation_unsupported(
-            "block resize to full capacity supported only with 'raw' local block-based disks",
-        )
-    })?;
-    let failed = |error| Error::io(format_args!("cannot stat file '{path}'"), error);
-    let physical = image_size_of(path, StorageFormat::Raw).map_err(failed)?.physical;
-    match size {
-        0 => Ok(physical),
-        size if size == physical => Ok(size),
-        _ => Err(Error::invalid_arg(format!("Requested resize to '{size}' but device size is '{physical}'"))),
     }
 }
 
