@@ -166,6 +166,7 @@ codes! {
     80 NO_DOMAIN_METADATA no_domain_metadata "metadata not found" "metadata not found: {}";
     81 MIGRATE_UNSAFE migrate_unsafe "Unsafe migration" "Unsafe migration: {}";
     82 OVERFLOW overflow "numerical overflow" "numerical overflow: {}";
+    83 BLOCK_COPY_ACTIVE block_copy_active "block copy still active" "block copy still active: {}";
     84 OPERATION_UNSUPPORTED operation_unsupported "Operation not supported" "Operation not supported: {}";
     86 AGENT_UNRESPONSIVE agent_unresponsive "Guest agent is not responding" "Guest agent is not responding: {}";
     87 RESOURCE_BUSY resource_busy "resource busy" "resource busy: {}";

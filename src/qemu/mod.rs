@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod alias;
 pub mod block;
+pub mod block_jobs;
 pub mod capabilities;
 pub mod command;
 pub mod facts;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::block_jobs::BlockJobsRecord;
 use super::process::{Claim, Directories, Files, Language};
 use super::run_state::RunState;
 use crate::conf::domain::{Cpu, Domain};
@@ -55,7 +56,7 @@ xml! {
         /// The last number given to a block node.
         child_attr last_node: u64 = "nodename" / "index";
         child_attr last_fdset: u32 = "fdset" / "index";
-        child_attr block_jobs: Option<YesNo> = "blockjobs" / "active";
+        child block_jobs: Option<BlockJobsRecord> = "blockjobs";
         text agent_timeout: i32 = "agentTimeout", or -2;
         /// It ends with the connection that started it. Unknown to libvirt, as the next.
         flag autodestroy: bool = "autodestroy";

@@ -2,11 +2,13 @@
 
 use super::info::{DeviceInfo, VirtioOptions};
 use super::iothread_mapping::IoThreadMapping;
+use super::mirror::Mirror;
 use super::network_storage::StorageAuth;
 use super::raw::Raw;
 use super::storage::{MetadataCache, Storage, StorageFormat};
 use crate::conf::storage::{Encryption, EncryptionFormat};
-use crate::conf::xml::{OnOff, YesNo, xml, xml_enum};
+use crate::conf::xml::{Document, Form, OnOff, Part, YesNo, xml, xml_enum};
+use crate::conf::{ConfError, ErrorKind, Result};
 
 xml! {
     pub struct Disk {
@@ -22,6 +24,7 @@ xml! {
         child_attr backend_domain: Option<Box<str>> = "backenddomain" / "name";
         child geometry: Option<Box<Geometry>> = "geometry";
         group blockio: BlockIo = "blockio";
+        child(live) mirror: Option<Box<Mirror>> = "mirror";
         group target: DiskTarget = "target";
         group iotune: Box<IoTune> = "iotune";
         child throttle_filters: Option<Box<Raw>> = "throttlefilters";
@@ -242,6 +245,21 @@ impl Disk {
     /// The name in the guest, or nothing before the definition was validated.
     pub fn name(&self) -> &str {
         self.target.dev.as_deref().unwrap_or_default()
+    }
+
+    /// A source alone, with its format: where a disk is to be copied to.
+    pub fn read_source(text: &str) -> Result<(Storage, Option<StorageFormat>)> {
+        let document = Document::parse(text, Form::INACTIVE)?;
+        let root = document.root().expect_root("disk")?;
+        let mut source = Storage::read(root)?;
+        if source.is_empty() {
+            return Err(ConfError::new(ErrorKind::NoSource, ""));
+        }
+        if source.auth.is_none() {
+            source.auth = root.child("auth").map(StorageAuth::read).transpose()?.map(Box::new);
+        }
+        let format = root.child("driver").map(|driver| driver.value("type")).transpose()?.flatten();
+        Ok((source, format))
     }
 
     /// The cache mode; the page cache of one host must not hide writes that another one shares.

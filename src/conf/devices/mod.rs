@@ -27,6 +27,7 @@ mod iommu;
 mod iothread_mapping;
 mod memballoon;
 mod memory_device;
+mod mirror;
 mod network_storage;
 mod panic;
 mod plugged;
@@ -89,6 +90,7 @@ pub use iommu::{Iommu, IommuDriver, IommuModel};
 pub use iothread_mapping::{IoThreadMapping, MappedIoThread, MappedQueue};
 pub use memballoon::{BalloonModel, MemBalloon};
 pub use memory_device::{MemoryDevice, MemoryModel, MemorySourcePart, MemoryTarget};
+pub use mirror::{Mirror, MirrorJob, MirrorState};
 pub use network_storage::{
     AuthKind, Cookie, InitiatorName, NetworkProtocol, NfsIdentity, NvmeSource, ReconnectDelay, RemoteSource,
     Reservations, Slice, SshIdentity, StorageAuth, StorageHost, StorageTransport, VhostUserSource,

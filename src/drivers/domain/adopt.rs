@@ -24,6 +24,7 @@ use super::list::Existing;
 use crate::drivers::ClientId;
 use crate::error::Error;
 use crate::qemu::agent::Patience;
+use crate::qemu::block_jobs::BlockJobsRecord;
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::hotplug::vcpu;
 use crate::qemu::job::{
@@ -105,6 +106,10 @@ impl Domains {
             owners: if status.remember_owner { Owners::Remembered } else { Owners::Forgotten },
         };
         let claim = status.claim(&self.directories);
+        let (block_jobs, broken) = status.block_jobs.as_ref().map(BlockJobsRecord::jobs).unwrap_or_default();
+        for (job, error) in broken {
+            tracing::warn!(domain = name, %job, error = error.message, "skipped a block job");
+        }
         object.observe(
             |state| {
                 state.id = Some(id);
@@ -116,6 +121,7 @@ impl Domains {
                 state.vcpu_threads =
                     vcpu::threads(status.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.pid))).into();
                 state.launched = Some(Arc::new(launched));
+                state.block_jobs = Arc::new(block_jobs);
             },
             |_, ()| (),
         );
@@ -200,7 +206,7 @@ impl Domains {
     /// Follows a guest whose process is there, and asks its QEMU what it does now.
     async fn go_on(
         self: Arc<Self>,
-        job: AsyncJob<Start>,
+        mut job: AsyncJob<Start>,
         adopted: Adopted,
         (operation, found): (Option<(Operation, String)>, Option<Found>),
     ) {
@@ -248,9 +254,22 @@ impl Domains {
                 operation => self.give_up(&job, &monitor, operation).await,
             }
         }
+        self.adopt_block_jobs(&mut job).await;
         drop(job);
         if let Ok(status) = status {
             self.make_up(&object, noted, &status.status);
+        }
+    }
+
+    /// What QEMU did to images meanwhile.
+    async fn adopt_block_jobs(self: &Arc<Self>, job: &mut AsyncJob<Start>) {
+        let object = Arc::clone(job.object());
+        let refreshed = async {
+            let nested = job.nested().await?;
+            self.refresh_block_jobs(&object, &nested.live()?).await
+        };
+        if let Err(error) = refreshed.await {
+            tracing::warn!(domain = %object.state().name, %error, "cannot ask QEMU for its block jobs");
         }
     }
 

@@ -214,7 +214,8 @@ pub enum DomainEvent {
     ControlError,
     /// Answers both forms: by the source's path, and by the target's name.
     BlockJob {
-        path: String,
+        /// Of an image on this host; the older form is about those only.
+        path: Option<String>,
         target: String,
         kind: BlockJobKind,
         status: BlockJobStatus,
@@ -305,6 +306,7 @@ impl DomainEvent {
             Self::IoError { .. } => &[EventId::IoError, EventId::IoErrorReason],
             Self::Graphics { .. } => &[EventId::Graphics],
             Self::ControlError => &[EventId::ControlError],
+            Self::BlockJob { path: None, .. } => &[EventId::BlockJob2],
             Self::BlockJob { .. } => &[EventId::BlockJob, EventId::BlockJob2],
             Self::DiskChange { .. } => &[EventId::DiskChange],
             Self::TrayChange { .. } => &[EventId::TrayChange],

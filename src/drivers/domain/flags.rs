@@ -89,6 +89,44 @@ flag_words!(
         ACPI_POWER_BTN = 1,
         GUEST_AGENT = 1 << 1,
     }
+    /// `virDomainBlockPullFlags`
+    BlockPullFlags of "qemuDomainBlockPull" {
+        BANDWIDTH_BYTES = 1 << 6,
+    }
+    /// `virDomainBlockRebaseFlags`
+    BlockRebaseFlags of "qemuDomainBlockRebase" {
+        SHALLOW = 1,
+        REUSE_EXT = 1 << 1,
+        COPY_RAW = 1 << 2,
+        COPY = 1 << 3,
+        RELATIVE = 1 << 4,
+        COPY_DEV = 1 << 5,
+        BANDWIDTH_BYTES = 1 << 6,
+    }
+    /// `virDomainBlockCopyFlags`
+    BlockCopyFlags of "qemuDomainBlockCopy" {
+        SHALLOW = 1,
+        REUSE_EXT = 1 << 1,
+        TRANSIENT_JOB = 1 << 2,
+        SYNCHRONOUS_WRITES = 1 << 3,
+    }
+    /// `virDomainBlockCommitFlags`
+    BlockCommitFlags of "qemuDomainBlockCommit" {
+        SHALLOW = 1,
+        DELETE = 1 << 1,
+        ACTIVE = 1 << 2,
+        RELATIVE = 1 << 3,
+        BANDWIDTH_BYTES = 1 << 4,
+    }
+    /// `virDomainBlockJobAbortFlags`
+    BlockJobAbortFlags of "qemuDomainBlockJobAbort" {
+        ASYNC = 1,
+        PIVOT = 1 << 1,
+    }
+    /// `virDomainBlockJobInfoFlags` and `virDomainBlockJobSetSpeedFlags`
+    JobBandwidthFlags of "qemuDomainBlockJobSetSpeed" {
+        BYTES = 1,
+    }
     /// `virDomainXMLFlags`
     XmlFlags of "qemuDomainGetXMLDesc" {
         SECURE = 1,

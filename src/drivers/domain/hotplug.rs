@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::block_jobs::check_idle;
 use super::complete::random_mac;
 use super::devices::{self, Handover};
 use super::event::DomainEvent;
@@ -489,6 +490,7 @@ impl Domains {
         let guest = job.live()?;
         let live = running(guest.state())?;
         refuse_unplugging(live, device)?;
+        device.disks.iter().try_for_each(|disk| check_idle(guest.state(), disk))?;
         let steps = self.steps_of(live, guest.files(), device).await?;
         // Nothing in the guest holds it.
         if steps.iter().all(|step| step.device().is_none()) {

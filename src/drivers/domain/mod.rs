@@ -27,6 +27,7 @@
 //! | `agent`, `agent_…` | what is asked of the agent inside a guest |
 //! | `adopt`, `status`, `strays` | guests that outlive the daemon |
 //! | `attach`, `native` | guests that others started, and command lines of QEMU |
+//! | `block_jobs` | long work on the images of running guests |
 //! | `save`, `restore`, `managed_save` | a guest's state into a file, and back |
 //! | `core_dump` | what is kept of a guest for whoever looks into it |
 //! | `start`, `lifecycle`, `lifecycle_action`, `teardown` | from nothing to a running guest, what is done with it, and back |
@@ -46,6 +47,7 @@ mod agent_info;
 mod agent_power;
 pub mod agent_vcpus;
 mod attach;
+pub mod block_jobs;
 mod complete;
 pub mod console;
 mod core_dump;

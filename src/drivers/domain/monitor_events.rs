@@ -208,6 +208,7 @@ impl Domains {
                 self.note_unplugged(object, alias, Answer::Refused);
             }
             EventKind::VserportChange { id, open } => self.note_port(object, &id, PortChange::new(open)),
+            EventKind::JobStatusChange { id, status } => self.note_job_status(object, &id, &status),
             EventKind::MigrationPass { pass } => self.note_pass(object, pass),
             EventKind::BalloonChange { actual } => self.note_balloon(object, actual / 1024),
             EventKind::BlockWriteThreshold { node_name, amount_exceeded, write_threshold } => {

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::block_jobs::check_all_idle;
 use super::flags::{CallFlags, SaveFlags};
 use super::reads::running;
 use super::{Domains, blocking};
@@ -298,6 +299,7 @@ pub(super) async fn stream_out<O: AsyncOp>(
 
 /// Refuses what QEMU would only find out half-way.
 pub(super) async fn check_may_stream<O: AsyncOp>(job: &mut AsyncJob<O>) -> Result<()> {
+    check_all_idle(&job.state())?;
     let nested = job.nested().await?;
     let told = nested.live()?.monitor().execute(QueryMigrate {}).await?;
     match told.blocked_reasons.is_empty() {

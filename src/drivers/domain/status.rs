@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Domains;
 use crate::conf::xml::YesNo;
+use crate::qemu::block_jobs::BlockJobsRecord;
 use crate::qemu::job::{Phase, State, Underway};
 use crate::qemu::process::Files;
 use crate::qemu::security::Owners;
@@ -66,6 +67,7 @@ pub(super) fn recorded_alike(one: &State, other: &State) -> bool {
         && same(&one.live, &other.live)
         && same(&one.launched, &other.launched)
         && Arc::ptr_eq(&one.vcpu_threads, &other.vcpu_threads)
+        && Arc::ptr_eq(&one.block_jobs, &other.block_jobs)
 }
 
 fn job(underway: &Underway) -> JobRecord {
@@ -103,7 +105,7 @@ pub(super) fn status(state: &State, process: &Process, files: &Files) -> Option<
         allow_reboot: Some(YesNo::Yes),
         last_node: u64::from(launched.last_node),
         last_fdset: 0,
-        block_jobs: Some(YesNo::No),
+        block_jobs: Some(BlockJobsRecord::of(&state.block_jobs)),
         agent_timeout: state.agent_patience.number(),
         autodestroy: state.autodestroy,
         start_time: Some(process.start_time()),

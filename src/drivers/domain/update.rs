@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::block_jobs::check_idle;
 use super::event::{Defined, DomainEvent, Lifecycle};
 use super::flags::{CallFlags, Impact, UpdateFlags};
 use super::hotplug::check_impact;
@@ -89,6 +90,7 @@ impl Domains {
             if !old.device.is_removable() {
                 return Err(Error::config_unsupported("disk source can be changed only in removable drives"));
             }
+            check_idle(guest.state(), old)?;
             changed.storage = new.storage;
             changed.driver.format = match changed.storage.is_empty() {
                 true => None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Storage, errors};
-use crate::conf::devices::Place;
+use crate::conf::devices::{Place, Storage as StorageImage};
 use crate::conf::domain::Domain;
 use crate::conf::storage::{SecretLookup, VolumeType};
 use crate::error::{Code, Error, Result};
@@ -16,9 +16,16 @@ impl Storage {
     /// Finds the files of the volumes that a guest's disks name, as it starts.
     pub fn locate_disks(&self, definition: &mut Domain) -> Result<()> {
         for disk in &mut definition.devices.disks {
-            let Some((pool, volume)) = disk.storage.pool_and_volume() else { continue };
+            self.locate_image(&mut disk.storage)?;
+        }
+        Ok(())
+    }
+
+    /// Finds out where an image is that a definition names by pool and volume.
+    pub fn locate_image(&self, image: &mut StorageImage) -> Result<()> {
+        if let Some((pool, volume)) = image.pool_and_volume() {
             let place = self.locate(pool, volume)?;
-            disk.storage.locate(place);
+            image.locate(place);
         }
         Ok(())
     }

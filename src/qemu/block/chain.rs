@@ -208,7 +208,8 @@ impl Reader {
     }
 }
 
-fn read_header(path: &str) -> io::Result<Vec<u8>> {
+/// The first bytes of an image, as many as say what it is.
+pub fn read_header(path: &str) -> io::Result<Vec<u8>> {
     let mut header = Vec::with_capacity(HEADER_LEN);
     // A pipe that nobody writes to is an empty image, not a start that waits for ever.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();

@@ -6,14 +6,17 @@
 //! ```
 
 mod chain;
+mod layers;
 mod probe;
 
-pub use chain::{StorageError, detect_chain};
+pub use chain::{StorageError, detect_chain, read_header};
+pub use layers::{Layers, as_defined};
 pub use probe::{Backing, Header, capacity, probe, read};
 
 use crate::conf::devices::{Backing as Below, Disk, HostdevSource, Storage, StorageFormat};
 use crate::conf::domain::Domain;
 use crate::conf::storage::{Encryption, EncryptionFormat};
+use crate::conf::xml::OnOff;
 
 /// The names of an image's block nodes in QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,14 @@ impl Nodes {
             None => "storage",
         };
         Some(Self { top: format!("libvirt-{number}-{kind}"), storage: format!("libvirt-{number}-storage") })
+    }
+}
+
+/// The node that the disk's device reads and writes.
+pub fn device_node(disk: &Disk) -> Option<String> {
+    match disk.driver.copy_on_read {
+        Some(OnOff::On) => Some(format!("libvirt-CoR-{}", disk.name())),
+        _ => Nodes::of(&disk.storage, disk.format()).map(|nodes| nodes.top),
     }
 }
 

@@ -9,6 +9,7 @@ use super::kinds::{Operation, Phase};
 use super::statistics::JobStatistics;
 use crate::conf::domain::{Cpu, Domain};
 use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
+use crate::qemu::block_jobs::BlockJobs;
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::process::{Files, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as RunningReason, Shutoff};
@@ -50,6 +51,8 @@ pub struct State {
     pub vcpu_threads: Arc<[u32]>,
     /// The async operation under way that the next daemon would have to end. A start shows by itself.
     pub operation: Option<Underway>,
+    /// What QEMU works on disks' images.
+    pub block_jobs: Arc<BlockJobs>,
     /// How the last async operation that was reported on went.
     pub completed: Option<Arc<JobStatistics>>,
     /// It ends with the connection that started it.
@@ -175,6 +178,7 @@ impl State {
             launched: None,
             vcpu_threads: Arc::new([]),
             operation: None,
+            block_jobs: Arc::default(),
             completed: None,
             autodestroy: false,
             starting: None,
@@ -237,6 +241,7 @@ impl State {
         self.launched = None;
         self.vcpu_threads = Arc::new([]);
         self.operation = None;
+        self.block_jobs = Arc::default();
         self.autodestroy = false;
         self.starting = None;
         self.disconnect_agent();

@@ -135,6 +135,26 @@ commands! {
     /// All properties of a CPU model.
     ExpandCpuModel = "query-cpu-model-expansion" { r#type: &'static str, model: Value } -> CpuModelExpansion;
 
+    /// All jobs, not only those on block nodes.
+    QueryJobs = "query-jobs" {} -> Vec<JobInfo>;
+    /// Forgets one that has concluded.
+    JobDismiss = "job-dismiss" { id: String } -> Done;
+    /// Has one that is ready end with its result.
+    JobComplete = "job-complete" { id: String } -> Done;
+    JobCancel = "job-cancel" { id: String } -> Done;
+    /// Has one that was begun without `auto-finalize` take effect.
+    JobFinalize = "job-finalize" { id: String } -> Done;
+    QueryBlockJobs = "query-block-jobs" {} -> Vec<BlockJobInfo>;
+    /// Without `force` one that is ready ends in order.
+    BlockJobCancel = "block-job-cancel" { device: String, force: bool } -> Done;
+    /// Bytes a second; 0: no limit.
+    BlockJobSetSpeed = "block-job-set-speed" { device: String, speed: u64 } -> Done;
+    BlockStream = "block-stream" { device: String, job_id: String, speed: Option<u64>, base_node: Option<String>, backing_file: Option<String>, auto_finalize: bool, auto_dismiss: bool, backing_mask_protocol: bool } -> Done;
+    BlockCommit = "block-commit" { device: String, job_id: String, speed: Option<u64>, top_node: String, base_node: String, backing_file: Option<String>, auto_finalize: bool, auto_dismiss: bool, backing_mask_protocol: bool } -> Done;
+    BlockdevMirror = "blockdev-mirror" { job_id: String, device: String, target: String, replaces: Option<String>, speed: Option<u64>, granularity: Option<u32>, buf_size: Option<u64>, sync: &'static str, copy_mode: Option<&'static str>, auto_finalize: bool, auto_dismiss: bool } -> Done;
+    /// All of its actions or none.
+    Transaction = "transaction" { actions: Vec<Value> } -> Done;
+
     ObjectAddIothread = "object-add" { qom_type: &'static str, id: String } -> Done;
     ObjectDel = "object-del" { id: String } -> Done;
     QomGetNumber = "qom-get" { path: String, property: &'static str } -> i64;
@@ -354,4 +374,27 @@ pub struct GuestStats {
     pub stats: BTreeMap<String, u64>,
     /// Seconds since the epoch; 0 before the first time.
     pub last_update: u64,
+}
+
+/// A job of any kind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct JobInfo {
+    pub id: String,
+    /// `created`, `running`, `ready`, `pending`, `concluded`, …
+    pub status: String,
+    pub current_progress: u64,
+    pub total_progress: u64,
+    pub error: Option<String>,
+}
+
+/// A job on block nodes. Bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BlockJobInfo {
+    pub device: String,
+    pub len: u64,
+    pub offset: u64,
+    pub speed: u64,
+    /// Whether it can end with its result.
+    pub ready: Option<bool>,
 }

@@ -70,6 +70,8 @@ pub struct Progress {
     pub migration: Option<MigrationStatus>,
     /// How a dump of memory ended, and why if it failed.
     pub dumped: Option<(DumpInfo, Option<String>)>,
+    /// How often a job has changed its status.
+    pub jobs: u64,
     /// Nothing more will be reported, or nobody is to wait for it.
     pub lost: bool,
 }
@@ -193,13 +195,14 @@ impl Shared {
     }
 
     fn note_progress(&self, event: &Event) {
-        if !matches!(event.name.as_str(), "MIGRATION" | "DUMP_COMPLETED") {
+        if !matches!(event.name.as_str(), "MIGRATION" | "DUMP_COMPLETED" | "JOB_STATUS_CHANGE") {
             return;
         }
         match event.kind() {
             EventKind::Migration { status } => {
                 self.progress.send_modify(|progress| progress.migration = Some(status));
             }
+            EventKind::JobStatusChange { .. } => self.progress.send_modify(|progress| progress.jobs += 1),
             EventKind::DumpCompleted { result, error } => {
                 self.progress.send_modify(|progress| progress.dumped = Some((result, error)));
             }

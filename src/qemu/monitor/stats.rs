@@ -89,6 +89,23 @@ pub struct BlockNode {
 pub struct BlockImage {
     pub virtual_size: u64,
     pub actual_size: Option<u64>,
+    pub cluster_size: Option<u64>,
+    #[serde(default)]
+    pub format_specific: FormatSpecific,
+}
+
+/// What only images of some formats have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct FormatSpecific {
+    pub data: FormatData,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct FormatData {
+    /// Allocated by halves of clusters.
+    pub extended_l2: bool,
 }
 
 /// The numbers of one vCPU, or of the whole guest.

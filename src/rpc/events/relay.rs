@@ -338,7 +338,7 @@ impl Legacy {
                 })
             }
             DomainEvent::ControlError => Self::DomainEventControlError(DomainEventControlErrorMsg { dom }),
-            DomainEvent::BlockJob { path, kind, status, .. } if id == EventId::BlockJob => {
+            DomainEvent::BlockJob { path: Some(path), kind, status, .. } if id == EventId::BlockJob => {
                 let (r#type, status) = (kind.number(), status.number());
                 Self::DomainEventBlockJob(DomainEventBlockJobMsg { dom, path, r#type, status })
             }

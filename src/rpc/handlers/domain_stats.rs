@@ -13,7 +13,6 @@ use crate::rpc::router::{Call, Routes};
 
 pub fn routes(r: &mut Routes) {
     r.on::<ConnectGetAllDomainStats>(get_all);
-    r.on::<DomainGetBlockJobInfo>(block_job_info);
     r.on::<DomainBlockStats>(block_stats);
     r.on::<DomainBlockStatsFlags>(block_stats_flags);
     r.on::<DomainInterfaceStats>(interface_stats);
@@ -49,12 +48,6 @@ async fn get_all(call: Call, args: ConnectGetAllDomainStatsArgs) -> Result<Conne
         params: convert::params(record.params),
     });
     Ok(ConnectGetAllDomainStatsRet { ret_stats: records.collect() })
-}
-
-/// No disk has a job: nothing here begins one.
-async fn block_job_info(call: Call, args: DomainGetBlockJobInfoArgs) -> Result<DomainGetBlockJobInfoRet> {
-    single::check_disk(&*state(&call, &args.dom)?, &args.path, args.flags)?;
-    Ok(DomainGetBlockJobInfoRet { found: 0, r#type: 0, bandwidth: 0, cur: 0, end: 0 })
 }
 
 async fn block_stats(call: Call, args: DomainBlockStatsArgs) -> Result<DomainBlockStatsRet> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::request::{MigrateFlags, Request};
 use crate::conf::devices::{Disk, Place};
 use crate::conf::domain::{Domain, FeaturePolicy, TimerName};
+use crate::drivers::domain::block_jobs::check_all_idle;
 use crate::error::{Error, Result};
 use crate::qemu::job::State;
 use crate::qemu::run_state::{Paused, RunState};
@@ -34,6 +35,7 @@ fn check_guest(state: &State, request: &Request, blockers: &[String]) -> Result<
         return invalid("domain is marked for auto destroy");
     }
     let Some(live) = &state.live else { return Ok(()) };
+    check_all_idle(state)?;
     if has_invariant_tsc(live) && !has_tsc_frequency(live) {
         return invalid("domain has 'invtsc' CPU feature but TSC frequency is not specified");
     }

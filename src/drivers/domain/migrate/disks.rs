@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -22,7 +21,9 @@ use crate::qemu::block::Nodes;
 use crate::qemu::capabilities::Cap;
 use crate::qemu::job::{AsyncJob, Live, MigrationOut, Traffic};
 use crate::qemu::migrate::CREDENTIALS;
-use crate::qemu::monitor::{MonitorError, QueryNamedBlockNodes};
+use crate::qemu::monitor::{
+    BlockJobCancel, BlockdevMirror, JobDismiss, MonitorError, QueryJobs, QueryNamedBlockNodes,
+};
 
 /// How often QEMU is asked how far its mirrors are; it reports only that they are alike.
 const POLL: Duration = Duration::from_millis(100);
@@ -170,18 +171,22 @@ pub(super) async fn mirror(
                 put(&mut remote, "tls-hostname", name);
             }
         }
-        let sync = if request.has(MigrateFlags::NON_SHARED_INC) { "top" } else { "full" };
-        let mut mirror = json!({
-            "job-id": disk.name, "device": disk.node, "target": node, "sync": sync,
-            "auto-finalize": true, "auto-dismiss": false, "speed": speed,
-        });
-        if request.has(MigrateFlags::NON_SHARED_SYNCHRONOUS_WRITES) {
-            put(&mut mirror, "copy-mode", "write-blocking");
-        }
+        let synchronous = request.has(MigrateFlags::NON_SHARED_SYNCHRONOUS_WRITES);
+        let mirror = BlockdevMirror {
+            job_id: disk.name.clone(),
+            device: disk.node.clone(),
+            target: node,
+            speed: Some(speed),
+            sync: if request.has(MigrateFlags::NON_SHARED_INC) { "top" } else { "full" },
+            copy_mode: synchronous.then_some("write-blocking"),
+            auto_finalize: true,
+            auto_dismiss: false,
+            ..BlockdevMirror::default()
+        };
         let nested = job.nested().await?;
         let live = nested.live()?;
         live.monitor().execute_value("blockdev-add", Some(remote)).await?;
-        live.monitor().execute_value("blockdev-mirror", Some(mirror)).await?;
+        live.monitor().execute(mirror).await?;
     }
     follow(job, disks, "ready").await
 }
@@ -210,9 +215,9 @@ async fn end(job: &mut AsyncJob<MigrationOut>, disks: &[Copied], how: Ending) ->
     let nested = job.nested().await?;
     let live = nested.live()?;
     for disk in disks {
-        let cancel = json!({ "device": disk.name, "force": how == Ending::GivenUp });
+        let cancel = BlockJobCancel { device: disk.name.clone(), force: how == Ending::GivenUp };
         // One that has ended by itself is not there any more.
-        let _ = live.monitor().execute_value("block-job-cancel", Some(cancel)).await;
+        let _ = live.monitor().execute(cancel).await;
     }
     Ok(())
 }
@@ -222,7 +227,7 @@ async fn clear_away(job: &mut AsyncJob<MigrationOut>, disks: &[Copied]) {
     let Ok(live) = nested.live() else { return };
     for disk in disks {
         // What never began is not there.
-        let _ = live.monitor().execute_value("job-dismiss", Some(json!({ "id": disk.name }))).await;
+        let _ = live.monitor().execute(JobDismiss { id: disk.name.clone() }).await;
         let _ = live
             .monitor()
             .execute_value("blockdev-del", Some(json!({ "node-name": remote_node(disk) })))
@@ -230,23 +235,10 @@ async fn clear_away(job: &mut AsyncJob<MigrationOut>, disks: &[Copied]) {
     }
 }
 
-/// `query-jobs`
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Progress {
-    id: String,
-    status: String,
-    current_progress: u64,
-    total_progress: u64,
-    error: Option<String>,
-}
-
 /// Returns when all have come to `until`.
 async fn follow(job: &mut AsyncJob<MigrationOut>, disks: &[Copied], until: &str) -> Result<()> {
     loop {
-        let told = job.nested().await?.live()?.monitor().execute_value("query-jobs", None).await?;
-        let told: Vec<Progress> = serde_json::from_value(told)
-            .map_err(|error| Error::internal_error(format!("cannot read QEMU's list of jobs: {error}")))?;
+        let told = job.nested().await?.live()?.monitor().execute(QueryJobs {}).await?;
         let ours: Vec<_> = told.iter().filter(|it| disks.iter().any(|disk| disk.name == it.id)).collect();
         job.note(|statistics| {
             let (total, processed) = ours

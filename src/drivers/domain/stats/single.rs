@@ -108,19 +108,6 @@ fn configured_iothreads(definition: &Domain, host: &Bitmap) -> Vec<IoThreadCpus>
         .collect()
 }
 
-/// Refuses a question about the job of a disk that a running guest does not have.
-pub fn check_disk(state: &State, name: &str, flags: u32) -> Result<()> {
-    /// `VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES`
-    const BYTES: u32 = 1;
-    no_flags(flags & !BYTES, "qemuDomainGetBlockJobInfo")?;
-    match disk_named(running(state)?, name) {
-        Some(_) => Ok(()),
-        None => {
-            Err(Error::invalid_arg(format!("disk '{name}' not found in domain")).from_origin(Origin::DOMAIN))
-        }
-    }
-}
-
 /// What one interface, named by its device or its MAC address, has received and sent.
 pub fn interface_stats(state: &State, name: &str) -> Result<LinkStats> {
     let interface = interface_named(running(state)?, name)?;
