@@ -8,7 +8,9 @@ pub mod devices;
 pub mod domain;
 pub mod error;
 pub mod migration;
+pub mod moments;
 pub mod secret;
+pub mod snapshot;
 pub mod storage;
 pub mod xml;
 

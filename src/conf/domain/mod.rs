@@ -136,7 +136,11 @@ impl Domain {
 
     /// Reads a `<domain>` element, which may stand inside another document.
     pub fn from_element(element: Element<'_>) -> Result<Self> {
-        let element = element.expect_root("domain")?;
+        Self::from_part(element.expect_root("domain")?)
+    }
+
+    /// The same, whatever the element is called.
+    pub fn from_part(element: Element<'_>) -> Result<Self> {
         check_basics(element)?;
         let mut domain = Self::read(element)?;
         if let Some(cputune) = &mut domain.cputune {
