@@ -60,7 +60,10 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
         (
             "busy-port",
             format!("<serial type='tcp'><source mode='bind' host='127.0.0.1' service='{port}'/></serial>"),
-            vec!["internal error: ", "Address already in use"],
+            match on_upstream() {
+                true => vec!["internal error: ", "Address already in use"],
+                false => vec!["internal error: ", "Address already in use", "; port taken: "],
+            },
         ),
         (
             "text-as-qcow2",

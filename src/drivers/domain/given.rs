@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Domains, blocking};
+use super::{Domains, blocking, way_out};
 use crate::conf::devices::Devices;
 use crate::conf::domain::Domain;
 use crate::error::{Error, Result};
@@ -36,7 +36,8 @@ impl Given {
         self.take();
     }
 
-    /// The guest does not run: finds out which file it could not open, if that is why, and takes all back.
+    /// The guest does not run: takes all back, and says what would let it; of files that could not be opened,
+    /// which one.
     pub(super) async fn fail(self: Arc<Self>, error: Error) -> Error {
         let denied = error.message().contains("Permission denied");
         let looked = blocking(move || {
@@ -47,7 +48,10 @@ impl Given {
         });
         match looked.await {
             Ok(Some(why)) => error.with_way_out(&why),
-            _ => error,
+            _ => match way_out::of(&error.message()) {
+                Some(way) => error.with_way_out(way),
+                None => error,
+            },
         }
     }
 

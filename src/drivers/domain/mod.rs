@@ -104,6 +104,7 @@ mod update;
 mod update_rules;
 pub mod usage;
 mod vcpus;
+mod way_out;
 
 use std::ffi::OsStr;
 use std::io;
