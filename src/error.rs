@@ -161,6 +161,7 @@ codes! {
     72 NO_DOMAIN_SNAPSHOT no_domain_snapshot "Domain snapshot not found" "Domain snapshot not found: {}";
     73 INVALID_STREAM invalid_stream "invalid stream pointer" "invalid stream pointer in {}";
     74 ARGUMENT_UNSUPPORTED argument_unsupported "argument unsupported" "argument unsupported: {}";
+    75 STORAGE_PROBE_FAILED storage_probe_failed "Storage pool probe failed" "Storage pool probe failed: {}";
     76 STORAGE_POOL_BUILT storage_pool_built "Storage pool already built" "Storage pool already built: {}";
     78 OPERATION_ABORTED operation_aborted "operation aborted" "operation aborted: {}";
     80 NO_DOMAIN_METADATA no_domain_metadata "metadata not found" "metadata not found: {}";

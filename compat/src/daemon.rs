@@ -84,6 +84,10 @@ impl Daemon {
                 ours
             }
         };
+        // What a test puts there stands before the host's own tools.
+        let tools = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
+        let tools = std::env::join_paths([root.join("tools")].into_iter().chain(tools)).expect("it was one");
+        daemon.env("PATH", tools);
         let log = fs::File::options().create(true).append(true).open(root.join("daemon.log")).expect("ours");
         daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the daemon is built")
     }

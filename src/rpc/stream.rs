@@ -309,7 +309,8 @@ impl Stream {
         };
         let done = Header { status: Status::OK, ..self.header };
         let failed = Header { status: Status::ERROR, ..self.header };
-        // Out of the table first: once the client hears of the end, its next frames are ignored.
+        // Once the client hears of the end, it finds nothing in use any more, and its next frames are ignored.
+        drop((source, sink));
         lock(&self.open).remove(&self.key);
         let sent = match end {
             End::Confirm => self.outbox.put(&done, &()),

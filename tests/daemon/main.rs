@@ -41,6 +41,7 @@ mod migrate_tls;
 mod migrate_upstream;
 mod old_client;
 mod plugged_in;
+mod pools;
 mod python;
 mod questions;
 mod readopt;

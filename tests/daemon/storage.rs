@@ -170,8 +170,8 @@ fn definitions_that_make_no_sense_are_refused_in_libvirts_words() {
             "XML error: missing storage pool source device name".to_owned(),
         ),
         (
-            pool("x", "").replace("'dir'", "'zfs'"),
-            "internal error: missing backend for pool type 12 (zfs)".to_owned(),
+            pool("x", "").replace("'dir'", "'vstorage'"),
+            "internal error: missing backend for pool type 13 (vstorage)".to_owned(),
         ),
     ];
     for (xml, sentence) in cases {

@@ -69,6 +69,32 @@ pub struct Host {
 pub struct Device {
     pub path: Box<str>,
     pub part_separator: Option<YesNo>,
+    /// Where there is room for partitions, as found by the last refresh.
+    pub free: Vec<Extent>,
+}
+
+/// Part of a device, in bytes; the end is no part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub start: u64,
+    pub end: u64,
+}
+
+impl Extent {
+    pub fn len(self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn write(self, out: &mut Writer, name: &str) {
+        out.element(name, |out| {
+            out.attribute("start", &self.start);
+            out.attribute("end", &self.end);
+        });
+    }
 }
 
 impl Pool {
@@ -375,7 +401,7 @@ impl Device {
     fn read(element: Element<'_>) -> Result<Self> {
         let path = element.attribute("path");
         let path = path.ok_or_else(|| ConfError::xml("missing storage pool source device path"))?.into();
-        Ok(Self { path, part_separator: element.value("part_separator")? })
+        Ok(Self { path, part_separator: element.value("part_separator")?, free: Vec::new() })
     }
 
     fn write(&self, out: &mut Writer) {
@@ -384,6 +410,7 @@ impl Device {
             if let Some(separator) = &self.part_separator {
                 out.attribute("part_separator", separator);
             }
+            self.free.iter().for_each(|extent| extent.write(out, "freeExtent"));
         });
     }
 }

@@ -61,21 +61,10 @@ const NETWORK_FILE_SYSTEMS: Words = Words { default: "auto", all: &["auto", "nfs
 const PARTITION_TABLES: Words =
     Words { default: "unknown", all: &["unknown", "dos", "dvh", "gpt", "mac", "bsd", "pc98", "sun", "lvm2"] };
 const VOLUME_GROUPS: Words = Words { default: "lvm2", all: &["unknown", "lvm2"] };
-const PARTITIONS: Words = Words {
+pub(super) const PARTITIONS: Words = Words {
     default: "none",
     all: &["none", "linux", "fat16", "fat32", "linux-swap", "linux-lvm", "linux-raid", "extended"],
 };
-
-/// What the daemon does with a type of pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileSystem {
-    /// A directory that is there.
-    Directory,
-    /// Mounted by us.
-    Mounted,
-    /// Volumes are no files.
-    None,
-}
 
 impl PoolType {
     /// libvirt's number.
@@ -101,14 +90,6 @@ impl PoolType {
     /// Whether its definition has a `<target>`.
     pub(super) fn has_target(self) -> bool {
         !matches!(self, Self::Rbd | Self::Sheepdog | Self::Gluster | Self::IscsiDirect)
-    }
-
-    pub fn file_system(self) -> FileSystem {
-        match self {
-            Self::Dir => FileSystem::Directory,
-            Self::Fs | Self::Netfs => FileSystem::Mounted,
-            _ => FileSystem::None,
-        }
     }
 
     pub(super) fn source_formats(self) -> Option<Words> {

@@ -3,8 +3,8 @@
 use super::encryption::Encryption;
 use super::lookup;
 use super::permissions::Permissions;
-use super::pool::write_bytes;
-use super::types::PoolType;
+use super::pool::{Extent, write_bytes};
+use super::types::{PARTITIONS, PoolType};
 use crate::conf::devices::StorageFormat;
 use crate::conf::xml::{Document, Element, Form, Part, Writer, xml_enum};
 use crate::conf::{ConfError, ErrorKind, Result};
@@ -32,6 +32,19 @@ impl VolumeType {
     }
 }
 
+/// What is special about a volume among those of its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    #[default]
+    Whole,
+    /// A device that takes room as it is written.
+    Sparse,
+    /// A partition that holds others.
+    Extended,
+    /// A partition inside another.
+    Logical,
+}
+
 xml_enum! {
     /// What an image of format qcow2 may have.
     pub enum VolumeFeature {
@@ -52,6 +65,9 @@ pub struct Volume {
     /// Described as its file says, not as a client asked for it.
     pub is_probed: bool,
     pub physical: u64,
+    pub role: Role,
+    /// Where it lies on the devices of its pool.
+    pub extents: Vec<(Box<str>, Extent)>,
     pub target: Target,
     pub backing: Option<Target>,
 }
@@ -60,8 +76,10 @@ pub struct Volume {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Target {
     pub path: Box<str>,
-    /// None where volumes have no format.
+    /// None where volumes are no images.
     pub format: Option<StorageFormat>,
+    /// What a partition is for; none where volumes are no partitions.
+    pub partition: Option<&'static str>,
     pub permissions: Permissions,
     pub timestamps: Option<Timestamps>,
     pub encryption: Option<Box<Encryption>>,
@@ -119,6 +137,8 @@ impl Volume {
             has_allocation: allocation.is_some(),
             is_probed: false,
             physical: 0,
+            role: Role::Whole,
+            extents: Vec::new(),
             target: read_target(element, pool)?,
             backing,
         })
@@ -130,6 +150,7 @@ impl Volume {
             out.attribute("type", &self.kind);
             out.text_element("name", &self.name);
             out.text_element("key", &self.key);
+            out.group("source", |out| self.write_extents(out));
             write_bytes(out, "capacity", self.capacity);
             write_bytes(out, "allocation", self.allocation);
             if self.physical != 0 {
@@ -141,6 +162,17 @@ impl Volume {
             }
         });
         out.finish()
+    }
+
+    /// The extents, those in a row on one device together.
+    fn write_extents(&self, out: &mut Writer) {
+        for extents in self.extents.chunk_by(|(one, _), (other, _)| one == other) {
+            let Some((path, _)) = extents.first() else { continue };
+            out.element("device", |out| {
+                out.attribute("path", path);
+                extents.iter().for_each(|(_, extent)| extent.write(out, "extent"));
+            });
+        }
     }
 }
 
@@ -174,10 +206,20 @@ fn read_format(element: Element<'_>, parent: &str, pool: PoolType) -> Result<Opt
     }
 }
 
+fn read_partition(element: Element<'_>, parent: &str, pool: PoolType) -> Result<Option<&'static str>> {
+    if pool != PoolType::Disk {
+        return Ok(None);
+    }
+    let word = lookup::attribute(element, &[parent, "format"], "type").unwrap_or(PARTITIONS.default);
+    let unknown = || ConfError::unsupported(format!("unknown volume format type {word}"));
+    PARTITIONS.find(word).map(Some).ok_or_else(unknown)
+}
+
 fn read_backing(element: Element<'_>, path: Box<str>, pool: PoolType) -> Result<Target> {
     Ok(Target {
         path,
         format: read_format(element, "backingStore", pool)?,
+        partition: read_partition(element, "backingStore", pool)?,
         permissions: Permissions::read_in(element.child("backingStore"))?,
         ..Target::default()
     })
@@ -210,6 +252,7 @@ fn read_target(element: Element<'_>, pool: PoolType) -> Result<Target> {
     Ok(Target {
         path: lookup::text(element, &["target", "path"]).unwrap_or_default(),
         format: read_format(element, "target", pool)?,
+        partition: read_partition(element, "target", pool)?,
         permissions: Permissions::read_in(target)?,
         timestamps: None,
         encryption,
@@ -246,6 +289,9 @@ impl Target {
             }
             if let Some(format) = &self.format {
                 out.element("format", |out| out.attribute("type", format));
+            }
+            if let Some(partition) = self.partition {
+                out.element("format", |out| out.attribute_str("type", partition));
             }
             self.permissions.write(out);
             if let Some(timestamps) = &self.timestamps {

@@ -2,10 +2,10 @@
 
 use super::flags::{CallFlags, ResizeFlags, no_flags};
 use super::pool::{Use, free};
-use super::volumes::{VolumeRef, remember, signed};
+use super::volumes::{VolumeRef, has_files, remember, signed};
 use super::{Storage, errors};
 use crate::conf::devices::StorageFormat;
-use crate::conf::storage::{Encryption, SecretLookup, Volume};
+use crate::conf::storage::{Encryption, Role, SecretLookup, Volume};
 use crate::drivers::secret::Value;
 use crate::error::{Error, Result};
 use crate::qemu::storage::{self as image, Allocate, Opening};
@@ -41,6 +41,10 @@ impl Storage {
         let flags = ResizeFlags::accept(flags)?;
         let object = self.list.by_name(&name.pool)?;
         let (_use, mut volume) = Use::begin(&object, &name.name, free)?;
+        if !has_files(&object) {
+            let sentence = "storage pool does not support changing of volume capacity";
+            return Err(errors::ours(Error::no_support(sentence)));
+        }
         let wanted = wanted_capacity(&volume, capacity, flags)?;
         let allocate = flags.contains(ResizeFlags::ALLOCATE);
         let more = if allocate { wanted.saturating_sub(volume.allocation) } else { 0 };
@@ -75,12 +79,17 @@ impl Storage {
         let object = self.list.by_name(&name.pool)?;
         let (_use, volume) = Use::begin(&object, &name.name, free)?;
         let path = volume.target.path.clone();
-        match wipe? {
+        let wipe = wipe?;
+        may_be_wiped(&volume)?;
+        match wipe {
             Wipe::Zero => {
                 let allocation = volume.allocation;
                 object.copying(move || Ok(image::wipe(&path, allocation)?)).await?;
             }
             Wipe::Pattern(pattern) => self.tools.scrub(&path, pattern).await?,
+        }
+        if !has_files(&object) {
+            return Ok(());
         }
         // Nothing is left of what its header said.
         let (directory, before) = (object.state().current.path.clone(), volume);
@@ -105,6 +114,17 @@ impl Storage {
         };
         Ok(Some(value))
     }
+}
+
+/// Refuses to overwrite devices that a wipe would fill or break.
+fn may_be_wiped(volume: &Volume) -> Result<()> {
+    let path = &volume.target.path;
+    let sentence = match volume.role {
+        Role::Whole | Role::Logical => return Ok(()),
+        Role::Sparse => format!("logical volume '{path}' is sparse, volume wipe not supported"),
+        Role::Extended => format!("cannot wipe extended partition '{path}'"),
+    };
+    Err(errors::ours(Error::no_support(sentence)))
 }
 
 fn wanted_capacity(volume: &Volume, capacity: u64, flags: ResizeFlags) -> Result<u64> {

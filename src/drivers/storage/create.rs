@@ -7,15 +7,20 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::flags::{CallFlags, CloneFlags, VolumeFlags};
 use super::pool::{PoolObject, Record, Use, whole};
-use super::volumes::{VolumeRef, signed};
+use super::volumes::{VolumeRef, has_files, signed};
 use super::{Storage, errors};
 use crate::conf::devices::StorageFormat;
 use crate::conf::storage::{Capacity, Volume, VolumeType};
 use crate::error::{Code, Error, Result};
 use crate::qemu::storage::{self as image, Build, Opening, Reflink};
 use crate::util::uuid::Uuid;
+
+/// What file systems take.
+const MAX_NAME: usize = 255;
 
 /// A volume on the list that is not whole. Dropped, it was never there.
 struct Building {
@@ -175,6 +180,9 @@ impl Storage {
         options: Options,
     ) -> Result<Volume> {
         let object = Arc::clone(&building.object);
+        if !has_files(&object) {
+            return self.make_device(&object, volume, original).await;
+        }
         let how = How::of(&volume, original.as_ref(), &options)?;
         if how == How::Directory {
             let target = volume.target.clone();
@@ -197,6 +205,48 @@ impl Storage {
             Ok(volume)
         };
         object.blocking(update).await
+    }
+
+    /// Makes a volume that is no file. Who makes it removes it if it fails.
+    async fn make_device(
+        &self,
+        object: &Arc<PoolObject>,
+        volume: Volume,
+        original: Option<Volume>,
+    ) -> Result<Volume> {
+        let made = self.make_block(object, volume).await?;
+        let Some(original) = original else { return Ok(made) };
+        let filled = match is_plain(&original) && made.target.encryption.is_none() {
+            true => {
+                let path = made.target.path.clone();
+                object.copying(move || Ok(image::fill_device(&path, &original)?)).await
+            }
+            false => self.convert_to_device(&made, &original).await,
+        };
+        match filled {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                if let Err(left) = self.remove_block(object, &made).await {
+                    tracing::warn!(error = %left, "cannot remove what was left of a volume");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn convert_to_device(&self, volume: &Volume, original: &Volume) -> Result<()> {
+        let (passphrase, source) = (self.passphrase(volume)?, self.passphrase(original)?);
+        let new = Opening { volume, passphrase: passphrase.as_deref() };
+        Ok(self
+            .tools
+            .convert(new, Opening { volume: original, passphrase: source.as_deref() }, false)
+            .await?)
+    }
+
+    /// Makes a device an encrypted image.
+    pub(super) async fn encrypt_device(&self, volume: &Volume) -> Result<()> {
+        let passphrase = self.passphrase(volume)?;
+        Ok(self.tools.create(Opening { volume, passphrase: passphrase.as_deref() }, false).await?)
     }
 
     async fn format_image(
@@ -238,8 +288,6 @@ enum How {
 
 impl How {
     fn of(volume: &Volume, original: Option<&Volume>, options: &Options) -> Result<Self> {
-        let is_plain =
-            |it: &Volume| it.target.format == Some(StorageFormat::Raw) && it.target.encryption.is_none();
         let no_support = |sentence: &'static str| Err(errors::ours(Error::no_support(sentence)));
         if volume.kind == VolumeType::Dir {
             if original.is_some() {
@@ -272,6 +320,11 @@ impl How {
     }
 }
 
+/// An image without a format: what is read of it is its content.
+fn is_plain(volume: &Volume) -> bool {
+    matches!(volume.target.format, Some(StorageFormat::Raw) | None) && volume.target.encryption.is_none()
+}
+
 async fn fill(
     object: &Arc<PoolObject>,
     mut file: File,
@@ -300,7 +353,16 @@ async fn place(object: &PoolObject, mut volume: Volume) -> Result<Volume> {
             Error::new(Code::XML_DETAIL, format!("invalid char in name: {}", control.escape_default()));
         return Err(errors::ours(error));
     }
+    if name.len() > MAX_NAME {
+        return Err(Storage::io(format_args!("cannot use volume name '{name}'"), Errno::NAMETOOLONG.into()));
+    }
     let path = format!("{directory}/{name}");
+    if !has_files(object) {
+        volume.kind = VolumeType::Block;
+        volume.key = path.as_str().into();
+        volume.target.path = path.into();
+        return Ok(volume);
+    }
     let looked_for = path.clone();
     if object.blocking(move || Ok(std::fs::symlink_metadata(looked_for).is_ok())).await? {
         return Err(errors::invalid(format!("volume target path '{path}' already exists")));

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Storage;
 use super::errors;
 use super::event::{PoolEvent, PoolLifecycle};
 use super::flags::{CallFlags, DefineFlags};
 use super::list::Added;
 use super::pool::{PoolObject, PoolState};
-use super::{Storage, refresh};
 use crate::conf::storage::Pool;
 use crate::error::{Code, Error, Result};
 use crate::util::uuid::Uuid;
@@ -77,9 +77,8 @@ impl Storage {
         // Others may want something of it by then.
         let Ok(_turn) = object.turn().await else { return };
         let state = object.state();
-        let pool = Arc::clone(&state.current);
-        let refreshed = match object.blocking(move || Self::is_there(&pool)).await {
-            Ok(true) => refresh::refresh(object).await,
+        let refreshed = match self.is_there(object, &state.current).await {
+            Ok(true) => self.look_again(object).await,
             Ok(false) => Err(errors::not_active(&state.current.name)),
             Err(error) => Err(error),
         };

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
+use super::Storage;
 use super::define::{Assign, assign, read};
 use super::errors;
 use super::event::{PoolEvent, PoolLifecycle};
 use super::flags::{BuildFlags, CallFlags, CreateFlags, no_flags};
 use super::list::Added;
 use super::pool::{PoolObject, PoolState};
-use super::{Storage, refresh};
 use crate::conf::storage::Pool;
-use crate::error::{Error, Result};
-use crate::qemu::storage as image;
+use crate::error::Result;
 use crate::util::uuid::Uuid;
 
 impl Storage {
@@ -59,21 +58,21 @@ impl Storage {
         if !flags.is_empty() {
             let overwrite = flags.contains(CreateFlags::BUILD_OVERWRITE).then_some(BuildFlags::OVERWRITE);
             let keep = flags.contains(CreateFlags::BUILD_NO_OVERWRITE).then_some(BuildFlags::NO_OVERWRITE);
-            self.build_target(object, overwrite.or(keep).unwrap_or(BuildFlags::empty())).await?;
+            self.build_source(object, &pool, overwrite.or(keep).unwrap_or(BuildFlags::empty())).await?;
         }
-        self.mount(object, &pool).await?;
+        self.start_source(object, &pool).await?;
         let (storage, saved) = (Arc::clone(self), Arc::clone(&pool));
         let save = move || {
             let what = || format!("cannot save the state of pool '{}'", saved.name);
             storage.files.save_state(&saved).map_err(|error| Self::io(what(), error))
         };
         let refreshed = match object.blocking(save).await {
-            Ok(()) => refresh::refresh(object).await,
+            Ok(()) => self.look_again(object).await,
             Err(error) => Err(error),
         };
         if let Err(error) = refreshed {
             self.remove_state(object, &pool).await;
-            self.unmount_after_failure(object, &pool).await;
+            self.stop_after_failure(object, &pool).await;
             return Err(error);
         }
         object.update(
@@ -96,9 +95,9 @@ impl Storage {
         }
     }
 
-    async fn unmount_after_failure(&self, object: &PoolObject, pool: &Arc<Pool>) {
-        if let Err(error) = self.unmount(object, pool).await {
-            tracing::warn!(pool = %pool.name, %error, "cannot unmount after a failed start");
+    async fn stop_after_failure(&self, object: &PoolObject, pool: &Arc<Pool>) {
+        if let Err(error) = self.stop_source(object, pool).await {
+            tracing::warn!(pool = %pool.name, %error, "cannot stop what a failed pool stands on");
         }
     }
 
@@ -132,27 +131,13 @@ impl Storage {
         let _turn = object.turn().await?;
         object.state().require_inactive("already")?;
         let flags = BuildFlags::accept(flags)?;
-        if flags.contains(BuildFlags::OVERWRITE | BuildFlags::NO_OVERWRITE) {
-            let sentence = "Flags 'VIR_STORAGE_POOL_BUILD_OVERWRITE' and 'VIR_STORAGE_POOL_BUILD_NO_OVERWRITE' are mutually exclusive";
-            let function = "virStorageBackendFileSystemBuild";
-            return Err(errors::ours(Error::refused_argument(function, "flags", sentence)));
-        }
-        self.build_target(&object, flags).await?;
+        let pool = Arc::clone(&object.state().current);
+        self.build_source(&object, &pool, flags).await?;
         let created = |state: &PoolState, (): &()| {
             self.publish(state, PoolEvent::Lifecycle(PoolLifecycle::Created));
         };
         object.update(|_| (), created);
         Ok(())
-    }
-
-    async fn build_target(&self, object: &Arc<PoolObject>, flags: BuildFlags) -> Result<()> {
-        let pool = Arc::clone(&object.state().current);
-        let target = Arc::clone(&pool);
-        object.blocking(move || Ok(image::build_directory(&target.path, &target.permissions)?)).await?;
-        match flags.is_empty() {
-            true => Ok(()),
-            false => self.format(object, &pool, flags).await,
-        }
     }
 
     pub async fn destroy(self: &Arc<Self>, uuid: Uuid, name: &str) -> Result<()> {
@@ -162,27 +147,21 @@ impl Storage {
         state.require_active()?;
         state.require_idle()?;
         // A pool that stays mounted stays active, for the next daemon too.
-        self.unmount(&object, &state.current).await?;
+        self.stop_source(&object, &state.current).await?;
         self.remove_state(&object, &state.current).await;
         self.deactivate(&object, Some(PoolLifecycle::Stopped));
         tracing::info!(pool = %state.current.name, "destroyed");
         Ok(())
     }
 
-    /// Removes the pool's own directory, which must be empty. Volumes are never deleted with their pool.
+    /// Removes what the pool stands on.
     pub async fn delete(self: &Arc<Self>, uuid: Uuid, name: &str, flags: u32) -> Result<()> {
         let object = self.referred(uuid, name)?;
         let _turn = object.turn().await?;
         let state = object.state();
         state.require_inactive("still")?;
         state.require_idle()?;
-        no_flags(flags, "virStorageBackendDeleteLocal")?;
-        let path = state.current.path.clone();
-        let remove = move || {
-            let what = || format!("failed to remove pool '{path}'");
-            std::fs::remove_dir(&*path).map_err(|error| Self::io(what(), error))
-        };
-        object.blocking(remove).await?;
+        self.delete_source(&object, &state.current, flags).await?;
         let deleted = |state: &PoolState, (): &()| {
             self.publish(state, PoolEvent::Lifecycle(PoolLifecycle::Deleted));
         };
@@ -201,9 +180,9 @@ impl Storage {
         let _turn = object.turn().await?;
         let state = object.state();
         state.require_active()?;
-        if let Err(error) = refresh::refresh(object).await {
+        if let Err(error) = self.look_again(object).await {
             self.remove_state(object, &state.current).await;
-            self.unmount_after_failure(object, &state.current).await;
+            self.stop_after_failure(object, &state.current).await;
             self.deactivate(object, Some(PoolLifecycle::Stopped));
             return Err(error);
         }

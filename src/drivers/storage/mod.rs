@@ -14,7 +14,7 @@
 //! | `pool`, `list` | one pool; which there are |
 //! | `files` | definitions and states on disk |
 //! | `define`, `lifecycle` | what becomes of a pool as a whole |
-//! | `mount` | pools that are filesystems: mounted, made, looked for |
+//! | `backend` | what each type of pool stands on |
 //! | `refresh` | which volumes there are |
 //! | `reads` | lookups, lists, descriptions |
 //! | `volumes` | lookups of volumes, descriptions, deletion |
@@ -23,6 +23,7 @@
 //! | `guest` | volumes as disks of guests |
 //! | `event` | what subscribers hear |
 
+mod backend;
 mod change;
 mod create;
 mod define;
@@ -33,7 +34,6 @@ pub mod flags;
 mod guest;
 mod lifecycle;
 mod list;
-mod mount;
 pub mod pool;
 pub mod reads;
 mod refresh;
@@ -43,11 +43,12 @@ mod volumes;
 use std::ffi::OsString;
 use std::sync::Arc;
 
+use self::backend::Backend;
 use self::event::PoolEvent;
 use self::files::Files;
 use self::list::PoolList;
 use self::pool::PoolState;
-use crate::conf::storage::{FileSystem, PoolType};
+use crate::conf::storage::PoolType;
 use crate::drivers::event_bus::{Event, EventBus};
 use crate::drivers::secret::Secrets;
 use crate::error::{Error, Result};
@@ -79,13 +80,8 @@ impl Storage {
         }
     }
 
-    /// Whether pools of this type can be had here.
-    fn is_supported(kind: PoolType) -> bool {
-        kind.file_system() != FileSystem::None
-    }
-
     fn require_backend(kind: PoolType) -> Result<()> {
-        if Self::is_supported(kind) { Ok(()) } else { Err(errors::missing_backend(kind)) }
+        Backend::of(kind).map(drop).ok_or_else(|| errors::missing_backend(kind))
     }
 
     /// Tells subscribers. Called while the state is being replaced, so that events keep the states' order.

@@ -63,7 +63,7 @@ impl Storage {
 
     pub fn capabilities(&self, flags: u32) -> Result<String> {
         no_flags(flags, "storageConnectGetStoragePoolCapabilities")?;
-        Ok(capabilities(Self::is_supported))
+        Ok(capabilities(|kind| self.is_supported(kind)))
     }
 }
 

@@ -1,58 +1,33 @@
 //! Which volumes a pool has, and how much room.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::Storage;
-use super::pool::{PoolObject, Record, Volumes};
-use crate::conf::storage::{Permissions, Pool, RefreshAllocation, Sizes};
+use super::backend::Found;
+use super::pool::{PoolObject, Volumes};
 use crate::error::Result;
-use crate::qemu::storage as image;
 
-/// What was found on disk.
-struct Found {
-    volumes: Volumes,
-    sizes: Sizes,
-    permissions: Permissions,
-}
-
-/// Reads the pool's directory. Files that have not changed since the last time are not read again.
-pub(super) async fn refresh(object: &Arc<PoolObject>) -> Result<()> {
-    let state = object.state();
-    let (pool, before) = (Arc::clone(&state.current), Arc::clone(&state.volumes));
-    let found = object.blocking(move || look(&pool, &before).map(|found| (found, before)));
-    let (Found { volumes, sizes, permissions }, before) = found.await?;
-    object.update(
-        |state| {
-            state.volumes = Arc::new(merge(volumes, &before, &state.volumes));
-            let pool = Arc::make_mut(&mut state.current);
-            pool.sizes = sizes;
-            pool.permissions = permissions;
-        },
-        |_, ()| (),
-    );
-    Ok(())
-}
-
-fn look(pool: &Pool, before: &Volumes) -> Result<Found> {
-    let path = &pool.path;
-    let names = image::names(Path::new(&**path))
-        .map_err(|error| Storage::io(format_args!("cannot open directory '{path}'"), error))?;
-    let mut volumes = Volumes::new();
-    for name in names {
-        let known = before.get(&*name).map(|record| &record.volume);
-        let Some(mut volume) = image::probe(path, &name, known)? else { continue };
-        if pool.refresh == Some(RefreshAllocation::Capacity) {
-            volume.allocation = volume.capacity;
-        }
-        volumes.insert(name.into(), Arc::new(Record::new(volume)));
+impl Storage {
+    /// With the turn: finds out what there is.
+    pub(super) async fn look_again(&self, object: &Arc<PoolObject>) -> Result<()> {
+        let before = Arc::clone(&object.state().volumes);
+        let Found { volumes, sizes, permissions, free } = self.look(object).await?;
+        object.update(
+            |state| {
+                state.volumes = Arc::new(merge(volumes, &before, &state.volumes));
+                let pool = Arc::make_mut(&mut state.current);
+                pool.sizes = sizes;
+                if let Some(permissions) = permissions {
+                    pool.permissions = permissions;
+                }
+                if let [device] = &mut *pool.source.devices {
+                    device.free = free;
+                }
+            },
+            |_, ()| (),
+        );
+        Ok(())
     }
-    let room = rustix::fs::statvfs(&**path)
-        .map_err(|error| Storage::io(format_args!("cannot statvfs path '{path}'"), error.into()))?;
-    let capacity = room.f_blocks.saturating_mul(room.f_frsize);
-    let available = room.f_bfree.saturating_mul(room.f_frsize);
-    let sizes = Sizes { capacity, allocation: capacity.saturating_sub(available), available };
-    Ok(Found { volumes, sizes, permissions: image::directory(path)? })
 }
 
 /// What was found, without what was deleted while it was looked for, and with what was made or is worked with.
@@ -73,6 +48,7 @@ fn merge(mut found: Volumes, before: &Volumes, now: &Volumes) -> Volumes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pool::Record;
     use super::*;
     use crate::conf::storage::{Capacity, PoolType, Volume};
 

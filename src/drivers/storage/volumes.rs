@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::backend::Backend;
 use super::flags::no_flags;
 use super::pool::{PoolObject, Record, Use, free};
 use super::{Storage, errors};
-use crate::conf::storage::{Volume, VolumeType, clean_path};
+use crate::conf::storage::{PoolType, Volume, VolumeType, clean_path};
 use crate::error::{Error, Result};
 use crate::qemu::storage as image;
 use crate::util::uuid::Uuid;
@@ -74,6 +75,9 @@ impl Storage {
     pub async fn fresh_volume(&self, name: &VolumeRef) -> Result<Volume> {
         let (object, record) = self.volume(name)?;
         let mut volume = record.volume.clone();
+        if !has_files(&object) {
+            return Ok(volume);
+        }
         let volume = object.blocking(move || {
             image::update(&mut volume)?;
             Ok(volume)
@@ -85,16 +89,29 @@ impl Storage {
     }
 
     /// Removes a volume and its file. What a link in the pool leads to stays.
-    pub async fn delete_volume(&self, name: &VolumeRef, flags: u32) -> Result<()> {
+    pub async fn delete_volume(self: &Arc<Self>, name: &VolumeRef, flags: u32) -> Result<()> {
         let object = self.list.by_name(&name.pool)?;
         // Until it is gone nobody else begins to work with it, nor deletes what has its name by then.
         let (deleting, volume) = Use::begin(&object, &name.name, free)?;
         no_flags(flags, "virStorageBackendVolDeleteLocal")?;
-        let (path, kind) = (volume.target.path.clone(), volume.kind);
-        object.blocking(move || remove_file(&path, kind)).await?;
+        if has_files(&object) {
+            let (path, kind) = (volume.target.path.clone(), volume.kind);
+            object.blocking(move || remove_file(&path, kind)).await?;
+        } else {
+            self.remove_block(&object, &volume).await?;
+        }
         deleting.end_with_volume(signed(volume.allocation));
+        if object.state().current.kind == PoolType::Disk {
+            // The numbers of the others may have changed with it.
+            self.refresh_object(&object).await?;
+        }
         Ok(())
     }
+}
+
+/// Volumes are files in a directory.
+pub(super) fn has_files(object: &PoolObject) -> bool {
+    Backend::of(object.state().current.kind).is_some_and(Backend::has_files)
 }
 
 /// Keeps what was found of a volume that is still there, and that the caller works with.

@@ -21,6 +21,11 @@ pub(super) fn copy(from: &mut File, to: &mut File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Copies the first `len` bytes of `from` with its zeroes.
+pub(super) fn copy_all(from: &mut File, to: &mut File, len: u64) -> io::Result<()> {
+    copy_by_hand(from, to, 0, len)
+}
+
 /// The next bytes at or behind `at` that are no hole.
 pub fn next_data(file: &File, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::image::{self, Facts, HEADER_LEN};
 use super::{Refusal, Result, VolumeError};
 use crate::conf::devices::StorageFormat;
-use crate::conf::storage::{Encryption, Moment, Permissions, Target, Timestamps, Volume, VolumeType};
+use crate::conf::storage::{Encryption, Moment, Permissions, Role, Target, Timestamps, Volume, VolumeType};
 use crate::qemu::block;
 
 /// The sizes and the target of a file, as far as its inode tells them.
@@ -60,6 +60,8 @@ pub fn probe(directory: &str, name: &str, before: Option<&Volume>) -> Result<Opt
         has_allocation: false,
         is_probed: true,
         physical: found.physical,
+        role: Role::Whole,
+        extents: Vec::new(),
         target: Target {
             path: path.into(),
             format: Some(if is_directory { StorageFormat::Dir } else { StorageFormat::Raw }),
@@ -74,6 +76,30 @@ pub fn probe(directory: &str, name: &str, before: Option<&Volume>) -> Result<Opt
         apply(&mut volume, Facts::of(&header));
     }
     Ok(Some(volume))
+}
+
+/// A device that is a volume; its content is the guest's own affair.
+pub fn probe_device(name: &str, key: &str, path: &str) -> Result<Volume> {
+    let found = look(&open(path)?, path)?;
+    Ok(Volume {
+        name: name.into(),
+        key: key.into(),
+        kind: VolumeType::Block,
+        capacity: found.capacity,
+        allocation: found.allocation,
+        has_allocation: false,
+        is_probed: true,
+        physical: found.physical,
+        role: Role::Whole,
+        extents: Vec::new(),
+        target: Target {
+            path: path.into(),
+            permissions: found.permissions,
+            timestamps: Some(found.timestamps),
+            ..Target::default()
+        },
+        backing: None,
+    })
 }
 
 /// Nothing was written since: the change time moves with every write, whatever the writer does to the others.

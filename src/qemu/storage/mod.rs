@@ -22,11 +22,11 @@ use crate::util::reason::Reason;
 
 pub use copy::next_data;
 pub use image::Facts;
-pub use inspect::{directory, names, open, probe, update};
+pub use inspect::{directory, names, open, probe, probe_device, update};
 pub use qemu_img::{Opening, QemuImg};
 pub use raw::{
-    Allocate, Build, Reflink, build, build_directory, make_directory, open_to_change, reserve, resize,
-    set_permissions, wipe,
+    Allocate, Build, Reflink, build, build_directory, clear_ends, fill_device, make_directory,
+    open_to_change, own_device, reserve, resize, set_permissions, wipe,
 };
 
 /// Why nothing became of a volume. The texts are libvirt's.

@@ -178,6 +178,37 @@ pub fn wipe(path: &str, allocation: u64) -> Result<()> {
     file.sync_data().map_err(|source| failed("cannot sync data to volume with path", source))
 }
 
+/// Overwrites so many bytes at both ends of a device: what it is recognised by.
+pub fn clear_ends(path: &str, bytes: u64) -> Result<()> {
+    let failed = |what: &str, source| VolumeError::system(format!("{what} '{path}'"), source);
+    let mut file =
+        open_to_change(path).map_err(|source| failed("Failed to open storage volume with path", source))?;
+    let cleared = (|| {
+        let end = file.seek(SeekFrom::End(0))?;
+        fill(&mut file, 0, bytes.min(end))?;
+        fill(&mut file, end.saturating_sub(bytes), end)?;
+        file.sync_all()
+    })();
+    cleared.map_err(|source| failed("Failed to write to storage volume with path", source))
+}
+
+/// Owner and mode of a device that was just made.
+pub fn own_device(path: &str, permissions: &Permissions) -> Result<()> {
+    let file = super::open(path)?;
+    set_permissions(&file, path, permissions)
+}
+
+/// Copies an image without a format onto a device.
+pub fn fill_device(path: &str, original: &Volume) -> Result<()> {
+    let from = &original.target.path;
+    let mut source = super::open(from)?;
+    let failed = |source| VolumeError::system(format!("failed to copy '{from}' to file '{path}'"), source);
+    let mut device = open_to_change(path).map_err(failed)?;
+    // What is a hole there may be anything here.
+    copy::copy_all(&mut source, &mut device, original.capacity).map_err(failed)?;
+    device.sync_all().map_err(failed)
+}
+
 /// Makes a pool's directory and those above it.
 pub fn build_directory(path: &str, permissions: &Permissions) -> Result<()> {
     if !path.starts_with('/') {

@@ -1,19 +1,15 @@
 //! Pools that are filesystems: mounted for as long as they are active, made and looked for on demand.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::flags::{BuildFlags, no_flags};
-use super::pool::PoolObject;
-use super::{Storage, errors};
-use crate::conf::storage::{FileSystem, Host, Pool, PoolType, Source};
-use crate::error::{Code, Error, Result};
+use super::device::Purpose;
+use super::{ANSWER, BUILD, Storage, only_host};
+use crate::conf::storage::{Host, Pool, PoolType, Source};
+use crate::drivers::storage::errors;
+use crate::drivers::storage::flags::BuildFlags;
+use crate::drivers::storage::pool::PoolObject;
+use crate::error::{Error, Result};
 
-/// A server that says nothing for so long is not there.
-const ANSWER: Duration = Duration::from_secs(120);
-/// Making a filesystem on a large and slow disk.
-const FORMAT: Duration = Duration::from_secs(60 * 60);
 /// What no filesystem of volumes needs.
 const SAFE: &str = "nodev,nosuid,noexec";
 
@@ -59,22 +55,13 @@ fn is_mounted(pool: &Pool) -> Result<bool> {
 }
 
 impl Storage {
-    /// Whether what an active pool stands on is still there.
-    pub(super) fn is_there(pool: &Pool) -> Result<bool> {
-        match pool.kind.file_system() {
-            FileSystem::Directory => Ok(Path::new(&*pool.path).exists()),
-            FileSystem::Mounted => is_mounted(pool),
-            FileSystem::None => Ok(false),
-        }
-    }
-
-    async fn is_mounted(object: &PoolObject, pool: &Arc<Pool>) -> Result<bool> {
+    pub(super) async fn is_mounted(&self, object: &PoolObject, pool: &Arc<Pool>) -> Result<bool> {
         let pool = Arc::clone(pool);
         object.blocking(move || is_mounted(&pool)).await
     }
 
     pub(super) async fn mount(&self, object: &PoolObject, pool: &Arc<Pool>) -> Result<()> {
-        if pool.kind.file_system() != FileSystem::Mounted || Self::is_mounted(object, pool).await? {
+        if self.is_mounted(object, pool).await? {
             return Ok(());
         }
         let format = pool.source.format.unwrap_or("auto");
@@ -101,7 +88,7 @@ impl Storage {
     }
 
     pub(super) async fn unmount(&self, object: &PoolObject, pool: &Arc<Pool>) -> Result<()> {
-        if pool.kind.file_system() != FileSystem::Mounted || !Self::is_mounted(object, pool).await? {
+        if !self.is_mounted(object, pool).await? {
             return Ok(());
         }
         self.tools.tool("umount", &["--", &pool.path], ANSWER).await?;
@@ -120,14 +107,13 @@ impl Storage {
             let sentence = format!("No source device specified when formatting pool '{name}'");
             return Err(errors::invalid(sentence));
         };
-        let path = device.clone();
-        if !object.blocking(move || Ok(Path::new(&*path).exists())).await? {
+        if !Self::device_exists(object, &device).await? {
             let sentence = format!("Source device does not exist when formatting pool '{name}'");
             return Err(errors::invalid(sentence));
         }
         let format = pool.source.format.unwrap_or("auto");
         if !flags.contains(BuildFlags::OVERWRITE) {
-            self.require_empty(&device, format).await?;
+            self.check_device(&device, format, Purpose::Overwrite).await?;
         }
         let force: &[&str] = match format {
             "xfs" => &["-f"],
@@ -135,47 +121,13 @@ impl Storage {
             "vfat" => &["-I"],
             _ => &[],
         };
-        self.tools.tool("mkfs", &[&["-t", format], force, &[&device]].concat(), FORMAT).await?;
+        self.tools.tool("mkfs", &[&["-t", format], force, &[&device]].concat(), BUILD).await?;
         Ok(())
     }
 
-    async fn require_empty(&self, device: &str, format: &str) -> Result<()> {
-        // Answers 2 when it recognises nothing.
-        let args = ["-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE", device];
-        let found = match self.tools.tool("blkid", &args, ANSWER).await {
-            Ok(found) => String::from_utf8_lossy(&found).trim().to_owned(),
-            Err(error) if error.to_string().contains("exit status 2") => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        match found == format {
-            true => {
-                let sentence = format!("Device '{device}' already formatted using '{format}'");
-                Err(errors::ours(Error::new(Code::STORAGE_POOL_BUILT, sentence)))
-            }
-            false => Err(errors::invalid(format!(
-                "Format of device '{device}' does not match the expected format '{format}', forced overwrite is necessary"
-            ))),
-        }
-    }
-
-    /// What pools of a type a host offers, as XML.
-    pub async fn find_sources(&self, kind: &str, spec: Option<&str>, flags: u32) -> Result<String> {
-        let unknown = || errors::ours(Error::internal_error(format!("unknown storage pool type {kind}")));
-        let kind = PoolType::from_word(kind).ok_or_else(unknown)?;
-        Self::require_backend(kind)?;
-        if kind != PoolType::Netfs {
-            let sentence = format!("pool type '{kind}' does not support source discovery");
-            return Err(errors::ours(Error::no_support(sentence)));
-        }
-        no_flags(flags, "virStorageBackendFileSystemNetFindPoolSources")?;
-        let Some(spec) = spec else {
-            return Err(errors::ours(Error::invalid_arg("hostname must be specified for netfs sources")));
-        };
-        let wanted = Source::parse(spec, kind).map_err(errors::refused)?;
-        let [host] = &*wanted.hosts else {
-            let sentence = "Expected exactly 1 host for the storage pool";
-            return Err(errors::ours(Error::config_unsupported(sentence)));
-        };
+    /// What an NFS server exports.
+    pub(super) async fn exports_of(&self, wanted: &Source) -> Result<Vec<Source>> {
+        let host = only_host(wanted)?;
         let args = ["--no-headers", "--exports", "--", &host.name];
         let Ok(exports) = self.tools.tool("showmount", &args, ANSWER).await else {
             let sentence = format!("no storage pools were found on host '{}'", host.name);
@@ -189,7 +141,7 @@ impl Storage {
                 ..Source::default()
             })
             .collect();
-        Ok(Source::list_to_xml(&sources, kind))
+        Ok(sources)
     }
 }
 
