@@ -40,6 +40,8 @@ impl Kind {
 pub struct Daemon {
     kind: Kind,
     root: TempDir,
+    /// The network namespace that it is in, if not the test's own.
+    network: Option<String>,
     child: Child,
 }
 
@@ -52,6 +54,11 @@ impl Daemon {
 
     /// The same with `guests` as `qemu.conf`, below a root that every user can reach.
     pub fn start_with(kind: Kind, config: &str, guests: &str) -> Self {
+        Self::start_in(None, kind, config, guests)
+    }
+
+    /// The same in a network namespace, by its name, where ours listens as its configuration says.
+    pub fn start_in(network: Option<&str>, kind: Kind, config: &str, guests: &str) -> Self {
         // Short: the sockets of a guest lie deep below and have 107 bytes.
         let root = tempfile::Builder::new().prefix("fv").tempdir_in("/tmp").expect("/tmp takes a directory");
         let etc = root.path().join("etc/libvirt");
@@ -60,13 +67,14 @@ impl Daemon {
         let everybody = fs::Permissions::from_mode(0o755);
         fs::set_permissions(root.path(), everybody).expect("the directory is ours");
         fs::write(etc.join("qemu.conf"), guests).expect("the directory is ours");
-        let child = Self::spawn(kind, root.path());
-        let mut daemon = Self { kind, root, child };
+        let network = network.map(str::to_owned);
+        let child = Self::spawn(kind, root.path(), network.as_deref());
+        let mut daemon = Self { kind, root, network, child };
         daemon.wait_ready();
         daemon
     }
 
-    fn spawn(kind: Kind, root: &Path) -> Child {
+    fn spawn(kind: Kind, root: &Path, network: Option<&str>) -> Child {
         let mut daemon = match kind {
             Kind::Upstream => {
                 let mut upstream = command(concat!(env!("CARGO_MANIFEST_DIR"), "/upstream"));
@@ -79,7 +87,14 @@ impl Daemon {
                 instead
             }
             Kind::Ours(path) => {
-                let mut ours = command(path);
+                let mut ours = match network {
+                    Some(network) => {
+                        let mut inside = command("ip");
+                        inside.args(["netns", "exec", network, path, "--listen"]);
+                        inside
+                    }
+                    None => command(path),
+                };
                 ours.arg("--root").arg(root);
                 ours
             }
@@ -251,7 +266,7 @@ impl Daemon {
         assert!(self.child.try_wait().expect("it is our child").is_some(), "the one before still runs");
         let begin = Instant::now();
         // A killed daemon leaves its socket file, on which nobody listens.
-        self.child = Self::spawn(self.kind, self.root.path());
+        self.child = Self::spawn(self.kind, self.root.path(), self.network.as_deref());
         self.wait_ready();
         begin.elapsed()
     }

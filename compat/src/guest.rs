@@ -50,6 +50,20 @@ pub fn halting(name: &str) -> Guest {
     }
 }
 
+/// A guest without a kernel that fills its memory and prints `count N` on its first serial port a hundred times a
+/// second. QEMU alone runs it, as few KVMs are fast in its mode.
+pub fn counting(name: &str) -> Guest {
+    let boot = format!("<loader type='rom'>{}</loader>", part("count.rom").display());
+    let console = "<serial type='pty'/><console type='pty'/>";
+    Guest { boot, ..halting(name) }.tcg().memory_mib(32).device(console)
+}
+
+/// The same, that writes to 200 MiB of its memory in a second.
+pub fn dirtying(name: &str) -> Guest {
+    let boot = format!("<loader type='rom'>{}</loader>", part("dirty.rom").display());
+    Guest { boot, ..counting(name) }
+}
+
 /// The sample guest with its options (see scripts/guest.d/init), a console on its first serial port.
 pub fn linux(name: &str, options: &str) -> Guest {
     let mut boot = String::new();
@@ -82,6 +96,11 @@ impl Guest {
     /// Without the host's help, which not every user may ask for.
     pub fn tcg(mut self) -> Self {
         self.kind = "qemu";
+        self
+    }
+
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
         self
     }
 

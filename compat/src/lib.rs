@@ -12,6 +12,6 @@ mod program;
 pub mod wire;
 
 pub use daemon::{Daemon, Kind, gone_within, signal};
-pub use guest::{Guest, halting, linux, part};
+pub use guest::{Guest, counting, dirtying, halting, linux, part};
 pub use program::{LIMIT, Program, Ran, command, eventually, run};
 pub use rustix::process::Signal;

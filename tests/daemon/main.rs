@@ -36,6 +36,7 @@ mod live;
 mod many;
 mod metadata;
 mod migrate;
+mod migrate_failures;
 mod migrate_soak;
 mod migrate_tls;
 mod migrate_upstream;

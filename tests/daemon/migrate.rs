@@ -1,8 +1,6 @@
 //! Guests that move between two daemons on one machine, each with its own root and its own host uuid.
 
-use std::process::Stdio;
-
-use ferrovirt_compat::{Daemon, Guest, Kind, Program, Ran, eventually, halting, linux};
+use ferrovirt_compat::{Daemon, Guest, Kind, Program, Ran, halting};
 
 use crate::kind;
 
@@ -16,7 +14,7 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(kind(), kind())
     }
 
@@ -37,7 +35,7 @@ impl Hosts {
     }
 
     /// Where the guest's state is sent: a socket in the destination's root.
-    fn socket(&self) -> String {
+    pub(crate) fn socket(&self) -> String {
         format!("unix://{}", self.destination.path("arrival").display())
     }
 
@@ -54,7 +52,7 @@ impl Hosts {
     }
 
     /// How many of the two run the guest, by their own account.
-    fn running(&self, guest: &str) -> (bool, bool) {
+    pub(crate) fn running(&self, guest: &str) -> (bool, bool) {
         let runs = |daemon: &Daemon| daemon.virsh(&["domstate", guest]).out.trim() == "running";
         (runs(&self.source), runs(&self.destination))
     }
@@ -68,7 +66,7 @@ pub(crate) fn next_count(console: &mut Program) -> u64 {
 }
 
 pub(crate) fn counting() -> Guest {
-    linux("penguin", "guest.count=0.1")
+    ferrovirt_compat::counting("penguin")
 }
 
 #[test]
@@ -233,97 +231,6 @@ fn limits_of_a_migration_are_kept_and_told() {
     assert!(refused.contains(sentence), "{refused}");
 }
 
-/// One under way; killed when dropped.
-#[derive(Debug)]
-pub(crate) struct Migration(Option<std::process::Child>);
-
-impl Migration {
-    /// A virsh that is to move a guest away from a daemon.
-    pub(crate) fn begin(from: &Daemon, arguments: &[&str]) -> Self {
-        let mut virsh = ferrovirt_compat::command("virsh");
-        virsh.args(["-q", "-c", &from.uri(), "migrate"]).args(arguments);
-        let quiet = virsh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        Self(Some(quiet.spawn().unwrap()))
-    }
-
-    /// Who drives it.
-    pub(crate) fn pid(&self) -> i32 {
-        self.0.as_ref().unwrap().id().cast_signed()
-    }
-
-    /// Its end, and what it said.
-    pub(crate) fn wait(mut self) -> (bool, String) {
-        let ended = self.0.take().unwrap().wait_with_output().unwrap();
-        (ended.status.success(), String::from_utf8_lossy(&ended.stderr).into_owned())
-    }
-}
-
-impl Drop for Migration {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// A migration so slow that there is time to disturb it.
-fn slowly(hosts: &Hosts) -> Migration {
-    hosts.source.ok(&["migrate-setspeed", "penguin", "1"]);
-    let (to, through) = (hosts.destination.uri(), hosts.socket());
-    let migration = Migration::begin(&hosts.source, &["--live", "penguin", &to, "--migrateuri", &through]);
-    eventually("memory is sent", || {
-        let told = hosts.source.virsh(&["domjobinfo", "penguin"]).out;
-        told.lines()
-            .any(|line| line.starts_with("Memory processed") && !line.contains(" 0.000 B"))
-            .then_some(())
-    });
-    migration
-}
-
-/// Afterwards the guest counts on where it was, and the other host has nothing of it.
-fn stays_at_the_source(hosts: &Hosts) {
-    eventually("the guest goes on at the source", || {
-        (hosts.running("penguin") == (true, false)).then_some(())
-    });
-    eventually("nothing is left at the destination", || {
-        (hosts.destination.qemu_pids().is_empty()
-            && hosts.destination.ok(&["list", "--all", "--name"]).trim().is_empty())
-        .then_some(())
-    });
-    next_count(&mut hosts.source.console("penguin"));
-    assert_eq!(hosts.source.ok(&["domjobinfo", "penguin"]).split_whitespace().last(), Some("None"));
-}
-
-#[test]
-fn whoever_ends_a_migration_the_guest_runs_on_exactly_one_host() {
-    let hosts = Hosts::new();
-    hosts.source.create(&counting());
-    next_count(&mut hosts.source.console("penguin"));
-    // A client changes its mind.
-    let migration = slowly(&hosts);
-    hosts.source.ok(&["domjobabort", "penguin"]);
-    let (_, said) = migration.wait();
-    assert!(said.contains("canceled by client"), "{said}");
-    stays_at_the_source(&hosts);
-    // The QEMU that waits for the guest dies.
-    let migration = slowly(&hosts);
-    ferrovirt_compat::signal(hosts.destination.qemu_pid("penguin"), ferrovirt_compat::Signal::KILL);
-    assert!(!migration.wait().0);
-    stays_at_the_source(&hosts);
-    // The client dies, and with it the QEMU that waits.
-    let migration = slowly(&hosts);
-    drop(migration);
-    stays_at_the_source(&hosts);
-    // The guest's own QEMU dies: it is nowhere, and nothing is left.
-    let migration = slowly(&hosts);
-    ferrovirt_compat::signal(hosts.source.qemu_pid("penguin"), ferrovirt_compat::Signal::KILL);
-    assert!(!migration.wait().0);
-    eventually("nothing is left", || {
-        (hosts.destination.qemu_pids().is_empty() && hosts.source.qemu_pids().is_empty()).then_some(())
-    });
-}
-
 /// The file at `path` as a disk.
 pub(crate) fn image_disk(path: &std::path::Path) -> String {
     let path = path.display();
@@ -402,25 +309,6 @@ fn another_machine_is_no_place_to_go_on() {
         assert!(refused.contains(sentence), "{refused}");
     }
     expect_states(&hosts, "guest", "running", "");
-}
-
-#[test]
-fn a_daemon_that_dies_in_a_migration_leaves_the_guest_on_one_host() {
-    let mut hosts = Hosts::new();
-    hosts.source.create(&counting());
-    next_count(&mut hosts.source.console("penguin"));
-    let migration = slowly(&hosts);
-    hosts.source.kill();
-    assert!(!migration.wait().0);
-    hosts.source.restart();
-    stays_at_the_source(&hosts);
-    let migration = slowly(&hosts);
-    hosts.destination.kill();
-    // The stream goes on to a QEMU that nobody watches, and what becomes of it nobody says.
-    hosts.source.ok(&["migrate-setspeed", "penguin", "1000"]);
-    assert!(!migration.wait().0);
-    hosts.destination.restart();
-    stays_at_the_source(&hosts);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use ferrovirt_compat::{Daemon, LIMIT, Signal, eventually, gone_within, halting, signal};
 
-use crate::migrate::{DESTINATION, Migration, SOURCE};
+use crate::migrate::{DESTINATION, SOURCE};
+use crate::migrate_failures::Migration;
 use crate::{kind, on_upstream};
 
 const GUEST: &str = "wanderer";
@@ -83,7 +84,7 @@ impl Round {
 
 /// What a QEMU does, by its own account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+pub(crate) enum Found {
     Gone,
     StandsStill,
     Runs,
@@ -159,8 +160,8 @@ impl World {
         let begin = Instant::now();
         let mut seen = (Found::Gone, Found::Gone);
         while begin.elapsed() < LIMIT / 3 {
-            if is_idle(self.source()) && is_idle(self.destination()) {
-                seen = (found(self.source()), found(self.destination()));
+            if is_idle(self.source(), GUEST) && is_idle(self.destination(), GUEST) {
+                seen = (found(self.source(), GUEST), found(self.destination(), GUEST));
                 let processes = |seen: Found| usize::from(seen != Found::Gone);
                 let told_of = (qemus(self.source()).len(), qemus(self.destination()).len());
                 if may_be(seen) && told_of == (processes(seen.0), processes(seen.1)) {
@@ -224,7 +225,7 @@ fn kill_all(pids: &[i32]) {
 }
 
 /// The guests' processes of a daemon, of which it may not know: by their command lines.
-fn qemus(host: &Daemon) -> Vec<i32> {
+pub(crate) fn qemus(host: &Daemon) -> Vec<i32> {
     let root = format!("{}/", host.path("").display());
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -286,13 +287,13 @@ fn expect_at_most(pid: u32, most: usize) {
     panic!("{held} descriptors are open in {pid}, {most} at most should be");
 }
 
-fn is_idle(host: &Daemon) -> bool {
-    let told = host.virsh(&["domjobinfo", GUEST]);
+pub(crate) fn is_idle(host: &Daemon, guest: &str) -> bool {
+    let told = host.virsh(&["domjobinfo", guest]);
     !told.success || told.out.split_whitespace().last() == Some("None")
 }
 
-fn found(host: &Daemon) -> Found {
-    let asked = host.virsh(&["qemu-monitor-command", GUEST, r#"{"execute": "query-status"}"#]);
+pub(crate) fn found(host: &Daemon, guest: &str) -> Found {
+    let asked = host.virsh(&["qemu-monitor-command", guest, r#"{"execute": "query-status"}"#]);
     match (asked.success, asked.out.contains("\"running\":true")) {
         (false, _) => Found::Gone,
         (true, false) => Found::StandsStill,
@@ -337,7 +338,7 @@ fn undisturbed(world: &mut World) -> BTreeMap<Way, Duration> {
         world.at = 1 - world.at;
         for (host, guests) in [(world.at, 1), (1 - world.at, 0)] {
             let host = &world.hosts[host];
-            eventually("it settles", || is_idle(host).then_some(()));
+            eventually("it settles", || is_idle(host, GUEST).then_some(()));
             world.descriptors[guests] = world.descriptors[guests].max(descriptors(host.pid()));
         }
         let qemu = world.source().qemu_pid(GUEST).cast_unsigned();

@@ -86,7 +86,8 @@ impl Domains {
             self.forget_unused(job.object());
             return restored.map(|()| job.state());
         }
-        // A later start must not restore it over disks that this one has written to.
+        // A later start must not restore it over disks that this one has written to. If there will be none, it stays.
+        self.refuse_twin(&definition)?;
         self.remove_managed_save(&state)?;
         if flags.contains(StartFlags::RESET_NVRAM) {
             reset_nvram(&definition).await?;

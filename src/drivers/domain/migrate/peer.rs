@@ -42,7 +42,7 @@ impl Domains {
         check_tunnel(request)?;
         let mut job = self.leave(domain, request).await?;
         let mut outgoing = Outgoing { client, vcpus: vcpus(&job.state()), before: None };
-        let remote = Remote::open(uri).await?;
+        let remote = Remote::open(uri, &self.rules.migration).await?;
         check_peer(&remote, request).await?;
         let begun = self.offer_within(&mut job, request).await?;
         let flags = flags_there(request, &job);

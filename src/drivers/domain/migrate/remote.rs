@@ -20,14 +20,12 @@ use tokio::time::{sleep, timeout};
 use super::Outcome;
 use crate::drivers::params::{ParamValue, Params};
 use crate::error::{Code, Error, Origin, Result};
+use crate::qemu::migrate::Policy;
 use crate::util::unix;
 
 /// Where libvirt listens for plain connections.
 const PORT: u16 = 16509;
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-/// How long a daemon may be silent: libvirt's keep-alive, five times five seconds.
-const PING_EVERY: Duration = Duration::from_secs(5);
-const SILENCE_LIMIT: Duration = Duration::from_secs(25);
 /// How long one call may take; a guest of much memory takes a while to prepare.
 const CALL_LIMIT: Duration = Duration::from_secs(600);
 
@@ -61,19 +59,21 @@ impl From<Trouble> for Error {
 #[derive(Debug)]
 pub(super) struct Remote {
     client: Client,
-    pinging: AbortHandle,
+    pinging: Option<AbortHandle>,
 }
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        self.pinging.abort();
+        if let Some(pinging) = &self.pinging {
+            pinging.abort();
+        }
         self.client.close();
     }
 }
 
 impl Remote {
     /// Connects to the daemon that a client named.
-    pub(super) async fn open(uri: &str) -> Result<Self> {
+    pub(super) async fn open(uri: &str, policy: &Policy) -> Result<Self> {
         let Address { place, name } = Address::parse(uri)?;
         let connected = timeout(CONNECT_LIMIT, connect(&place)).await;
         let failed =
@@ -85,7 +85,7 @@ impl Remote {
         // Nothing is asked to be told; what comes all the same is not kept.
         tokio::spawn(async move { while events.next().await.is_some() {} });
         let client = client.with_timeout(CALL_LIMIT);
-        let remote = Self { pinging: ping(client.clone()), client };
+        let remote = Self { pinging: ping(client.clone(), policy), client };
         remote.introduce(name).await?;
         Ok(remote)
     }
@@ -153,19 +153,22 @@ impl Remote {
     }
 }
 
-/// Ends a connection whose other end is silent.
-fn ping(client: Client) -> AbortHandle {
+/// Ends a connection whose other end is silent, unless the host wants it otherwise.
+fn ping(client: Client, policy: &Policy) -> Option<AbortHandle> {
+    let every = u64::try_from(policy.keepalive_interval).ok().filter(|&seconds| seconds > 0)?;
+    let every = Duration::from_secs(every);
+    let silence_limit = every * policy.keepalive_count.max(1);
     let pinging = tokio::spawn(async move {
         loop {
-            sleep(PING_EVERY).await;
-            match timeout(SILENCE_LIMIT, client.ping()).await {
+            sleep(every).await;
+            match timeout(silence_limit, client.ping()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
                 Err(_) => return client.close(),
             }
         }
     });
-    pinging.abort_handle()
+    Some(pinging.abort_handle())
 }
 
 fn trouble(error: CallError) -> Trouble {
