@@ -18,6 +18,7 @@ use crate::qemu::save_file::SaveFileError;
 use crate::qemu::save_image::SaveImageError;
 use crate::qemu::security::SecurityError;
 use crate::qemu::status::StatusError;
+use crate::qemu::traffic::TrafficError;
 
 impl From<ConfError> for Error {
     fn from(error: ConfError) -> Self {
@@ -243,6 +244,12 @@ impl From<CommandError> for Error {
             CommandError::InvalidArg(sentence) => Self::invalid_arg(sentence),
             CommandError::Internal(sentence) => Self::internal_error(sentence),
         }
+    }
+}
+
+impl From<TrafficError> for Error {
+    fn from(error: TrafficError) -> Self {
+        Self::internal_error(error.to_string()).with_source(error)
     }
 }
 

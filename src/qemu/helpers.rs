@@ -19,9 +19,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::passt;
 use super::process::{Files, StartError, listen_at};
 use super::security::{self, SecurityError};
-use crate::conf::devices::{CacheMode, Filesystem, TpmBackend, TpmEmulator, TpmVersion};
+use crate::conf::devices::{
+    BackendKind, CacheMode, Filesystem, Interface, TpmBackend, TpmEmulator, TpmVersion,
+};
 use crate::conf::domain::Domain;
 use crate::conf::xml::OnOff;
 use crate::util::accounts::Ids;
@@ -93,6 +96,10 @@ enum Kind {
         program: PathBuf,
         filesystem: Box<Filesystem>,
     },
+    Network {
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
 }
 
 /// Which helpers a guest needs. Their sockets are filled into the definition.
@@ -111,7 +118,20 @@ pub fn needed(domain: &mut Domain, host: &Host<'_>) -> Result<Vec<Helper>, Helpe
             helpers.push(directory_helper(filesystem, host)?);
         }
     }
+    let interfaces = domain.devices.interfaces.iter_mut();
+    for interface in interfaces.filter(|it| it.backend.kind == Some(BackendKind::Passt)) {
+        helpers.push(network_helper(interface, host)?);
+    }
     Ok(helpers)
+}
+
+fn network_helper(interface: &mut Interface, host: &Host<'_>) -> Result<Helper, HelperError> {
+    let program = find("passt", host.search_path).ok_or(HelperError::Missing { program: "passt" })?;
+    let name = format!("{}-passt", interface.info.alias.as_deref().unwrap_or("net"));
+    let socket = host.files.directory.join(format!("{name}.sock"));
+    interface.backend.socket = Some(socket.display().to_string().into());
+    let arguments = passt::arguments(interface, &socket);
+    Ok(Helper { name, socket, kind: Kind::Network { program, arguments } })
 }
 
 fn tpm_helper(
@@ -185,7 +205,8 @@ pub async fn swtpm_versions(search_path: &OsStr) -> Option<Vec<&'static str>> {
     Some(VERSIONS.iter().filter(|(feature, _)| has(feature)).map(|(_, version)| *version).collect())
 }
 
-fn find(program: &str, search_path: &str) -> Option<PathBuf> {
+/// A program of the host.
+pub(super) fn find(program: &str, search_path: &str) -> Option<PathBuf> {
     search_path.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.is_file())
 }
 
@@ -213,7 +234,14 @@ pub struct Serving(Vec<(String, Child)>);
 /// Starts them, and writes each down beside the guest's monitor. QEMU, which runs as `qemu`, may speak to them.
 pub async fn start(helpers: Vec<Helper>, files: &Files, qemu: Option<Ids>) -> Result<Serving, HelperError> {
     let mut serving = Serving::default();
-    for helper in helpers {
+    for mut helper in helpers {
+        if let Kind::Network { program, arguments } = &mut helper.kind {
+            let command = Command::new(&*program).args(std::mem::take(arguments));
+            let child = start_network(command, &helper.socket, qemu).await?;
+            note(files, &helper.name, child.process())?;
+            serving.0.push((helper.name, child));
+            continue;
+        }
         let listener = listen_at(&helper.socket)?;
         if let Some(ids) = qemu {
             security::give_for_good(&helper.socket, ids)?;
@@ -231,6 +259,7 @@ pub async fn start(helpers: Vec<Helper>, files: &Files, qemu: Option<Ids>) -> Re
             Kind::Directory { program, filesystem } => {
                 directory_command(program, &filesystem, socket).await?
             }
+            Kind::Network { .. } => continue,
         };
         let child = command.pass(listener).start().await?;
         note(files, &helper.name, child.process())?;
@@ -238,6 +267,22 @@ pub async fn start(helpers: Vec<Helper>, files: &Files, qemu: Option<Ids>) -> Re
         serving.0.push((helper.name, child));
     }
     Ok(serving)
+}
+
+/// passt makes its socket itself; QEMU must not come before.
+async fn start_network(command: Command, socket: &Path, user: Option<Ids>) -> Result<Child, HelperError> {
+    if let Err(source) = file::remove_if_there(socket) {
+        return Err(StartError::File { path: socket.to_owned(), source }.into());
+    }
+    let command = match user {
+        Some(ids) => command.run_as(ids),
+        None => command,
+    };
+    let child = command.start().await?;
+    match passt::listens(child.process(), socket).await {
+        true => Ok(child),
+        false => Err(HelperError::Failed { program: "passt", words: "it does not listen".to_owned() }),
+    }
 }
 
 impl Serving {
@@ -384,10 +429,10 @@ pub fn end(files: &Files) {
     }
 }
 
-/// Forgets the server of a directory that its guest has let go of; it has ended by itself.
+/// Forgets the server of a device that its guest has let go of; it has ended by itself.
 pub fn forget(files: &Files, alias: &str) {
-    for suffix in ["pid", "sock"] {
-        let path = files.directory.join(format!("{alias}-fs.{suffix}"));
+    let names = ["fs.pid", "fs.sock", "passt.pid", "passt.sock"].map(|name| format!("{alias}-{name}"));
+    for path in names.map(|name| files.directory.join(name)) {
         if let Err(error) = file::remove_if_there(&path) {
             tracing::warn!(path = %path.display(), %error, "what a helper leaves behind stays");
         }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use thiserror::Error;
 
-use crate::conf::devices::{BackendKind, Interface, InterfaceKind, InterfaceSource, NetDriver};
+use crate::conf::devices::{Interface, InterfaceKind, InterfaceSource, NetDriver};
 use crate::conf::xml::YesNo;
 use crate::util::mac::Mac;
 use crate::util::reason::Reason;
@@ -44,16 +44,11 @@ pub fn refuse_unsupported(interface: &Interface) -> Result<(), NetworkError> {
     let kept = [
         ("vlan", interface.vlan.is_some()),
         ("virtualport", interface.virtualport.is_some()),
-        ("bandwidth", interface.bandwidth.is_some()),
         ("filterref", interface.filterref.is_some()),
-        ("coalesce", interface.coalesce.rx_max_frames > 0),
         ("script", interface.script.is_some() || interface.downscript.is_some()),
     ];
     if let Some((name, _)) = kept.iter().find(|(_, there)| *there) {
         return Err(NetworkError::Unsupported(format!("interface element '{name}' is not supported")));
-    }
-    if interface.backend.kind == Some(BackendKind::Passt) {
-        return Err(NetworkError::Unsupported("the passt backend is not supported".to_owned()));
     }
     Ok(())
 }
@@ -101,9 +96,40 @@ pub fn wire(interface: &mut Interface, accelerated: Accelerated) -> Result<Wired
         }
         links.set_up(&name).map_err(failed(format!("Cannot set interface flags on '{name}'")))?;
     }
+    if bridge.is_some() && interface.is_isolated() {
+        isolate(&name, true)?;
+    }
+    if interface.coalesce.rx_max_frames > 0 {
+        coalesce(&name, interface.coalesce.rx_max_frames)?;
+    }
     interface.target.dev = Some(name.into());
     let vhost = open_vhost(interface, accelerated, queues)?;
     Ok(Wired { tap: tap.queues, vhost })
+}
+
+/// Keeps guests on a bridge from each other, if both are isolated.
+pub fn isolate(name: &str, is_isolated: bool) -> Result<(), NetworkError> {
+    let path = format!("/sys/class/net/{name}/brport/isolated");
+    std::fs::write(&path, if is_isolated { "1" } else { "0" })
+        .map_err(failed(format!("Unable to set bridge port {name} isolated to {}", u8::from(is_isolated))))
+}
+
+/// Tells the guest of packets only when there are so many.
+pub fn coalesce(name: &str, frames: u32) -> Result<(), NetworkError> {
+    let links = Links::new().map_err(failed("Cannot open control socket"))?;
+    links.set_coalesced_frames(name, frames).map_err(failed(format!("Cannot set coalesce info on '{name}'")))
+}
+
+/// Puts a device into another bridge.
+pub fn move_to_bridge(name: &str, bridge: &str) -> Result<(), NetworkError> {
+    let links = Links::new().map_err(failed("Cannot open control socket"))?;
+    if let Ok(old) = std::fs::read_link(format!("/sys/class/net/{name}/master"))
+        && let Some(old) = old.file_name().and_then(|old| old.to_str())
+    {
+        let sentence = format!("Unable to remove bridge {old} port {name}");
+        links.remove_from_bridge(old, name).map_err(failed(sentence))?;
+    }
+    links.add_to_bridge(bridge, name).map_err(failed(format!("Unable to add bridge {bridge} port {name}")))
 }
 
 /// Whether the guest's instructions run on the processor itself.

@@ -94,6 +94,43 @@ impl Links {
         self.send(&mut request, SIOCBRADDIF)
     }
 
+    pub fn remove_from_bridge(&self, bridge: &str, name: &str) -> io::Result<()> {
+        let mut port = Request::new(name)?;
+        self.send(&mut port, libc::SIOCGIFINDEX)?;
+        let mut request = Request::new(bridge)?;
+        request.set_number(port.number());
+        self.send(&mut request, SIOCBRDELIF)
+    }
+
+    /// How many packets may come before somebody is told.
+    pub fn set_coalesced_frames(&self, name: &str, frames: u32) -> io::Result<()> {
+        let mut coalescing = Coalescing([0; 23]);
+        self.exchange(name, &mut coalescing, ETHTOOL_GCOALESCE)?;
+        let [_, _, rx_max_frames, ..] = &mut coalescing.0;
+        *rx_max_frames = frames;
+        self.exchange(name, &mut coalescing, ETHTOOL_SCOALESCE)
+    }
+
+    #[allow(unsafe_code)]
+    fn exchange(&self, name: &str, coalescing: &mut Coalescing, command: u32) -> io::Result<()> {
+        /// `struct ifreq` with a pointer in its union.
+        #[repr(C)]
+        struct Asking {
+            name: [u8; libc::IFNAMSIZ],
+            data: *mut Coalescing,
+            rest: [u8; 16],
+        }
+        const _: () = assert!(size_of::<Asking>() == size_of::<libc::ifreq>());
+        let [first, ..] = &mut coalescing.0;
+        *first = command;
+        let Request { name, .. } = Request::new(name)?;
+        let mut asking = Asking { name, data: std::ptr::from_mut(coalescing), rest: [0; 16] };
+        // SAFETY: the call takes a `struct ifreq`, which `asking` is laid out as, with a pointer to a
+        // `struct ethtool_coalesce`, which `coalescing` is laid out as and which lives longer than the call.
+        let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCETHTOOL, &raw mut asking) };
+        if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     fn send(&self, request: &mut Request, call: libc::Ioctl) -> io::Result<()> {
         request.send(self.0.as_raw_fd(), call)
     }
@@ -101,6 +138,16 @@ impl Links {
 
 // linux/sockios.h; libc has it for some targets only.
 const SIOCBRADDIF: libc::Ioctl = 0x89a2;
+const SIOCBRDELIF: libc::Ioctl = 0x89a3;
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
+// linux/ethtool.h
+const ETHTOOL_GCOALESCE: u32 = 0x0e;
+const ETHTOOL_SCOALESCE: u32 = 0x0f;
+
+/// `struct ethtool_coalesce`: the command, then numbers, of which the second is the one asked for here.
+#[repr(C)]
+struct Coalescing([u32; 23]);
 
 /// `struct ifreq`: a name and a union of 24 bytes, of which each call uses one member.
 #[repr(C, align(8))]
@@ -197,6 +244,7 @@ mod tests {
             assert_eq!(links.mtu("vnet0").unwrap(), 1400);
             links.set_mac("vnet0", Mac([0xfe, 0x54, 0, 1, 2, 3])).unwrap();
             links.set_up("vnet0").unwrap();
+            links.set_coalesced_frames("vnet0", 32).unwrap();
             let error = links.add_to_bridge("nobridge9", "vnet0").unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
             drop(tap);

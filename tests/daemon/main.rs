@@ -56,6 +56,7 @@ mod storage;
 mod strays;
 mod stress;
 mod takeover;
+mod traffic;
 mod tunables;
 mod update;
 mod usage;

@@ -1,5 +1,6 @@
 //! `<interface>`: network cards.
 
+use super::bandwidth::Bandwidth;
 use super::chardev::Reconnect;
 use super::hostdev::{AddressType, HostdevSource, Teaming};
 use super::info::{DeviceInfo, VirtioOptions};
@@ -18,7 +19,7 @@ xml! {
         flat source: InterfaceSource;
         child vlan: Option<Box<Raw>> = "vlan";
         child virtualport: Option<Box<Raw>> = "virtualport";
-        child bandwidth: Option<Box<Raw>> = "bandwidth";
+        group bandwidth: Bandwidth = "bandwidth";
         child port: Option<Box<Raw>> = "port";
         child ips: Vec<IpAddress> = "ip";
         child routes: Vec<Raw> = "route";
@@ -611,6 +612,11 @@ impl Part for LinkState {
 }
 
 impl Interface {
+    /// Whether it sees no other isolated guest on its bridge.
+    pub fn is_isolated(&self) -> bool {
+        self.port.as_ref().is_some_and(|port| port.attribute("isolated") == Some("yes"))
+    }
+
     pub fn model(&self) -> Option<&ModelName> {
         self.model.name.as_ref()
     }

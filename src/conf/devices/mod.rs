@@ -12,6 +12,7 @@
 //!
 //! What libvirt does not know is dropped when read; nobody needs to say so.
 
+mod bandwidth;
 mod chardev;
 mod controller;
 mod crypto;
@@ -48,6 +49,7 @@ mod video;
 mod vsock;
 mod watchdog;
 
+pub use bandwidth::{Bandwidth, Rate};
 pub use chardev::{
     CharBackend, CharKind, CharLog, CharSource, FileSource, Reconnect, SocketPlace, SourceMode, TcpProtocol,
     TcpSource, UdpSource, UnixSource,

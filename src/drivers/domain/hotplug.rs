@@ -46,6 +46,7 @@ use crate::qemu::monitor::{Monitor, QueryChardev, QueryFdsets, SetLink};
 use crate::qemu::prepare::{self, Place};
 use crate::qemu::process::{Files, listen_at};
 use crate::qemu::setup;
+use crate::qemu::traffic;
 use crate::util::file;
 use crate::util::uuid::Uuid;
 
@@ -303,6 +304,9 @@ impl Domains {
             Ok(serving) => serving,
             Err(error) => return Err(given.fail(error.into()).await),
         };
+        if let Err(error) = traffic::limit_all(&view, self.search_path()).await {
+            return Err(given.fail(error.into()).await);
+        }
         if let Err(error) = hotplug::plug(monitor, &steps, opened).await {
             remove_memory_files(guest.files(), &view.devices);
             return Err(given.fail(error.into()).await);
@@ -531,8 +535,9 @@ impl Domains {
         let guest = job.live()?;
         hotplug::clear_away(guest.monitor(), steps).await;
         remove_memory_files(guest.files(), device);
-        for filesystem in &device.filesystems {
-            helpers::forget(guest.files(), filesystem.info.alias.as_deref().unwrap_or_default());
+        let filesystems = device.filesystems.iter().map(|it| &it.info);
+        for info in filesystems.chain(device.interfaces.iter().map(|it| &it.info)) {
+            helpers::forget(guest.files(), info.alias.as_deref().unwrap_or_default());
         }
         self.take_back_devices(guest.state(), device.clone()).await;
         self.forget_device(job, alias);

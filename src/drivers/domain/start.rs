@@ -37,6 +37,7 @@ use crate::qemu::process::{self, Files, Launch, Prepared, Spawned, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
 use crate::qemu::secret::MasterKey;
 use crate::qemu::setup;
+use crate::qemu::traffic;
 use crate::util::local_time;
 
 /// How long QEMU may take until it answers, and how much longer for each GiB of memory it has to prepare.
@@ -196,6 +197,7 @@ impl Domains {
         let begin = async {
             let (mut attempt, prepared, launch, helpers) = blocking(move || attempt.assemble(&caps)).await?;
             attempt.helpers = helpers::start(helpers, prepared.files(), launch.run_as).await?;
+            traffic::limit_all(&attempt.definition, attempt.domains.search_path()).await?;
             let spawned = prepared.spawn(launch).await?;
             let noted = blocking(move || {
                 attempt.note(&spawned)?;

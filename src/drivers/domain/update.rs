@@ -4,6 +4,7 @@
 //!  tray opened ─► old medium out ─► its images closed ─► new images opened ─► new medium in ─► tray closed
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -14,10 +15,10 @@ use super::flags::{CallFlags, Impact, UpdateFlags};
 use super::hotplug::check_impact;
 use super::reads::running;
 use super::start::seconds_since_1970;
-use super::update_rules::{check_compatible, check_disk, check_interface, check_vnc};
+use super::update_rules::{check_compatible, check_disk, check_vnc, complete_interface};
 use super::{Domains, blocking, memory_devices};
 use crate::conf::devices::{
-    Devices, Disk, DiskDevice, Graphics, Interface, IoTune, LinkState, StorageFormat, Vnc,
+    Devices, Disk, DiskDevice, Graphics, Interface, InterfaceSource, IoTune, LinkState, StorageFormat, Vnc,
 };
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
@@ -26,6 +27,7 @@ use crate::qemu::block;
 use crate::qemu::hotplug::{self, Opened, Step};
 use crate::qemu::job::{DomainHandle, Job, Launched, Modify, State};
 use crate::qemu::monitor::{Monitor, SetLink};
+use crate::qemu::network;
 use crate::qemu::setup;
 
 impl Domains {
@@ -52,7 +54,7 @@ impl Domains {
         if impact.contains(Impact::LIVE) {
             if let Some(disk) = wanted.disks.into_iter().next() {
                 self.update_disk(&job, disk, flags).await?;
-            } else if let Some(card) = wanted.interfaces.first() {
+            } else if let Some(card) = wanted.interfaces.into_iter().next() {
                 self.update_interface(&job, card).await?;
             } else if let Some(screen) = wanted.graphics.into_iter().next() {
                 self.update_graphics(&job, screen).await?;
@@ -147,26 +149,31 @@ impl Domains {
         Ok((disk, last_node))
     }
 
-    async fn update_interface(&self, job: &Job<'_, Modify>, new: &Interface) -> Result<()> {
+    async fn update_interface(self: &Arc<Self>, job: &Job<'_, Modify>, new: Interface) -> Result<()> {
         let guest = job.live()?;
-        let mut devices = running(guest.state())?.devices.clone();
         let live = running(guest.state())?;
-        let old = matching_card(&mut devices, new)?;
+        let mut devices = live.devices.clone();
+        let old = matching_card(&mut devices, &new)?;
         check_compatible(live, Some(&old.info), &new.info)?;
-        check_interface(&old, new)?;
-        let link = new.link;
+        let new = complete_interface(&old, new)?;
+        network::refuse_unsupported(&new)?;
         let is_up = |link: Option<LinkState>| link != Some(LinkState::Down);
-        let Some(alias) = old.info.alias.as_deref() else {
+        let Some(alias) = old.info.alias.clone() else {
             return Err(Error::operation_failed("can't change link state: device alias not found"));
         };
-        if is_up(old.link) != is_up(link) {
-            guest.monitor().execute(SetLink { name: alias.to_owned(), up: is_up(link) }).await?;
+        if old.bandwidth != new.bandwidth {
+            self.limit_live(job, &old, new.bandwidth).await?;
+        }
+        let (name, was, will) = (live.name.clone(), old.clone(), new.clone());
+        blocking(move || rewire(&name, &was, &will)).await?;
+        if is_up(old.link) != is_up(new.link) {
+            guest.monitor().execute(SetLink { name: alias.to_string(), up: is_up(new.link) }).await?;
         }
         let change = |state: &mut State| {
             let cards = state.live.as_mut().map(|live| &mut Arc::make_mut(live).devices.interfaces);
-            let is_it = |card: &&mut Interface| card.info.alias == old.info.alias;
+            let is_it = |card: &&mut Interface| card.info.alias.as_ref() == Some(&alias);
             if let Some(card) = cards.and_then(|cards| cards.iter_mut().find(is_it)) {
-                card.link = link;
+                *card = new;
             }
         };
         job.update_then(change, |state, ()| self.save_status(state));
@@ -202,6 +209,29 @@ impl Domains {
         job.update_then(change, |state, ()| self.save_status(state));
         Ok(())
     }
+}
+
+/// Changes what the host's end of a card is connected to.
+fn rewire(guest: &str, old: &Interface, new: &Interface) -> Result<()> {
+    let (Some(name), InterfaceSource::Bridge { bridge }) = (new.target.dev.as_deref(), &new.source) else {
+        return Ok(());
+    };
+    let moves = old.source != new.source;
+    if moves {
+        if !Path::new("/sys/class/net").join(&**bridge).exists() {
+            return Err(Error::operation_failed(format!(
+                "cannot add domain {guest} device {name} to nonexistent bridge {bridge}"
+            )));
+        }
+        network::move_to_bridge(name, bridge)?;
+    }
+    if old.is_isolated() != new.is_isolated() || (moves && new.is_isolated()) {
+        network::isolate(name, new.is_isolated())?;
+    }
+    if old.coalesce != new.coalesce {
+        network::coalesce(name, new.coalesce.rx_max_frames)?;
+    }
+    Ok(())
 }
 
 /// Puts a device where the one was that it describes.

@@ -1,7 +1,8 @@
 //! What of a device must stay as it is while its guest runs. The sentences are libvirt's.
 
 use crate::conf::devices::{
-    DeviceInfo, Disk, DiskCache, DiskDriver, Interface, InterfaceSource, IoTune, ListenPlace, Tray, Vnc,
+    Address, DeviceInfo, Disk, DiskCache, DiskDriver, Geometry, Interface, InterfaceKind, InterfaceSource,
+    IoTune, ListenPlace, Tray, VirtioNetDriver, VirtioOptions, Vnc,
 };
 use crate::conf::domain::Domain;
 use crate::error::{Code, Error, Result};
@@ -38,7 +39,7 @@ pub(super) fn check_compatible(live: &Domain, old: Option<&DeviceInfo>, new: &De
 pub(super) fn check_disk(old: &Disk, new: &Disk) -> Result<()> {
     let (from, to) = (&old.blockio, &new.blockio);
     let cylinders = new.geometry.as_deref().filter(|it| it.cylinders > 0 && it.heads > 0 && it.sectors > 0);
-    let geometry = |differs: fn(&crate::conf::devices::Geometry) -> u32| {
+    let geometry = |differs: fn(&Geometry) -> u32| {
         cylinders.is_some_and(|new| old.geometry.as_deref().is_none_or(|old| differs(old) != differs(new)))
     };
     let trans = |disk: &Disk| disk.geometry.as_ref().and_then(|geometry| geometry.trans);
@@ -143,23 +144,85 @@ fn changed_limits(old: &IoTune, new: &IoTune) -> Vec<(&'static str, bool)> {
     changes
 }
 
-pub(super) fn check_interface(old: &Interface, new: &Interface) -> Result<()> {
+/// Refuses what no running guest's card can change, and completes what the description leaves out.
+pub(super) fn complete_interface(old: &Interface, mut new: Interface) -> Result<Interface> {
     let refused = |sentence: String| Err(Error::operation_unsupported(sentence));
-    if old.model != new.model {
+    if matches!(old.kind, InterfaceKind::Hostdev | InterfaceKind::Vdpa) {
+        return refused(format!("cannot change config of '{}' network interface type", old.kind));
+    }
+    new.mac.address = new.mac.address.or(old.mac.address);
+    new.model.name = new.model.name.or_else(|| old.model.name.clone());
+    let model = |card: &Interface| card.model().map_or("(null)", |model| model.as_str()).to_owned();
+    if model(old) != model(&new) {
+        let (from, to) = (model(old), model(&new));
+        return refused(format!("cannot modify network device model from {from} to {to}"));
+    }
+    let (from, to) = (&old.model.driver, &new.model.driver);
+    let with_options_of_new = VirtioNetDriver { virtio: to.virtio.clone(), ..VirtioNetDriver::clone(from) };
+    if old.is_virtio() && with_options_of_new != **to {
         return refused("cannot modify virtio network device driver attributes".to_owned());
     }
-    if new.script.is_some() && old.script != new.script {
+    if from.virtio != to.virtio && (old.is_virtio() || to.virtio != VirtioOptions::default()) {
+        return refused("cannot modify virtio network device driver options".to_owned());
+    }
+    if old.script != new.script {
         return refused("cannot modify network device script attribute".to_owned());
     }
+    new.target.dev = new.target.dev.or_else(|| old.target.dev.clone());
+    if old.target.dev != new.target.dev {
+        return refused("cannot modify network device tap name".to_owned());
+    }
+    complete_place(&old.info, &mut new.info)?;
     if old.mtu != new.mtu {
         return refused("cannot modify MTU".to_owned());
     }
-    let same = match (&old.source, &new.source) {
-        (InterfaceSource::Network(old), InterfaceSource::Network(new)) => old.network == new.network,
-        (old, new) => old == new,
+    // The daemon itself has said where passt is.
+    new.backend.socket = new.backend.socket.or_else(|| old.backend.socket.clone());
+    if old.backend != new.backend {
+        return refused("cannot modify network device backend settings".to_owned());
+    }
+    if matches!(new.kind, InterfaceKind::Hostdev | InterfaceKind::Vdpa) {
+        return refused(format!("cannot change network interface type to '{}'", new.kind));
+    }
+    let kind = new.kind;
+    let is_on_bridge = |card: &Interface| matches!(card.source, InterfaceSource::Bridge { .. });
+    let reconnects = old.tune.sndbuf != new.tune.sndbuf
+        || (old.kind != kind && !(is_on_bridge(old) && is_on_bridge(&new)))
+        || (!is_on_bridge(&new) && old.source != new.source);
+    if reconnects || matches!(kind, InterfaceKind::Vhostuser | InterfaceKind::Null | InterfaceKind::Vds) {
+        return refused(format!("unable to change config on '{kind}' network type"));
+    }
+    Ok(new)
+}
+
+fn complete_place(old: &DeviceInfo, new: &mut DeviceInfo) -> Result<()> {
+    let refused = |sentence: &'static str| Err(Error::operation_unsupported(sentence));
+    let is_empty = match &new.address {
+        Some(Address::Pci(address)) => address.is_empty(),
+        address => address.is_none(),
     };
-    if old.kind != new.kind || !same {
-        return refused(format!("unable to change config on '{}' network type", new.kind));
+    if is_empty {
+        new.address.clone_from(&old.address);
+    }
+    if old.address != new.address {
+        return refused("cannot modify network device guest PCI address");
+    }
+    new.alias = new.alias.take().or_else(|| old.alias.clone());
+    let rom =
+        |info: &DeviceInfo| info.rom.clone().map(|rom| (rom.bar, rom.file, rom.enabled)).unwrap_or_default();
+    let ((bar, file, enabled), (new_bar, new_file, new_enabled)) = (rom(old), rom(new));
+    if bar != new_bar {
+        return refused("cannot modify network device rom bar setting");
+    }
+    if file != new_file {
+        return refused("cannot modify network rom file");
+    }
+    let boot = |info: &DeviceInfo| info.boot.as_ref().map(|boot| boot.order);
+    if boot(old) != boot(new) {
+        return refused("cannot modify network device boot index setting");
+    }
+    if enabled != new_enabled {
+        return refused("cannot modify network device rom enabled setting");
     }
     Ok(())
 }

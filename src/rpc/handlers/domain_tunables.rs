@@ -28,6 +28,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainGetNumaParameters>(numa);
     r.on::<DomainSetNumaParameters>(set_numa);
     r.on::<DomainGetInterfaceParameters>(interface);
+    r.on::<DomainSetInterfaceParameters>(set_interface);
     r.on::<DomainGetBlockIoTune>(block_io_tune);
     r.on::<DomainSetBlockIoTune>(set_block_io_tune);
 }
@@ -88,6 +89,12 @@ async fn interface(
     let device = Some(args.device.as_str()).filter(|_| args.nparams != 0);
     let (params, nparams) = counted(tunables::bandwidth(&state, device, args.flags)?, args.nparams);
     Ok(DomainGetInterfaceParametersRet { params, nparams })
+}
+
+async fn set_interface(call: Call, args: DomainSetInterfaceParametersArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    let params = convert::from_params(args.params);
+    call.drivers.domains.set_bandwidth(domain, args.device, params, args.flags).await
 }
 
 async fn set(call: Call, dom: &Domain, limits: Limits, params: Vec<TypedParam>, flags: u32) -> Result<()> {
