@@ -38,6 +38,7 @@ mod metadata;
 mod migrate;
 mod migrate_failures;
 mod migrate_soak;
+mod migrate_postcopy;
 mod migrate_tls;
 mod migrate_upstream;
 mod old_client;

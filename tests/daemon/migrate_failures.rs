@@ -61,6 +61,14 @@ impl Migration {
         self.0.as_ref().unwrap().id().cast_signed()
     }
 
+    /// Fails the test if it has ended.
+    pub(crate) fn expect_running(&mut self) {
+        if self.0.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
+            let ended = self.0.take().unwrap().wait_with_output().unwrap();
+            panic!("it has ended: {}", String::from_utf8_lossy(&ended.stderr));
+        }
+    }
+
     /// Its end, and what it said.
     pub(crate) fn wait(mut self) -> (bool, String) {
         let ended = self.0.take().unwrap().wait_with_output().unwrap();

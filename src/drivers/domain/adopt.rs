@@ -21,6 +21,7 @@ use super::Domains;
 use super::attach::Found;
 use super::flags::StartFlags;
 use super::list::Existing;
+use super::migrate::postcopy::was_left_in_halves;
 use crate::drivers::ClientId;
 use crate::error::Error;
 use crate::qemu::agent::Patience;
@@ -28,7 +29,8 @@ use crate::qemu::block_jobs::BlockJobsRecord;
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::hotplug::vcpu;
 use crate::qemu::job::{
-    AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, Operation, Start, State,
+    AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, MigrationIn, MigrationOut, Operation,
+    Start, State,
 };
 use crate::qemu::monitor::{
     Cont, MigrateCancel, Monitor, MonitorError, QueryChardev, QueryStatus, Status as QemuStatus,
@@ -36,11 +38,20 @@ use crate::qemu::monitor::{
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How, Running};
 use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running as Runs};
 use crate::qemu::security::Owners;
-use crate::qemu::status::Status;
+use crate::qemu::status::{JobRecord, Status};
 use crate::util::boot;
 
 /// The owner of guests that start with the host: no connection ever has this number.
 const HOST: ClientId = ClientId(0);
+
+/// An async operation that nobody drives any more.
+#[derive(Debug)]
+struct Interrupted {
+    operation: Operation,
+    phase: String,
+    /// The flag word of the call that began it.
+    flags: u32,
+}
 
 /// A guest that was running when the last daemon ended.
 #[derive(Debug)]
@@ -48,7 +59,7 @@ pub(super) struct Inherited {
     object: Arc<DomainObject>,
     pub(super) claim: Claim,
     /// What was under way, and how far it was.
-    operation: Option<(Operation, String)>,
+    operation: Option<Interrupted>,
     /// For want of a status file: what its process was started with.
     pub(super) found: Option<Found>,
 }
@@ -126,7 +137,9 @@ impl Domains {
             |_, ()| (),
         );
         let operation = status.job.as_ref().and_then(|job| {
-            Some((Operation::from_name(&job.operation)?, job.phase.clone().unwrap_or_default()))
+            let operation = Operation::from_name(&job.operation)?;
+            let flags = flags(job);
+            Some(Interrupted { operation, phase: job.phase.clone().unwrap_or_default(), flags })
         });
         Some(Inherited { object, claim, operation, found: None })
     }
@@ -208,7 +221,7 @@ impl Domains {
         self: Arc<Self>,
         mut job: AsyncJob<Start>,
         adopted: Adopted,
-        (operation, found): (Option<(Operation, String)>, Option<Found>),
+        (operation, found): (Option<Interrupted>, Option<Found>),
     ) {
         let Adopted { running, events, introduction } = adopted;
         let (monitor, process) = (running.monitor.clone(), running.process.clone());
@@ -248,7 +261,17 @@ impl Domains {
         );
         tracing::info!(domain = %object.state().name, pid = process.pid(), "took hold of a running guest");
         self.note_ports(&object, &ports);
-        if let Some((operation, phase)) = operation {
+        if let Some(Interrupted { operation, phase, flags }) = operation {
+            if was_left_in_halves(operation, &phase, object.state().run) {
+                let taken_up = match operation {
+                    Operation::MigrationIn => self.take_up_postcopy::<MigrationIn>(job, flags).await,
+                    _ => self.take_up_postcopy::<MigrationOut>(job, flags).await,
+                };
+                if let Err(error) = taken_up {
+                    tracing::error!(domain = %object.state().name, %error, "nobody sees to a post-copy migration");
+                }
+                return;
+            }
             match operation {
                 Operation::MigrationOut => self.recover_leaving(&job, &monitor, &phase).await,
                 operation => self.give_up(&job, &monitor, operation).await,
@@ -348,6 +371,11 @@ impl Domains {
             }
         }
     }
+}
+
+fn flags(job: &JobRecord) -> u32 {
+    let digits = job.flags.as_deref().and_then(|flags| flags.strip_prefix("0x"));
+    digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
 /// What a guest does by its own account, where that differs from what was written down.

@@ -209,6 +209,7 @@ impl Domains {
             }
             EventKind::VserportChange { id, open } => self.note_port(object, &id, PortChange::new(open)),
             EventKind::JobStatusChange { id, status } => self.note_job_status(object, &id, &status),
+            EventKind::Migration { status } => self.note_migration(object, status),
             EventKind::MigrationPass { pass } => self.note_pass(object, pass),
             EventKind::BalloonChange { actual } => self.note_balloon(object, actual / 1024),
             EventKind::BlockWriteThreshold { node_name, amount_exceeded, write_threshold } => {

@@ -11,6 +11,7 @@ use crate::conf::domain::{Cpu, Domain};
 use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
 use crate::qemu::block_jobs::BlockJobs;
 use crate::qemu::capabilities::CapSet;
+use crate::qemu::monitor::MigrationStatus;
 use crate::qemu::process::{Files, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as RunningReason, Shutoff};
 use crate::qemu::security::Owners;
@@ -215,6 +216,11 @@ impl State {
     /// Its QEMU runs, and there is no way to ask it anything any more.
     pub fn is_deaf(&self) -> bool {
         self.machine.as_ref().is_some_and(|machine| machine.running.monitor.progress().borrow().lost)
+    }
+
+    /// How far a stream of its state is, by QEMU's last report.
+    pub fn reported_migration(&self) -> Option<MigrationStatus> {
+        self.machine.as_ref().and_then(|machine| machine.running.monitor.progress().borrow().migration)
     }
 
     /// The files that exist as long as it runs.

@@ -22,7 +22,7 @@ use thiserror::Error;
 
 pub use self::policy::{Keys, Policy, TlsKeys, is_loopback};
 pub use self::settings::{KNOWN, Settings, configure, parameters, supported};
-pub use self::stream::{Target, forget, receive, start};
+pub use self::stream::{Target, forget, receive, recover, restart, start};
 pub use self::tls::{CREDENTIALS, Credentials, Endpoint, add_credentials, remove_credentials};
 pub use self::wait::{Reached, Until, cancel, look, wait, wish};
 

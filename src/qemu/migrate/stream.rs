@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use super::MigrateError;
 use crate::qemu::capabilities::Cap;
 use crate::qemu::job::Live;
-use crate::qemu::monitor::{AddFd, CloseFd, Getfd, Migrate, MigrateIncoming, QueryFdsets, RemoveFd};
+use crate::qemu::monitor::{
+    AddFd, CloseFd, Getfd, Migrate, MigrateIncoming, MigrateRecover, QueryFdsets, RemoveFd,
+};
 
 /// Under which QEMU keeps the descriptor of a stream.
 const DESCRIPTOR: &str = "migrate";
@@ -26,9 +28,18 @@ pub enum Target {
 
 /// Begins to stream a guest's state out.
 pub async fn start(live: &Live<'_>, target: Target) -> Result<(), MigrateError> {
+    stream(live, target, None).await
+}
+
+/// Goes on with a stream that broke after the guest had begun to run on the other side.
+pub async fn restart(live: &Live<'_>, target: Target) -> Result<(), MigrateError> {
+    stream(live, target, Some(true)).await
+}
+
+async fn stream(live: &Live<'_>, target: Target, resume: Option<bool>) -> Result<(), MigrateError> {
     live.monitor().forget_progress();
     let uri = hand_over(live, target).await?;
-    let begun = live.monitor().execute(Migrate { uri, detach: true, resume: None }).await;
+    let begun = live.monitor().execute(Migrate { uri, detach: true, resume }).await;
     if begun.is_err() {
         forget(live).await;
     }
@@ -44,6 +55,12 @@ pub async fn receive(live: &Live<'_>, source: Target) -> Result<(), MigrateError
     let stays = launched.is_some_and(|it| it.capabilities.contains(Cap::MigrateIncomingExitOnError));
     let incoming = MigrateIncoming { uri, exit_on_error: stays.then_some(false) };
     Ok(live.monitor().execute(incoming).await.map(drop)?)
+}
+
+/// Waits for the rest of a guest whose stream broke.
+pub async fn recover(live: &Live<'_>, uri: String) -> Result<(), MigrateError> {
+    live.monitor().forget_progress();
+    Ok(live.monitor().execute(MigrateRecover { uri }).await.map(drop)?)
 }
 
 /// Takes back what a stream that has ended may have left with QEMU.

@@ -9,26 +9,26 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::disks::Server;
-use super::phases::{Incoming, PREPARED, resume_in};
-use super::place::{Target, listening};
+use super::arrival::Awaited;
+use super::phases::{FINISHING, Incoming, PREPARE_RESUME, PREPARED, resume_in};
+use super::place::Target;
 use super::request::{MigrateFlags, Request};
 use super::settings::Side;
 use super::tell::put_back;
-use super::{Outcome, disks, peer_of, place, statistics, tunnel};
+use super::{Outcome, disks, peer_of, postcopy, statistics, tunnel};
 use crate::conf::domain::Domain;
-use crate::conf::migration::{Cookie, Feature, Nbd, Persistent};
+use crate::conf::migration::{Cookie, Feature, Persistent};
 use crate::drivers::ClientId;
 use crate::drivers::domain::Domains;
 use crate::drivers::domain::blocking;
-use crate::drivers::domain::event::{DomainEvent, Lifecycle, Resumed, Started, Suspended};
+use crate::drivers::domain::event::{DomainEvent, Lifecycle, Started, Suspended};
 use crate::drivers::domain::list::{Added, Existing};
 use crate::drivers::domain::start::{Beginning, Plan};
 use crate::error::{Error, Result};
 use crate::qemu::job::{
     Allowed, AsyncJob, DomainHandle, DomainObject, Ending, JobSubject, Kind, MigrationIn, State, now_ms,
 };
-use crate::qemu::migrate::{self, Reached, Until, is_loopback};
+use crate::qemu::migrate::{self, Reached, Until};
 use crate::qemu::monitor::{Cont, MigrationParameters, QueryChardev};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
@@ -82,6 +82,9 @@ impl Domains {
             Some(uri) => Target::parse(uri)?,
             None => self.own_address()?,
         };
+        if request.has(MigrateFlags::POSTCOPY_RESUME) {
+            return self.prepare_again(request, cookie, (client, target)).await;
+        }
         let way = if request.has(MigrateFlags::OFFLINE) { Way::Offline(target) } else { Way::Direct(target) };
         // A whole start is in it.
         Box::pin(self.prepare(request, cookie, client, way)).await
@@ -165,19 +168,10 @@ impl Domains {
     ) -> Result<(Prepared, Option<Box<MigrationParameters>>)> {
         let source_name = theirs.map_or(&definition.name, |cookie| &cookie.name);
         let mut ours = Cookie::new(peer_of(source_name, definition.uuid, self.host_uuid), &super::hostname());
-        let (target, uri) = match way {
-            Way::Tunnel(descriptor) => (migrate::Target::Descriptor(descriptor), None),
-            Way::Offline(target) => {
-                let (_, uri) = self.choose_port(target, definition.uuid)?;
-                return Ok((Prepared { cookie: ours.to_bytes()?, uri }, None));
-            }
-            Way::Direct(target) => {
-                let (target, chosen) = self.choose_port(target, definition.uuid)?;
-                let port = if let Target::Tcp { port: Some(port), .. } = &target { *port } else { 0 };
-                let uri = listening(&target, port, self.listen_address(request));
-                (migrate::Target::Uri(uri), chosen)
-            }
-        };
+        if let Way::Offline(target) = way {
+            let (_, uri) = self.choose_port(target, definition.uuid)?;
+            return Ok((Prepared { cookie: ours.to_bytes()?, uri }, None));
+        }
         let settings = Side::Destination.settings(request, theirs)?;
         let exact_cpu = theirs.and_then(|cookie| cookie.cpu.clone());
         let beginning = Beginning::Incoming(Paused::Migration);
@@ -189,10 +183,18 @@ impl Domains {
             let nested = job.nested().await?;
             let live = nested.live()?;
             ours.capabilities = Side::Destination.told(&migrate::supported(&live).await?);
-            migrate::receive(&live, target).await?;
-            Ok::<_, Error>(before)
+            let uri = match way {
+                Way::Tunnel(descriptor) => {
+                    migrate::receive(&live, migrate::Target::Descriptor(descriptor)).await?;
+                    None
+                }
+                Way::Direct(target) | Way::Offline(target) => {
+                    self.listen(&live, target, (request, Awaited::Guest)).await?
+                }
+            };
+            Ok::<_, Error>((before, uri))
         };
-        let before = match opened.await {
+        let (before, uri) = match opened.await {
             Ok(before) => before,
             Err(error) => {
                 self.end_incoming(job.object()).await;
@@ -209,73 +211,6 @@ impl Domains {
         Ok((Prepared { cookie: ours.to_bytes()?, uri }, Some(before)))
     }
 
-    /// Where other hosts are listened for, if anybody has said it.
-    fn listen_address<'a>(&'a self, request: &'a Request) -> Option<&'a str> {
-        request.text("listen_address").or(self.rules.migration.address.as_deref())
-    }
-
-    /// Has the disks that come along written to by the source.
-    async fn serve_disks(
-        &self,
-        job: &mut AsyncJob<MigrationIn>,
-        request: &Request,
-        theirs: Option<&Cookie>,
-    ) -> Result<Option<Nbd>> {
-        let state = job.state();
-        let (Some(live), Some(_)) = (&state.live, theirs.and_then(|cookie| cookie.nbd.as_ref())) else {
-            return Ok(None);
-        };
-        let copied = disks::of(live, request)?;
-        if copied.is_empty() {
-            return Ok(None);
-        }
-        let server = match request.text("disks_uri") {
-            Some(uri) => Server::named(uri)?,
-            None => {
-                let host = self.listen_address(request);
-                let host = host.map_or_else(|| place::everywhere().to_owned(), str::to_owned);
-                Server::Tcp { host, port: disks_port(request)? }
-            }
-        };
-        let server = match server {
-            Server::Tcp { host, port: 0 } => Server::Tcp { host, port: self.arrival_port(state.uuid)? },
-            server => server,
-        };
-        let nested = job.nested().await?;
-        disks::serve(&nested.live()?, &copied, &server, request).await?;
-        let port = if let Server::Tcp { port, .. } = server { Some(port) } else { None };
-        Ok(Some(Nbd { port, disks: Vec::new() }))
-    }
-
-    /// A port of ours, where the client leaves it to us; what the client is told then.
-    fn choose_port(&self, target: Target, guest: Uuid) -> Result<(Target, Option<String>)> {
-        if !matches!(target, Target::Tcp { port: None, .. }) {
-            return Ok((target, None));
-        }
-        let target = target.with_port(self.arrival_port(guest)?);
-        let answer = target.to_string();
-        Ok((target, Some(answer)))
-    }
-
-    fn arrival_port(&self, guest: Uuid) -> Result<u16> {
-        let range = self.rules.migration.ports();
-        let (first, last) = (*range.start(), *range.end());
-        self.ports.for_arrival(range, guest).ok_or_else(|| {
-            let sentence = format!("Unable to find an unused port in range 'migration' ({first}-{last})");
-            Error::internal_error(sentence)
-        })
-    }
-
-    /// This host, by a name that others can use.
-    fn own_address(&self) -> Result<Target> {
-        let host = self.rules.migration.host.clone().unwrap_or_else(super::hostname);
-        if is_loopback(&host) {
-            let sentence = "hostname on destination resolved to localhost, but migration requires an FQDN";
-            return Err(Error::internal_error(sentence));
-        }
-        Ok(Target::Tcp { host, port: None, old_form: true })
-    }
-
     /// The guest has come, or does not come.
     pub async fn migrate_finish(
         self: &Arc<Self>,
@@ -285,12 +220,20 @@ impl Domains {
         outcome: Outcome,
     ) -> Result<(Arc<State>, Vec<u8>)> {
         let received_ms = now_ms();
-        let mut job = resume_in(&domain)?;
+        let again = request.has(MigrateFlags::POSTCOPY_RESUME);
+        let mut job = match again {
+            true => self.resume_failed(&domain, request, PREPARE_RESUME)?,
+            false => resume_in(&domain, PREPARED)?,
+        };
+        if !again && !request.has(MigrateFlags::OFFLINE) {
+            self.write_down(&job, FINISHING);
+        }
         let uuid = job.state().uuid;
         let incoming = self.migrations.has_arrived(uuid);
         let object = Arc::clone(job.object());
         let finished = match outcome {
             Outcome::Canceled => Err(Error::migrate_finish_ok("")),
+            Outcome::Good if again => self.finish_again(&mut job, (cookie, incoming.as_ref())).await,
             Outcome::Good => self.finish(&mut job, request, (cookie, incoming.as_ref()), received_ms).await,
         };
         match finished {
@@ -298,6 +241,15 @@ impl Domains {
                 let state = object.state();
                 drop(job);
                 Ok((state, cookie))
+            }
+            // It has begun to run here, and cannot do so anywhere else.
+            Err(error) if object.state().is_active() && !object.state().autodestroy => {
+                if let Some(incoming) = incoming {
+                    self.migrations.arrives(uuid, incoming);
+                }
+                self.ports.release_arrival(uuid);
+                self.park_failed(job);
+                Err(postcopy::failure(outcome, error))
             }
             Err(error) => {
                 let error = match outcome {
@@ -354,30 +306,31 @@ impl Domains {
         if !request.has(MigrateFlags::PAUSED) {
             self.let_arrived_go(job, reached).await?;
         }
+        let completed = theirs
+            .and_then(|cookie| cookie.statistics)
+            .map(|told| Arc::new(statistics::received(&told, received_ms)));
+        ours.statistics = completed.as_ref().map(|completed| Box::new(statistics::told(completed)));
+        job.update(|state| state.completed = completed);
         if reached == Reached::Postcopy {
+            self.owners.release(state.uuid);
+            job.update_then(|state| state.autodestroy = false, |state, ()| self.save_status(state));
             migrate::wait(job, Until::default()).await?;
-            job.update_then(
-                |state| state.run = RunState::Running(Running::Migrated),
-                |state, ()| {
-                    self.publish(state, DomainEvent::Lifecycle(Lifecycle::Resumed(Resumed::Migrated)))
-                },
-            );
+            self.note_all_arrived(job);
         }
-        if let Some(told) = theirs.and_then(|cookie| cookie.statistics) {
-            let completed = statistics::received(&told, received_ms);
-            ours.statistics = Some(Box::new(statistics::told(&completed)));
-            job.update(|state| state.completed = Some(Arc::new(completed)));
-        }
-        self.settle_here(job, incoming).await;
+        self.settle_here(job, incoming.before.as_deref()).await;
         Ok(ours.to_bytes()?)
     }
 
     /// Nothing of the migration is left but the guest.
-    async fn settle_here(&self, job: &mut AsyncJob<MigrationIn>, incoming: &Incoming) {
+    pub(super) async fn settle_here(
+        &self,
+        job: &mut AsyncJob<MigrationIn>,
+        before: Option<&MigrationParameters>,
+    ) {
         let state = job.state();
         self.owners.release(state.uuid);
         self.ports.release_arrival(state.uuid);
-        if let Err(error) = put_back(job, incoming.before.as_deref()).await {
+        if let Err(error) = put_back(job, before).await {
             tracing::warn!(domain = %state.name, %error, "the guest's QEMU keeps what it was told for the migration");
         }
         job.update_then(
@@ -450,19 +403,16 @@ impl Domains {
     /// its; what is left is one that was not to run.
     pub(super) fn incoming_abandoned(self: &Arc<Self>, guest: Uuid) {
         let Ok(domain) = self.list.by_uuid(guest) else { return };
+        if let Ok(job) = resume_in(&domain, PREPARE_RESUME) {
+            return self.park_failed(job);
+        }
         if domain.state().is_active() {
             return;
         }
-        if let Ok(job) = resume_in(&domain) {
+        if let Ok(job) = resume_in(&domain, PREPARED) {
             self.migrations.has_arrived(guest);
             drop(job);
             self.forget_unused(domain.object());
         }
     }
-}
-
-/// The one that a client wants disks to be written at; 0: the daemon chooses.
-fn disks_port(request: &Request) -> Result<u16> {
-    let port = request.number("disks_port").unwrap_or(0);
-    u16::try_from(port).map_err(|_| Error::invalid_arg("nbd port must be in range 0-65535"))
 }

@@ -19,12 +19,14 @@
 //! where it runs, and it stands still here until somebody decides.
 
 mod allowed;
+mod arrival;
 mod connect;
 pub mod destination;
 mod disks;
 mod peer;
 mod phases;
 mod place;
+pub(super) mod postcopy;
 mod recover;
 mod remote;
 pub mod request;
@@ -40,6 +42,7 @@ use self::request::{MigrateFlags, Request};
 use crate::conf::migration::Peer;
 use crate::drivers::domain::Domains;
 use crate::error::{Error, Result};
+use crate::qemu::job::{Operation, State, Underway};
 use crate::util::uuid::Uuid;
 
 /// What one side has heard of the other before it ends the migration.
@@ -52,6 +55,19 @@ pub enum Outcome {
 impl From<i32> for Outcome {
     fn from(cancelled: i32) -> Self {
         if cancelled == 0 { Self::Good } else { Self::Canceled }
+    }
+}
+
+/// Refuses a second migration of one guest.
+fn check_alone(state: &State) -> Result<()> {
+    let migrates =
+        |underway: &Underway| matches!(underway.operation, Operation::MigrationOut | Operation::MigrationIn);
+    match state.operation.as_ref().is_some_and(migrates) {
+        true => Err(Error::operation_invalid(format!(
+            "another migration job is already running for domain '{}'",
+            state.name
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -73,10 +89,6 @@ impl Domains {
         if self.rules.migration.force_tls && !flags.intersects(MigrateFlags::TUNNELLED | MigrateFlags::TLS) {
             let sentence = "this libvirtd instance allows migration only with VIR_MIGRATE_TLS flag";
             return Err(Error::operation_invalid(sentence));
-        }
-        if request.has(MigrateFlags::POSTCOPY_RESUME) {
-            let sentence = "going on with a post-copy migration is not supported by this daemon";
-            return Err(Error::operation_unsupported(sentence));
         }
         Ok(())
     }

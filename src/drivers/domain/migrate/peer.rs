@@ -5,8 +5,9 @@ use std::sync::Arc;
 use ferrovirt_protocol::client::Stream;
 
 use super::connect::OtherEnd;
-use super::phases::{Outgoing, PERFORMED, PERFORMING};
+use super::phases::{Outgoing, PERFORM_RESUME, PERFORMED, PERFORMING, POSTCOPY_FAILED, Vcpus};
 use super::place::Target;
+use super::postcopy::is_postcopy;
 use super::remote::{Ability, Remote, Trouble};
 use super::request::{MigrateFlags, Request};
 use super::source::vcpus;
@@ -17,6 +18,14 @@ use crate::drivers::params::Params;
 use crate::error::{Code, Error, Origin, Result};
 use crate::qemu::job::{AsyncJob, DomainHandle, MigrationOut};
 use crate::qemu::run_state::RunState;
+
+/// The other side, when its QEMU waits.
+struct Prepared {
+    remote: Remote,
+    flags: u32,
+    cookie: Vec<u8>,
+    route: Route,
+}
 
 /// How the guest's state travels, once the destination is prepared.
 enum Route {
@@ -40,20 +49,33 @@ impl Domains {
             return Err(Error::operation_invalid("received unexpected cookie with P2P migration"));
         }
         check_tunnel(request)?;
-        let mut job = self.leave(domain, request).await?;
-        let mut outgoing = Outgoing { client, vcpus: vcpus(&job.state()), before: None };
-        let remote = Remote::open(uri, &self.rules.migration).await?;
-        check_peer(&remote, request).await?;
-        let begun = self.offer_within(&mut job, request).await?;
-        let flags = flags_there(request, &job);
-        let params = request.with(&[("destination_xml", Some(begun.xml)), ("persistent_xml", None)]);
-        let (theirs, route) = self.prepare_there(&remote, request, (params, flags, begun.cookie)).await?;
-
-        self.write_down(&job, PERFORMING);
-        let streamed = self.stream_to(&mut job, request, (route, theirs, &remote), &mut outgoing).await;
+        let again = request.has(MigrateFlags::POSTCOPY_RESUME);
+        let mut job = match again {
+            true => self.resume_failed(&domain, request, POSTCOPY_FAILED)?,
+            false => self.leave(domain, request).await?,
+        };
+        let vcpus = if again { Vcpus::Ran } else { vcpus(&job.state()) };
+        let mut outgoing = Outgoing { client, vcpus, before: None };
+        let Prepared { remote, flags, cookie, route } = match self.prepare_peer(&mut job, request, uri).await
+        {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                if again {
+                    self.park_unattended(job);
+                }
+                return Err(error);
+            }
+        };
+        let streamed = match (again, route) {
+            (true, Route::Direct(target)) => self.stream_again(&mut job, request, (target, &cookie)).await,
+            (_, route) => {
+                self.write_down(&job, PERFORMING);
+                self.stream_to(&mut job, request, (route, cookie, &remote), &mut outgoing).await
+            }
+        };
         let (ours, failure) = match streamed {
             Ok(cookie) => {
-                self.write_down(&job, PERFORMED);
+                self.write_down(&job, if again { PERFORM_RESUME } else { PERFORMED });
                 (cookie, None)
             }
             Err(error) => (Vec::new(), Some(error)),
@@ -73,12 +95,36 @@ impl Domains {
                 self.settle(job, request, &[], (Outcome::Canceled, Some(outgoing))).await?;
                 Err(error)
             }
+            // QEMU will say whether all of it gets there.
+            (Err(Trouble::Lost(error)), None) if is_postcopy(job.state().run) => {
+                self.park_failed(job);
+                Err(error)
+            }
             (Err(Trouble::Lost(error)), None) => {
                 // It may run there. Whoever looks there can let it go on here.
                 tracing::error!(domain = %name, %error, "migrated, and nobody knows whether it runs on the other host");
                 Err(error)
             }
         }
+    }
+
+    /// The phases before anything streams.
+    async fn prepare_peer(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<MigrationOut>,
+        request: &Request,
+        uri: &str,
+    ) -> Result<Prepared> {
+        let remote = Remote::open(uri, &self.rules.migration).await?;
+        check_peer(&remote, request).await?;
+        let begun = match request.has(MigrateFlags::POSTCOPY_RESUME) {
+            true => self.offer_again(job, request).await?,
+            false => self.offer_within(job, request).await?,
+        };
+        let flags = flags_there(request, job);
+        let params = request.with(&[("destination_xml", Some(begun.xml)), ("persistent_xml", None)]);
+        let (cookie, route) = self.prepare_there(&remote, request, (params, flags, begun.cookie)).await?;
+        Ok(Prepared { remote, flags, cookie, route })
     }
 
     async fn prepare_there(
@@ -189,7 +235,8 @@ async fn check_peer(remote: &Remote, request: &Request) -> Result<()> {
 fn flags_there(request: &Request, job: &AsyncJob<MigrationOut>) -> u32 {
     use MigrateFlags as Flags;
     let mut flags = request.flags - Flags::ABORT_ON_ERROR - Flags::AUTO_CONVERGE - Flags::CHANGE_PROTECTION;
-    if matches!(job.state().run, RunState::Paused(_)) {
+    let goes_on = request.has(Flags::POSTCOPY_RESUME);
+    if !goes_on && matches!(job.state().run, RunState::Paused(_)) {
         flags |= Flags::PAUSED;
     }
     flags.bits()

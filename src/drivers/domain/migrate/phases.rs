@@ -20,6 +20,16 @@ pub(super) const PERFORMED: Phase = Phase("perform3_done");
 pub(super) const CONFIRMED: Phase = Phase("confirm3");
 /// The destination's QEMU waits for the guest.
 pub(super) const PREPARED: Phase = Phase("prepare");
+/// The destination is about to let the guest go, or has done so.
+pub(super) const FINISHING: Phase = Phase("finish3");
+/// Part of the guest is on either side, and nobody sees to it; see [`super::postcopy`].
+pub(super) const POSTCOPY_FAILED: Phase = Phase("postcopy_failed");
+/// The same, and the source is about to send the rest.
+pub(super) const BEGIN_RESUME: Phase = Phase("begin_resume");
+/// The rest leaves the source.
+pub(super) const PERFORM_RESUME: Phase = Phase("perform_resume");
+/// The destination's QEMU waits for the rest.
+pub(super) const PREPARE_RESUME: Phase = Phase("prepare_resume");
 
 /// The migrations under way, by guest.
 #[derive(Debug, Default)]
@@ -135,6 +145,6 @@ pub(super) fn resume_out(domain: &DomainHandle, phases: &[Phase]) -> Result<Asyn
     resume(domain, phases)
 }
 
-pub(super) fn resume_in(domain: &DomainHandle) -> Result<AsyncJob<MigrationIn>> {
-    resume(domain, &[PREPARED])
+pub(super) fn resume_in(domain: &DomainHandle, phase: Phase) -> Result<AsyncJob<MigrationIn>> {
+    resume(domain, &[phase])
 }

@@ -73,10 +73,11 @@ impl fmt::Display for Target {
 }
 
 /// Where QEMU is to listen, as `migrate-incoming` takes it.
-pub(super) fn listening(target: &Target, port: u16, address: Option<&str>) -> String {
+pub(super) fn listening(target: &Target, address: Option<&str>) -> String {
     match target {
         Target::Unix(path) => format!("unix:{path}"),
-        Target::Tcp { .. } => {
+        Target::Tcp { port, .. } => {
+            let port = port.unwrap_or(0);
             let everywhere = everywhere();
             format!("tcp:{}:{port}", bracketed(address.unwrap_or(everywhere)))
         }
@@ -159,9 +160,9 @@ mod tests {
 
     #[test]
     fn qemu_listens_where_it_is_reached() {
-        let tcp = Target::parse("tcp://host").unwrap();
-        assert_eq!(listening(&tcp, 9, Some("::1")), "tcp:[::1]:9");
-        assert_eq!(listening(&tcp, 9, Some("192.0.2.1")), "tcp:192.0.2.1:9");
-        assert_eq!(listening(&Target::Unix("/a".to_owned()), 0, None), "unix:/a");
+        let tcp = Target::parse("tcp://host:9").unwrap();
+        assert_eq!(listening(&tcp, Some("::1")), "tcp:[::1]:9");
+        assert_eq!(listening(&tcp, Some("192.0.2.1")), "tcp:192.0.2.1:9");
+        assert_eq!(listening(&Target::Unix("/a".to_owned()), None), "unix:/a");
     }
 }

@@ -7,6 +7,8 @@
 //! | `perform3_done` | all of it is on the other side, and may run there: it stands still here |
 //! | `confirm3` | it runs there: it is ended here |
 //!
+//! A guest of which a part is on either side is taken up again: see [`super::postcopy`].
+//!
 //! A guest that was arriving is ended like every guest that was to end with its connection.
 
 use std::sync::Arc;
@@ -60,7 +62,10 @@ impl Domains {
             let _ = timeout(POLL, progress.changed()).await;
         }
         monitor.events_handled().await;
-        let for_it = matches!(job.state().run, RunState::Paused(Paused::Migration | Paused::Unknown));
+        let for_it = matches!(
+            job.state().run,
+            RunState::Paused(Paused::Migration | Paused::Unknown | Paused::Postcopy)
+        );
         if !for_it {
             return Ok(());
         }

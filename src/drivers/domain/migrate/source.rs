@@ -12,8 +12,11 @@ use std::sync::Arc;
 
 use super::connect::{self, OtherEnd};
 use super::disks::{self, Copied, Server};
-use super::phases::{BEGUN, CONFIRMED, Outgoing, PERFORMED, PERFORMING, Vcpus, resume_out};
+use super::phases::{
+    BEGIN_RESUME, BEGUN, CONFIRMED, Outgoing, PERFORM_RESUME, PERFORMED, PERFORMING, Vcpus, resume_out,
+};
 use super::place::Target;
+use super::postcopy::is_postcopy;
 use super::request::{MigrateFlags, Request};
 use super::settings::Side;
 use super::tell::put_back;
@@ -22,12 +25,12 @@ use crate::conf::domain::Domain;
 use crate::conf::migration::{Cookie, Feature, Nbd, Persistent};
 use crate::conf::xml::Form;
 use crate::drivers::ClientId;
-use crate::drivers::domain::event::{DomainEvent, Lifecycle, Suspended};
+use crate::drivers::domain::event::DomainEvent;
 use crate::drivers::domain::{Domains, blocking, reads};
 use crate::error::{Error, Result};
 use crate::qemu::job::{
-    Allowed, AsyncJob, DomainHandle, Ending, JobError, JobSubject, Kind, Live, MigrationOut, Modify, Phase,
-    State, Underway,
+    Allowed, AsyncJob, AsyncOp, DomainHandle, Ending, JobError, JobSubject, Kind, Live, MigrationOut, Modify,
+    Phase, State, Underway,
 };
 use crate::qemu::migrate::{self, MigrateError, Reached, Until};
 use crate::qemu::monitor::{Cont, MigrateContinue, MigrationStatus, MonitorError, QueryMigrate, Stop};
@@ -35,7 +38,8 @@ use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
 
 /// What may be done to a guest on its way.
-const ALLOWED: Allowed = Allowed::USUAL.and(&[Kind::Suspend, Kind::MigrationOp, Kind::MigrationSafe]);
+pub(super) const ALLOWED: Allowed =
+    Allowed::USUAL.and(&[Kind::Suspend, Kind::MigrationOp, Kind::MigrationSafe]);
 
 /// What the first phase answers.
 #[derive(Debug)]
@@ -54,6 +58,10 @@ impl Domains {
         client: ClientId,
     ) -> Result<Begun> {
         self.accept(request)?;
+        if request.has(MigrateFlags::POSTCOPY_RESUME) {
+            return self.begin_again(&domain, request, client).await;
+        }
+        super::check_alone(&domain.state())?;
         if !request.has(MigrateFlags::CHANGE_PROTECTION) {
             let job = domain.begin::<Modify>().await?;
             let live = job.live().ok();
@@ -78,6 +86,9 @@ impl Domains {
         self.accept(request)?;
         let uri = request.uri().ok_or_else(|| Error::internal_error("missing migration URI"))?;
         let target = Target::parse(uri)?;
+        if request.has(MigrateFlags::POSTCOPY_RESUME) {
+            return self.perform_again(&domain, request, (target, cookie), client).await;
+        }
         let mut job = match request.has(MigrateFlags::CHANGE_PROTECTION) {
             true => resume_out(&domain, &[BEGUN])?,
             false => self.leave(domain, request).await?,
@@ -99,6 +110,10 @@ impl Domains {
                 job.park(PERFORMED);
                 Ok(cookie)
             }
+            Err(error) if is_postcopy(job.state().run) => {
+                self.park_failed(job);
+                Err(error)
+            }
             Err(error) => {
                 self.go_on_here(&mut job, &outgoing).await;
                 Err(error)
@@ -114,13 +129,16 @@ impl Domains {
         cookie: &[u8],
         outcome: Outcome,
     ) -> Result<()> {
-        let job = resume_out(&domain, &[PERFORMED, BEGUN])?;
+        let job = match request.has(MigrateFlags::POSTCOPY_RESUME) {
+            true => self.resume_failed(&domain, request, PERFORM_RESUME)?,
+            false => resume_out(&domain, &[PERFORMED, BEGUN])?,
+        };
         let outgoing = self.migrations.has_left(job.state().uuid);
         self.settle(job, request, cookie, (outcome, outgoing)).await
     }
 
     /// Notes how far it is, for the next daemon.
-    pub(super) fn write_down(&self, job: &AsyncJob<MigrationOut>, phase: Phase) {
+    pub(super) fn write_down<O: AsyncOp>(&self, job: &AsyncJob<O>, phase: Phase) {
         job.update_then(
             |state| {
                 if let Some(underway) = &mut state.operation {
@@ -137,6 +155,7 @@ impl Domains {
         domain: DomainHandle,
         request: &Request,
     ) -> Result<AsyncJob<MigrationOut>> {
+        super::check_alone(&domain.state())?;
         let job = domain.begin_async::<MigrationOut>().await?;
         job.allow(ALLOWED);
         job.note(|statistics| statistics.subject = JobSubject::Migration);
@@ -191,16 +210,18 @@ impl Domains {
         {
             cookie.cpu = live.cpu.clone();
         }
-        let xml = match request.destination_xml() {
-            None => reads::portable(state)?.to_xml(Form::SECURE | Form::MIGRATABLE),
-            Some(xml) => {
-                let wanted = self.read_definition(xml).await?;
-                let source = reads::portable(state)?;
-                source.check_same_machine(&wanted)?;
-                wanted.to_xml(Form::SECURE | Form::MIGRATABLE)
-            }
-        };
+        let xml = self.portable_xml(state, request).await?;
         Ok(Begun { cookie: cookie.to_bytes()?, xml })
+    }
+
+    /// What the other host is to start.
+    pub(super) async fn portable_xml(&self, state: &State, request: &Request) -> Result<String> {
+        let form = Form::SECURE | Form::MIGRATABLE;
+        let source = reads::portable(state)?;
+        let Some(xml) = request.destination_xml() else { return Ok(source.to_xml(form)) };
+        let wanted = self.read_definition(xml).await?;
+        source.check_same_machine(&wanted)?;
+        Ok(wanted.to_xml(form))
     }
 
     /// The second phase, on this side.
@@ -314,8 +335,8 @@ impl Domains {
         let canceled = outcome == Outcome::Canceled && !self.is_beyond_postcopy(&mut job).await;
         if canceled {
             job.update(|state| state.completed = None);
-            if state.run == RunState::Paused(Paused::Postcopy) {
-                self.note_postcopy_failed(&job);
+            if is_postcopy(state.run) {
+                self.park_failed(job);
             } else if let Some(outgoing) = outgoing.filter(|_| !request.has(MigrateFlags::OFFLINE)) {
                 self.go_on_here(&mut job, &outgoing).await;
             }
@@ -328,19 +349,9 @@ impl Domains {
                 }
             });
         }
-        let state = job.state();
         let object = Arc::clone(job.object());
         if !request.has(MigrateFlags::OFFLINE) {
-            self.write_down(&job, CONFIRMED);
-            DomainHandle::new(Arc::clone(&object)).stop(How::Forced, Ending::Migrated).await?;
-            if let Some(statistics) = state.completed.clone() {
-                object.observe(
-                    |_| (),
-                    |state, ()| {
-                        self.publish(state, DomainEvent::JobCompleted { statistics });
-                    },
-                );
-            }
+            self.end_here(&mut job).await?;
         }
         if request.has(MigrateFlags::UNDEFINE_SOURCE) && !object.state().is_active() {
             let domains = Arc::clone(self);
@@ -349,22 +360,29 @@ impl Domains {
         Ok(())
     }
 
-    /// Whether all of a guest that was let run on the other side has got there.
-    async fn is_beyond_postcopy(&self, job: &mut AsyncJob<MigrationOut>) -> bool {
-        job.state().run == RunState::Paused(Paused::Postcopy)
-            && migrate::look(job).await.is_ok_and(|told| told.status == MigrationStatus::Completed)
+    /// All of the guest runs on the other side: here it ends.
+    pub(super) async fn end_here(&self, job: &mut AsyncJob<MigrationOut>) -> Result<()> {
+        self.write_down(job, CONFIRMED);
+        // What was noted at the switch is not all of it.
+        if is_postcopy(job.state().run) && migrate::look(job).await.is_ok() {
+            job.complete();
+        }
+        let object = Arc::clone(job.object());
+        let completed = object.state().completed.clone();
+        DomainHandle::new(Arc::clone(&object)).stop(How::Forced, Ending::Migrated).await?;
+        if let Some(statistics) = completed {
+            let tell = |state: &Arc<State>, (): &()| {
+                self.publish(state, DomainEvent::JobCompleted { statistics });
+            };
+            object.observe(|_| (), tell);
+        }
+        Ok(())
     }
 
-    /// Part of the guest is here, part of it there: it cannot go on anywhere.
-    fn note_postcopy_failed(&self, job: &AsyncJob<MigrationOut>) {
-        tracing::error!(domain = %job.state().name, "post-copy migration failed; the guest stands still on both sides");
-        job.update_then(
-            |state| state.run = RunState::Paused(Paused::PostcopyFailed),
-            |state, ()| {
-                self.save_status(state);
-                self.publish(state, DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::PostcopyFailed)));
-            },
-        );
+    /// Whether all of a guest that was let run on the other side has got there.
+    async fn is_beyond_postcopy(&self, job: &mut AsyncJob<MigrationOut>) -> bool {
+        is_postcopy(job.state().run)
+            && migrate::look(job).await.is_ok_and(|told| told.status == MigrationStatus::Completed)
     }
 
     /// A client has left in the middle: nobody will come for what it began.
@@ -376,8 +394,12 @@ impl Domains {
             if let Ok(job) = resume_out(&domain, &[BEGUN]) {
                 self.migrations.has_left(guest);
                 drop(job);
-            } else if let Ok(job) = resume_out(&domain, &[PERFORMED]) {
+            } else if let Ok(job) = resume_out(&domain, &[PERFORMED, BEGIN_RESUME, PERFORM_RESUME]) {
                 self.migrations.has_left(guest);
+                if is_postcopy(job.state().run) {
+                    self.park_failed(job);
+                    continue;
+                }
                 tracing::warn!(domain = %name, "migrated, and nobody knows whether it runs on the other host");
                 drop(job);
             }
@@ -448,6 +470,12 @@ async fn give_up(job: &mut AsyncJob<MigrationOut>, failure: Failure) -> Error {
     if !over && let Err(error) = migrate::cancel(job).await {
         tracing::warn!(domain = %job.state().name, %error, "the migration is not canceled");
     }
+    // The guest does not run on the other side: that is said to it by the client after this call.
+    job.update(|state| {
+        if state.run == RunState::Paused(Paused::Postcopy) {
+            state.run = RunState::Paused(Paused::Migration);
+        }
+    });
     let state = job.state();
     let wants = |underway: &Underway| underway.flags & MigrateFlags::ABORT_ON_ERROR.bits() != 0;
     match failure {

@@ -59,18 +59,21 @@ impl Domains {
     }
 }
 
-/// Tells a QEMU again what it had been told before.
+/// Tells a QEMU again what it had been told before; nothing of the migration, where that is not known.
 pub(super) async fn put_back<O: AsyncOp>(
     job: &mut AsyncJob<O>,
     before: Option<&MigrationParameters>,
 ) -> Result<(), MigrateError> {
-    let Some(before) = before else { return Ok(()) };
     let encrypted = |flags: u32| flags & MigrateFlags::TLS.bits() != 0;
     let encrypted = job.state().operation.as_ref().is_some_and(|underway| encrypted(underway.flags));
     let nested = job.nested().await?;
     let live = nested.live()?;
     migrate::forget(&live).await;
-    migrate::configure(&live, &Settings { parameters: before.clone(), ..Settings::default() }).await?;
+    migrate::configure(
+        &live,
+        &Settings { parameters: before.cloned().unwrap_or_default(), ..Settings::default() },
+    )
+    .await?;
     if encrypted {
         migrate::remove_credentials(&live).await;
     }
