@@ -39,6 +39,7 @@ mod migrate;
 mod migrate_failures;
 mod migrate_soak;
 mod migrate_postcopy;
+mod migrate_soak;
 mod migrate_tls;
 mod migrate_upstream;
 mod old_client;

@@ -109,7 +109,7 @@ async fn virsh_comes_over_tls_with_a_certificate_and_an_allowed_name() {
     let bad = ours.client_files("bad one");
     assert!(!virsh(tls_uri(port, &bad), "list").await.success, "its name is not on the list");
     let stranger = others.client_files("good one");
-    fs::write(stranger.path().join("cacert.pem"), &ours.1).unwrap();
+    fs::write(stranger.path().join("cacert.pem"), &ours.certificate).unwrap();
     assert!(!virsh(tls_uri(port, &stranger), "list").await.success, "somebody else signed it");
 
     // New certificates count from the moment they are read.
