@@ -37,7 +37,6 @@ mod many;
 mod metadata;
 mod migrate;
 mod migrate_failures;
-mod migrate_soak;
 mod migrate_postcopy;
 mod migrate_soak;
 mod migrate_tls;
