@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +59,7 @@ pub enum StartError {
 }
 
 /// What a daemon is started with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Setup {
     pub paths: Paths,
     pub config: Config,
@@ -70,6 +71,8 @@ pub struct Setup {
     pub logging: Logging,
     /// How long it goes on without anybody who needs it; `None` is for ever.
     pub idle: Option<Duration>,
+    /// Sockets that a service manager has bound; without any, the daemon binds its own.
+    pub activated: Vec<OwnedFd>,
     /// Whether the network sockets of the configuration are opened.
     pub listen: bool,
 }
@@ -91,7 +94,7 @@ pub struct Daemon {
 impl Daemon {
     /// Takes the directories, binds the sockets, loads what is there. Clients wait in the backlog meanwhile.
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
-        let Setup { paths, config, qemu, search_path, pid_file, logging, idle, listen } = setup;
+        let Setup { paths, config, qemu, search_path, pid_file, logging, idle, activated, listen } = setup;
         let directory = |path: PathBuf, mode| {
             file::make_directory(&path, mode).map_err(|source| StartError::Directory { path, source })
         };
@@ -109,8 +112,9 @@ impl Daemon {
         let pid_files = pid_files.collect::<Result<_, _>>()?;
 
         let group = config.sockets.group.as_deref().map(group_id).transpose()?;
-        let mut listeners = Vec::new();
-        for &(name, service) in listen::names(paths.scope) {
+        let mut listeners = activated.into_iter().map(Listener::adopt).collect::<Result<Vec<_>, _>>()?;
+        let own = if listeners.is_empty() { listen::names(paths.scope) } else { &[] };
+        for &(name, service) in own {
             let access = Access { mode: socket_mode(&config.sockets, service), group };
             let backlog = server_config(&config, service).max_queued_clients;
             listeners.push((Listener::bind(&sockets.join(name), access, backlog)?, service));

@@ -11,4 +11,5 @@ pub mod error;
 pub mod logging;
 pub mod qemu;
 pub mod rpc;
+pub mod service;
 pub mod util;

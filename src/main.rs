@@ -14,9 +14,12 @@ use ferrovirt::config::Config;
 use ferrovirt::config::qemu::QemuConfig;
 use ferrovirt::daemon::{Daemon, Setup};
 use ferrovirt::logging;
+use ferrovirt::service;
+use ferrovirt::util::fds;
 use ferrovirt::util::paths::{Paths, Scope};
 use ferrovirt::util::process::Command;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long work that nobody waits for may hold up the exit.
@@ -50,6 +53,9 @@ struct Options {
     /// Exit when nobody was connected for so many seconds
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<u32>,
+    /// Read the configuration files, say what is wrong or has no effect, and exit
+    #[arg(long)]
+    check_config: bool,
     /// Configuration file
     #[arg(short = 'f', long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -70,7 +76,11 @@ fn main() -> ExitCode {
         println!("ferrovirtd (ferrovirt) {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let done = if options.daemon { background() } else { foreground(options) };
+    let done = match options {
+        Options { check_config: true, .. } => check(&options),
+        Options { daemon: true, .. } => background(),
+        _ => foreground(options),
+    };
     match done {
         Ok(code) => code,
         Err(error) => {
@@ -80,14 +90,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn foreground(options: Options) -> Result<ExitCode, Failure> {
-    let environment = Environment::read();
-    let paths = environment.paths(options.root.as_deref())?;
-    let mut config = match &options.config {
+fn configuration(options: &Options, paths: &Paths) -> Result<(Config, QemuConfig), Failure> {
+    let config = match &options.config {
         Some(path) => Config::load(path)?,
         None => Config::load_if_there(&paths.config.join("libvirtd.conf"))?,
     };
-    let qemu = QemuConfig::load_if_there(&paths.config.join("qemu.conf"))?;
+    Ok((config, QemuConfig::load_if_there(&paths.config.join("qemu.conf"))?))
+}
+
+fn check(options: &Options) -> Result<ExitCode, Failure> {
+    let paths = Environment::read().paths(options.root.as_deref())?;
+    let (config, qemu) = configuration(options, &paths)?;
+    for remark in &config.remarks {
+        println!("libvirtd.conf: {remark}");
+    }
+    for remark in &qemu.remarks {
+        println!("qemu.conf: {remark}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn foreground(options: Options) -> Result<ExitCode, Failure> {
+    let environment = Environment::read();
+    let paths = environment.paths(options.root.as_deref())?;
+    let (mut config, qemu) = configuration(&options, &paths)?;
     environment.override_logging(&mut config, options.verbose);
     if options.in_background && config.log.outputs.is_empty() {
         std::fs::create_dir_all(&paths.log)?;
@@ -111,6 +137,7 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         pid_file,
         logging,
         idle,
+        activated: fds::activated()?,
         listen: options.listen,
     };
     let ready = if options.in_background { report_ready } else { || Ok(()) };
@@ -145,6 +172,8 @@ async fn serve(setup: Setup, ready: fn() -> io::Result<()>) -> Result<(), Failur
     let mut reload = signal(SignalKind::hangup())?;
     let daemon = Daemon::start(setup).await?;
     ready()?;
+    service::tell(NotifyState::Ready);
+    let _alive = service::stay_alive();
     tracing::info!("ready");
     let (drivers, hypervisor) = (Arc::clone(daemon.drivers()), Arc::clone(daemon.hypervisor()));
     let (idle, administration) = (daemon.idle(), Arc::clone(daemon.administration()));
@@ -153,12 +182,14 @@ async fn serve(setup: Setup, ready: fn() -> io::Result<()>) -> Result<(), Failur
         let reload = async {
             while reload.recv().await.is_some() {
                 tracing::info!("SIGHUP: definitions are read again");
+                service::tell_reloading();
                 if let Err(error) = drivers.domains.reload().await {
                     tracing::error!(%error, "cannot read the definitions again");
                 }
                 if let Some(Err(error)) = hypervisor.tls().map(|tls| tls.reload()) {
                     tracing::error!(%error, "the certificates of before stay in use");
                 }
+                service::tell(NotifyState::Ready);
             }
             std::future::pending().await
         };
@@ -170,6 +201,7 @@ async fn serve(setup: Setup, ready: fn() -> io::Result<()>) -> Result<(), Failur
             () = administration.stopped() => "an administrator",
             () = reload => "SIGHUP",
         };
+        service::tell(NotifyState::Stopping);
         tracing::info!(reason, "stopping");
     };
     daemon.serve(stop).await;

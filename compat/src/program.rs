@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Signal;
+
 /// Far over what anything here takes on a slow machine: it ends a hung test, it judges no speed.
 pub const LIMIT: Duration = Duration::from_secs(90);
 
@@ -112,6 +114,10 @@ impl Program {
         });
         let input = child.stdin.take();
         Self { child, input, output, seen: String::new(), taken: 0 }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        super::signal(self.child.id().cast_signed(), signal);
     }
 
     /// Waits until `text` comes up behind what was expected before; answers all up to its end.

@@ -5,6 +5,7 @@
 //! file, so a name that is already there belongs to a daemon that died.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,11 +55,18 @@ pub struct Access {
     pub group: Option<u32>,
 }
 
-/// A bound socket; its name goes when it is dropped.
+/// A bound socket; its name goes when it is dropped, unless it is a service manager's.
 #[derive(Debug)]
 pub struct Listener {
     path: PathBuf,
     socket: UnixListener,
+    owner: Owner,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Us,
+    ServiceManager,
 }
 
 impl Listener {
@@ -82,7 +90,23 @@ impl Listener {
             std::fs::rename(&new, path)?;
             UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
         })();
-        Ok(Self { path: path.to_owned(), socket: socket.map_err(failed)? })
+        Ok(Self { path: path.to_owned(), socket: socket.map_err(failed)?, owner: Owner::Us })
+    }
+
+    /// Takes a socket that a service manager has bound; its name says which server it leads to.
+    pub fn adopt(socket: OwnedFd) -> Result<(Self, Service)> {
+        let socket = std::os::unix::net::UnixListener::from(socket);
+        let failed = |error| Error::io("cannot use a socket of the service manager", error);
+        let address = socket.local_addr().map_err(failed)?;
+        let path = address.as_pathname().unwrap_or(Path::new("")).to_owned();
+        let known = names(Scope::System).iter().find(|(name, _)| path.file_name() == Some(name.as_ref()));
+        let (_, service) = known.ok_or_else(|| {
+            let path = path.display();
+            Error::config_unsupported(format!("socket '{path}' of the service manager has no name of ours"))
+        })?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let socket = UnixListener::from_std(socket).map_err(failed)?;
+        Ok((Self { path, socket, owner: Owner::ServiceManager }, *service))
     }
 
     /// Takes in clients for as long as it is polled.
@@ -107,7 +131,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Err(error) = file::remove_if_there(&self.path) {
+        if self.owner == Owner::Us
+            && let Err(error) = file::remove_if_there(&self.path)
+        {
             tracing::warn!(socket = %self.path.display(), %error, "cannot remove");
         }
     }

@@ -26,6 +26,18 @@ pub const MAX_READ: usize = 64 * 1024;
 /// The fewest bytes of room [`recv`] makes.
 pub const MIN_READ: usize = 4 * 1024;
 
+/// The sockets that a service manager opened for this process (`sd_listen_fds(3)`): copies, closed at exec.
+#[allow(unsafe_code)]
+pub fn activated() -> io::Result<Vec<OwnedFd>> {
+    let copy = |descriptor| {
+        // SAFETY: the service manager leaves these descriptors open for this process, and nobody closes them: they
+        // are only borrowed for the copy.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        descriptor.try_clone_to_owned()
+    };
+    sd_notify::listen_fds()?.map(copy).collect()
+}
+
 /// Sends `descriptors` as libvirt does: one zero byte for each, carrying it.
 pub async fn send_each(stream: &UnixStream, descriptors: &[impl AsFd]) -> io::Result<()> {
     for descriptor in descriptors {

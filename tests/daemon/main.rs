@@ -51,6 +51,7 @@ mod reports;
 mod resize;
 mod save;
 mod secret;
+mod service;
 mod session;
 mod stats;
 mod storage;

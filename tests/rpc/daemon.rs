@@ -28,6 +28,7 @@ pub(crate) fn setup(root: &Path, settings: &str) -> Setup {
         search_path: "/nowhere".into(),
         pid_file: None,
         logging: Logging::default(),
+        activated: Vec::new(),
         idle: None,
         listen: false,
     }
