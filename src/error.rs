@@ -163,6 +163,7 @@ codes! {
     74 ARGUMENT_UNSUPPORTED argument_unsupported "argument unsupported" "argument unsupported: {}";
     75 STORAGE_PROBE_FAILED storage_probe_failed "Storage pool probe failed" "Storage pool probe failed: {}";
     76 STORAGE_POOL_BUILT storage_pool_built "Storage pool already built" "Storage pool already built: {}";
+    77 SNAPSHOT_REVERT_RISKY snapshot_revert_risky "revert requires force" "revert requires force: {}";
     78 OPERATION_ABORTED operation_aborted "operation aborted" "operation aborted: {}";
     80 NO_DOMAIN_METADATA no_domain_metadata "metadata not found" "metadata not found: {}";
     81 MIGRATE_UNSAFE migrate_unsafe "Unsafe migration" "Unsafe migration: {}";
@@ -181,7 +182,10 @@ codes! {
     96 NO_CLIENT no_client "Client not found" "Client not found: {}";
     97 AGENT_UNSYNCED agent_unsynced "guest agent replied with wrong id to guest-sync command" "guest agent replied with wrong id to guest-sync command: {}";
     99 DEVICE_MISSING device_missing "device not found" "device not found: {}";
+    103 NO_DOMAIN_CHECKPOINT no_domain_checkpoint "Domain checkpoint not found" "Domain checkpoint not found: {}";
+    104 NO_DOMAIN_BACKUP no_domain_backup "Domain backup job id not found" "Domain backup job id not found: {}";
     108 NO_HOSTNAME no_hostname "no hostname found" "no hostname found: {}";
+    109 CHECKPOINT_INCONSISTENT checkpoint_inconsistent "checkpoint inconsistent" "checkpoint inconsistent: {}";
     110 MULTIPLE_DOMAINS multiple_domains "multiple matching domains found" "multiple matching domains found: {}";
     112 AGENT_COMMAND_TIMEOUT agent_command_timeout "guest agent command timed out" "guest agent command timed out: {}";
     113 AGENT_COMMAND_FAILED agent_command_failed "guest agent command failed" "guest agent command failed: {}";

@@ -95,6 +95,7 @@ impl QemuConfig {
             }
             "save_image_format" => self.saving.save_format = format(setting)?,
             "dump_image_format" => self.saving.dump_format = format(setting)?,
+            "snapshot_image_format" => self.saving.snapshot_format = format(setting)?,
             "auto_dump_path" => self.saving.auto_dump_path = Some(text(setting)?.into()),
             "auto_dump_bypass_cache" => self.saving.auto_dump_bypass_cache = flag(&setting)?,
             "auto_start_bypass_cache" => self.saving.auto_start_bypass_cache = flag(&setting)?,

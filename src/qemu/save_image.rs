@@ -76,6 +76,7 @@ impl SaveFormat {
 pub struct Saving {
     pub save_format: SaveFormat,
     pub dump_format: SaveFormat,
+    pub snapshot_format: SaveFormat,
     /// Where the memory of guests that panicked goes.
     pub auto_dump_path: Option<PathBuf>,
     pub auto_dump_bypass_cache: bool,

@@ -31,6 +31,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .routes(handlers::native::routes)
         .routes(handlers::node::routes)
         .routes(handlers::secret::routes)
+        .routes(handlers::snapshots::routes)
         .routes(handlers::storage_pool::routes)
         .routes(handlers::storage_volume::routes)
         .build()

@@ -53,6 +53,7 @@ mod save;
 mod secret;
 mod service;
 mod session;
+mod snapshots;
 mod stats;
 mod storage;
 mod strays;

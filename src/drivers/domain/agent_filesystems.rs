@@ -24,7 +24,7 @@ use crate::drivers::ClientId;
 use crate::error::{Error, Result};
 use crate::qemu::agent::guest::Filesystem;
 use crate::qemu::agent::{Done, Request};
-use crate::qemu::job::DomainHandle;
+use crate::qemu::job::{DomainHandle, DomainObject};
 use crate::util::uuid::Uuid;
 
 /// Which guests are frozen for which client.
@@ -101,6 +101,23 @@ impl Domains {
         let thawed = live_agent(&state, &job)?.ask(&thaw_request()).await?;
         self.frozen.release(state.uuid);
         Ok(thawed)
+    }
+
+    /// Lets nothing be written while a snapshot is made; answers how many file systems were frozen for it.
+    pub(super) async fn quiesce(&self, object: &Arc<DomainObject>) -> Result<i32> {
+        let mut domain = DomainHandle::new(Arc::clone(object));
+        let state = domain.state();
+        let job = domain.begin_agent().await?;
+        Ok(live_agent(&state, &job)?.ask(&Request::new("guest-fsfreeze-freeze", Value::Null).works()).await?)
+    }
+
+    /// Ends what [`Self::quiesce`] began.
+    pub(super) async fn unquiesce(&self, object: &Arc<DomainObject>) -> Result<()> {
+        let mut domain = DomainHandle::new(Arc::clone(object));
+        let state = domain.state();
+        let job = domain.begin_agent().await?;
+        let _: i32 = live_agent(&state, &job)?.ask(&thaw_request()).await?;
+        Ok(())
     }
 
     /// A client closes its connection in order: what it has frozen stays so.

@@ -67,6 +67,30 @@ impl Domains {
         Ok(())
     }
 
+    /// Changes what a domain starts with the next time, if it is defined and `edit` says that anything changes.
+    pub(super) async fn amend_definition(
+        self: &Arc<Self>,
+        object: &Arc<DomainObject>,
+        edit: impl FnOnce(&mut Domain) -> bool + Send + 'static,
+    ) -> Result<()> {
+        let (domains, object) = (Arc::clone(self), Arc::clone(object));
+        blocking(move || {
+            let configuration = object.configure();
+            let Some(inactive) = configuration.state().inactive.clone() else { return Ok(()) };
+            let mut edited = Domain::clone(&inactive);
+            if !edit(&mut edited) {
+                return Ok(());
+            }
+            let edited = Arc::new(edited);
+            domains.definitions.save(&edited).map_err(|error| {
+                Error::io(format_args!("cannot save the definition of domain '{}'", edited.name), error)
+            })?;
+            configuration.update(|state| state.inactive = Some(Arc::clone(&edited)), |_, ()| ());
+            Ok(())
+        })
+        .await
+    }
+
     /// Forgets a guest that has gone to another host. To clients that is part of its going.
     pub(super) fn forget_migrated(&self, object: &DomainObject) -> Result<()> {
         let configuration = object.configure();
@@ -109,6 +133,9 @@ impl Domains {
         self.check_there(&state)?;
         if !state.is_persistent() {
             return Err(Error::operation_invalid("cannot undefine transient domain"));
+        }
+        if !state.is_active() {
+            self.drop_snapshots(&state, flags.contains(UndefineFlags::SNAPSHOTS_METADATA))?;
         }
         self.drop_managed_save(&state, flags)?;
         drop_nvram(&state, flags)?;

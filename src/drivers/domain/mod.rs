@@ -30,6 +30,7 @@
 //! | `block_jobs` | long work on the images of running guests |
 //! | `save`, `restore`, `managed_save` | a guest's state into a file, and back |
 //! | `core_dump` | what is kept of a guest for whoever looks into it |
+//! | `snapshot` | states of a domain that it can go back to |
 //! | `start`, `lifecycle`, `lifecycle_action`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
 //! | `given` | files that belong to QEMU's user while a guest runs |
@@ -77,6 +78,7 @@ pub mod metadata;
 pub mod migrate;
 #[cfg(test)]
 mod mistakes_tests;
+mod moment_files;
 pub mod monitor_command;
 mod monitor_events;
 mod native;
@@ -93,6 +95,7 @@ mod reports;
 mod restore;
 mod save;
 pub mod screenshot;
+pub mod snapshot;
 mod start;
 pub mod stats;
 mod status;
@@ -118,6 +121,7 @@ use self::definitions::{Definitions, Found};
 use self::event::{Defined, DomainEvent, DomainRef, Lifecycle};
 use self::list::{Added, DomainList, Existing};
 use self::migrate::Migrations;
+use self::moment_files::MomentFiles;
 use self::owners::Owners;
 use self::ports::Ports;
 use self::turns::Turns;
@@ -145,6 +149,7 @@ pub struct Domains {
     events: Arc<EventBus>,
     paths: Paths,
     definitions: Definitions,
+    snapshot_files: MomentFiles,
     limits: Limits,
     emulators: Emulators,
     storage: Arc<Storage>,
@@ -217,6 +222,7 @@ impl Domains {
             list: DomainList::default(),
             events,
             definitions: Definitions::new(paths.qemu_config(), paths.qemu_autostart()),
+            snapshot_files: MomentFiles::new(paths.qemu_state().join("snapshot")),
             limits: Limits::default(),
             emulators,
             storage,
@@ -252,6 +258,7 @@ impl Domains {
             domains.load_definitions().map_err(|error| {
                 Error::io(format_args!("cannot use '{}'", domains.paths.qemu_config().display()), error)
             })?;
+            domains.load_snapshots();
             Ok(inherited)
         });
         self.adopt_all(inherited.await?).await;

@@ -292,7 +292,10 @@ impl Domains {
         // done did not power off.
         let known = |state: &State| {
             matches!(state.run, RunState::Shutdown(_))
-                || matches!(state.ending, Some(Ending::Saved | Ending::Migrated | Ending::Failed))
+                || matches!(
+                    state.ending,
+                    Some(Ending::Saved | Ending::Migrated | Ending::FromSnapshot | Ending::Failed)
+                )
                 || (state.ending == Some(Ending::Crashed) && state.operation.is_some())
                 || state.restarting
         };

@@ -48,7 +48,10 @@ impl Domains {
         let mut definition = Domain::clone(persistent(&state)?);
         definition.name = name.into();
         self.list.claim(name, object)?;
-        if let Err(error) = self.move_files(&state.name, &definition, state.autostart) {
+        let moved = self
+            .move_files(&state.name, &definition, state.autostart)
+            .and_then(|()| self.snapshot_files.rename(&state.name, name));
+        if let Err(error) = moved {
             self.list.release_name(name);
             return Err(Error::io(format_args!("cannot rename domain '{}'", state.name), error));
         }

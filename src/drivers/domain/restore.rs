@@ -16,7 +16,7 @@ use crate::conf::xml::Form;
 use crate::drivers::ClientId;
 use crate::drivers::params::{ParamType, Params};
 use crate::error::{Error, Result};
-use crate::qemu::job::{AsyncJob, DomainHandle, DomainObject, Ending, Start, State};
+use crate::qemu::job::{AsyncJob, AsyncOp, DomainHandle, DomainObject, Ending, Start, State};
 use crate::qemu::migrate::{self, Settings, Target, Until};
 use crate::qemu::monitor::QueryChardev;
 use crate::qemu::process::How;
@@ -183,8 +183,8 @@ pub(super) async fn read_prologue(path: &Path) -> Result<std::result::Result<Pro
 }
 
 /// Has the QEMU that waits for it take the state in.
-async fn load(
-    job: &mut AsyncJob<Start>,
+pub(super) async fn load<O: AsyncOp>(
+    job: &mut AsyncJob<O>,
     image: &Image,
     wishes: &Wishes,
     packer: Option<&Packer>,

@@ -121,7 +121,7 @@ impl Domains {
     }
 
     /// What comes before the guest's state in the file.
-    fn prologue(&self, state: &State, request: &Request, ran: bool) -> Result<Prologue> {
+    pub(super) fn prologue(&self, state: &State, request: &Request, ran: bool) -> Result<Prologue> {
         let live = running(state)?;
         let defined_cpu = state.launched.as_ref().and_then(|launched| launched.defined_cpu.clone());
         let cookie = SaveCookie { cpu: defined_cpu.as_ref().and_then(|_| live.cpu.clone()) };
@@ -143,9 +143,9 @@ impl Domains {
         Ok(prologue)
     }
 
-    async fn save_image(
+    pub(super) async fn save_image<O: AsyncOp>(
         &self,
-        job: &mut AsyncJob<Save>,
+        job: &mut AsyncJob<O>,
         request: &Request,
         prologue: Prologue,
         settings: Settings,

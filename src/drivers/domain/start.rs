@@ -53,6 +53,9 @@ pub(super) enum Beginning {
     BootPaused,
     /// With a state that is to be streamed into a QEMU that waits for it; it stands still for this reason.
     Incoming(Paused),
+    /// With a state that its own QEMU is told to load, or with none; it stands still for this reason, and nobody
+    /// hears of it yet.
+    Loaded(Paused),
 }
 
 /// What is to run, and how.
@@ -255,7 +258,7 @@ impl Domains {
                 let suspended = DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::Paused));
                 (RunState::Paused(Paused::User), vec![started_event, suspended])
             }
-            Beginning::Incoming(reason) => (RunState::Paused(reason), Vec::new()),
+            Beginning::Incoming(reason) | Beginning::Loaded(reason) => (RunState::Paused(reason), Vec::new()),
         };
         job.update_then(
             |state| state.run = run,

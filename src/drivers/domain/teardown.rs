@@ -50,6 +50,9 @@ impl Domains {
             if state.ending != Some(Ending::Migrated) {
                 self.drop_tpm_state(&state, UndefineFlags::empty());
             }
+            if let Err(error) = self.drop_snapshots(&state, true) {
+                tracing::warn!(domain = %state.name, %error, "what is known of snapshots stays");
+            }
             self.list.remove(object);
         }
     }
@@ -83,6 +86,7 @@ fn meaning(ending: Option<Ending>) -> (Shutoff, Stopped) {
         Some(Ending::Destroyed) => (Shutoff::Destroyed, Stopped::Destroyed),
         Some(Ending::Crashed) => (Shutoff::Crashed, Stopped::Crashed),
         Some(Ending::Saved) => (Shutoff::Saved, Stopped::Saved),
+        Some(Ending::FromSnapshot) => (Shutoff::FromSnapshot, Stopped::FromSnapshot),
         Some(Ending::Migrated) => (Shutoff::Migrated, Stopped::Migrated),
         Some(Ending::Failed) => (Shutoff::Failed, Stopped::Failed),
     }

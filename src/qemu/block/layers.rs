@@ -64,6 +64,11 @@ impl Layers {
         self.end = below.end;
     }
 
+    /// Nothing is below the last image.
+    pub fn end(&mut self) {
+        self.end = Some(Box::new(Backing::End));
+    }
+
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
     }

@@ -8,6 +8,8 @@ use tokio::sync::watch;
 use super::kinds::{Operation, Phase};
 use super::statistics::JobStatistics;
 use crate::conf::domain::{Cpu, Domain};
+use crate::conf::moments::Moments;
+use crate::conf::snapshot::Snapshot;
 use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
 use crate::qemu::block_jobs::BlockJobs;
 use crate::qemu::capabilities::CapSet;
@@ -52,6 +54,8 @@ pub struct State {
     pub vcpu_threads: Arc<[u32]>,
     /// The async operation under way that the next daemon would have to end. A start shows by itself.
     pub operation: Option<Underway>,
+    /// States that it can go back to.
+    pub snapshots: Arc<Moments<Snapshot>>,
     /// What QEMU works on disks' images.
     pub block_jobs: Arc<BlockJobs>,
     /// How the last async operation that was reported on went.
@@ -142,6 +146,8 @@ pub enum Ending {
     Saved,
     /// It went to another host.
     Migrated,
+    /// A snapshot was made, or it goes back to one.
+    FromSnapshot,
     /// The daemon could not go on with it.
     Failed,
 }
@@ -179,6 +185,7 @@ impl State {
             launched: None,
             vcpu_threads: Arc::new([]),
             operation: None,
+            snapshots: Arc::default(),
             block_jobs: Arc::default(),
             completed: None,
             autodestroy: false,

@@ -110,6 +110,8 @@ commands! {
     /// Of the frontends, with the images below them.
     QueryBlockstats = "query-blockstats" {} -> Vec<BlockStats>;
     QueryNamedBlockNodes = "query-named-block-nodes" { flat: bool } -> Vec<BlockNode>;
+    /// The same nodes, by what is inside their images.
+    QueryNodeImages = "query-named-block-nodes" { flat: bool } -> Vec<NodeImages>;
     QueryIothreads = "query-iothreads" {} -> Vec<IoThreadStats>;
     /// QEMU's own statistics, of each `vcpu` or of the `vm`.
     QueryStats = "query-stats" { target: &'static str } -> Vec<StatsSource>;
@@ -397,4 +399,55 @@ pub struct BlockJobInfo {
     pub speed: u64,
     /// Whether it can end with its result.
     pub ready: Option<bool>,
+}
+
+/// What is inside an image beside what the guest sees now.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeImages {
+    pub node_name: Option<String>,
+    pub image: Inside,
+    #[serde(default)]
+    pub dirty_bitmaps: Vec<DirtyBitmap>,
+}
+
+impl NodeImages {
+    pub fn snapshot(&self, name: &str) -> Option<&InnerSnapshot> {
+        self.image.snapshots.iter().find(|snapshot| snapshot.name == name)
+    }
+
+    pub fn bitmap(&self, name: &str) -> Option<&DirtyBitmap> {
+        self.dirty_bitmaps.iter().find(|bitmap| bitmap.name.as_deref() == Some(name))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Inside {
+    #[serde(default)]
+    pub snapshots: Vec<InnerSnapshot>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct InnerSnapshot {
+    pub name: String,
+    /// Bytes; 0 where the memory is not with it.
+    pub vm_state_size: u64,
+}
+
+/// Which parts of a disk were written to since it began.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DirtyBitmap {
+    pub name: Option<String>,
+    /// Bytes.
+    pub count: u64,
+    pub granularity: u64,
+    #[serde(default)]
+    pub recording: bool,
+    #[serde(default)]
+    pub persistent: bool,
+    #[serde(default)]
+    pub inconsistent: bool,
 }

@@ -8,7 +8,7 @@ use super::domain_usage::maps;
 use crate::drivers::domain::flags::{VcpuFlags, no_flags};
 use crate::drivers::domain::job_info::JobInfo;
 use crate::drivers::domain::reads;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes};
 
@@ -28,10 +28,6 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainGetMetadata>(get_metadata);
     r.on::<DomainGetMessages>(get_messages);
     r.on::<DomainHasManagedSaveImage>(has_managed_save_image);
-    r.on::<DomainSnapshotNum>(snapshot_num);
-    r.on::<DomainListAllSnapshots>(list_all_snapshots);
-    r.on::<DomainHasCurrentSnapshot>(has_current_snapshot);
-    r.on::<DomainSnapshotCurrent>(snapshot_current);
     r.on::<DomainListAllCheckpoints>(list_all_checkpoints);
     r.on::<DomainGetSecurityLabel>(get_security_label);
     r.on::<DomainGetSecurityLabelList>(get_security_label_list);
@@ -144,39 +140,8 @@ async fn has_managed_save_image(
     Ok(DomainHasManagedSaveImageRet { result: call.drivers.domains.has_managed_save(&state).into() })
 }
 
-/// `virDomainSnapshotListFlags` and `virDomainCheckpointListFlags`: all of them.
-const SNAPSHOT_FILTERS: u32 = 0x7ff;
+/// `virDomainCheckpointListFlags`: all of them.
 const CHECKPOINT_FILTERS: u32 = 0xf;
-
-async fn snapshot_num(call: Call, args: DomainSnapshotNumArgs) -> Result<DomainSnapshotNumRet> {
-    no_flags(args.flags & !SNAPSHOT_FILTERS, "qemuDomainSnapshotNum")?;
-    state(&call, &args.dom)?;
-    Ok(DomainSnapshotNumRet { num: 0 })
-}
-
-async fn list_all_snapshots(
-    call: Call,
-    args: DomainListAllSnapshotsArgs,
-) -> Result<DomainListAllSnapshotsRet> {
-    no_flags(args.flags & !SNAPSHOT_FILTERS, "qemuDomainListAllSnapshots")?;
-    state(&call, &args.dom)?;
-    Ok(DomainListAllSnapshotsRet { snapshots: Vec::new(), ret: 0 })
-}
-
-async fn has_current_snapshot(
-    call: Call,
-    args: DomainHasCurrentSnapshotArgs,
-) -> Result<DomainHasCurrentSnapshotRet> {
-    no_flags(args.flags, "qemuDomainHasCurrentSnapshot")?;
-    state(&call, &args.dom)?;
-    Ok(DomainHasCurrentSnapshotRet { result: 0 })
-}
-
-async fn snapshot_current(call: Call, args: DomainSnapshotCurrentArgs) -> Result<DomainSnapshotCurrentRet> {
-    no_flags(args.flags, "qemuDomainSnapshotCurrent")?;
-    state(&call, &args.dom)?;
-    Err(Error::no_domain_snapshot("the domain does not have a current snapshot"))
-}
 
 async fn list_all_checkpoints(
     call: Call,

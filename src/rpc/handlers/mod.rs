@@ -19,5 +19,6 @@ pub mod events;
 pub mod native;
 pub mod node;
 pub mod secret;
+pub mod snapshots;
 pub mod storage_pool;
 pub mod storage_volume;

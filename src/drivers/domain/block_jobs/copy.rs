@@ -125,7 +125,7 @@ impl Domains {
             plan_copy(&disk, request, last_node, reader)
         })
         .await?;
-        let inherits = origin == Origin::New && request.flags.contains(BlockCopyFlags::SHALLOW);
+        let inherits = origin != Origin::Existing && request.flags.contains(BlockCopyFlags::SHALLOW);
         let reused = request.flags.contains(BlockCopyFlags::REUSE_EXT);
         let added = self.add_images(&live, disk, &wanted, origin).await?;
         let layers = Layers::of(disk);
@@ -220,7 +220,10 @@ fn plan_copy(
         layers.stand_on(own);
     }
     let wanted = standing_on(disk, layers);
-    let origin = if exists { Origin::Existing } else { Origin::New };
+    let origin = match exists {
+        true => Origin::Existing,
+        false => Origin::New(wanted.storage.layer().cloned()),
+    };
     Ok(Plan { wanted, mirror, origin, last_node, request })
 }
 

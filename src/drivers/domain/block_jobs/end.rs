@@ -315,35 +315,22 @@ impl Domains {
         if before.storage.layers().eq(now.storage.layers()) && before.storage.place == now.storage.place {
             return;
         }
-        let (domains, object) = (Arc::clone(self), Arc::clone(object));
         let (before, now) = (before.clone(), now.clone());
-        let saved = blocking(move || {
-            let configuration = object.configure();
-            let Some(inactive) = configuration.state().inactive.clone() else { return Ok(()) };
-            let mut edited = Domain::clone(&inactive);
-            let disks = &mut edited.devices.disks;
-            let place = |place: &Place| place == &before.storage.place;
-            let Some(disk) =
-                disks.iter_mut().find(|disk| disk.name() == now.name() && place(&disk.storage.place))
+        let edit = move |definition: &mut Domain| {
+            let stands = |place: &Place| place == &before.storage.place;
+            let mut disks = definition.devices.disks.iter_mut();
+            let Some(disk) = disks.find(|disk| disk.name() == now.name() && stands(&disk.storage.place))
             else {
-                return Ok(());
+                return false;
             };
             if now.storage.place == before.storage.place {
-                if disk.storage.backing.take().is_none() {
-                    return Ok(());
-                }
-            } else {
-                disk.storage = as_defined(&now.storage);
-                disk.driver.format = now.driver.format;
+                return disk.storage.backing.take().is_some();
             }
-            let edited = Arc::new(edited);
-            domains.definitions.save(&edited).map_err(|error| {
-                Error::io(format_args!("cannot save the definition of domain '{}'", edited.name), error)
-            })?;
-            configuration.update(|state| state.inactive = Some(Arc::clone(&edited)), |_, ()| ());
-            Ok(())
-        });
-        if let Err(error) = saved.await {
+            disk.storage = as_defined(&now.storage);
+            disk.driver.format = now.driver.format;
+            true
+        };
+        if let Err(error) = self.amend_definition(object, edit).await {
             tracing::error!(%error, "the next start will have the disk's older image");
         }
     }

@@ -27,11 +27,11 @@ use crate::qemu::job::Live;
 use crate::qemu::monitor::{BlockNode, QueryNamedBlockNodes};
 
 /// Whether an image is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(in crate::drivers::domain) enum Origin {
     Existing,
-    /// Made as large as the image of this position in the disk's own chain.
-    New,
+    /// Made as large as the disk; its header names this image as the one below.
+    New(Option<Layer>),
 }
 
 /// Images that QEMU has opened and nothing stands on yet.
@@ -105,8 +105,8 @@ impl Domains {
         let mut steps = self.image_steps(live, wanted).await?;
         steps.retain(|step| !there.iter().any(|it| same_name(it, step)));
         let path = wanted.storage.path().map(PathBuf::from);
-        let made = match origin {
-            Origin::New => make(path, wanted.storage.kind()).await?,
+        let made = match &origin {
+            Origin::New(_) => make(path, wanted.storage.kind()).await?,
             Origin::Existing => None,
         };
         let given = match self.give_images(live, wanted).await {
@@ -116,11 +116,11 @@ impl Domains {
                 return Err(error);
             }
         };
-        let opened = match origin {
+        let opened = match &origin {
             Origin::Existing => {
                 hotplug::plug(live.monitor(), &steps, Opened::default()).await.map_err(Error::from)
             }
-            Origin::New => self.open_new(live, (disk, wanted), &steps).await,
+            Origin::New(below) => self.open_new(live, (disk, wanted), below.as_ref(), &steps).await,
         };
         let added = Added { steps, given, made };
         match opened {
@@ -142,7 +142,13 @@ impl Domains {
     }
 
     /// Has QEMU format the topmost image of `wanted` while it opens the nodes; on failure none stays.
-    async fn open_new(&self, live: &Live<'_>, (disk, wanted): (&Disk, &Disk), steps: &[Step]) -> Result<()> {
+    async fn open_new(
+        &self,
+        live: &Live<'_>,
+        (disk, wanted): (&Disk, &Disk),
+        below: Option<&Layer>,
+        steps: &[Step],
+    ) -> Result<()> {
         let monitor = live.monitor();
         let nodes = Nodes::of(&wanted.storage, wanted.format())
             .ok_or_else(|| Error::internal_error("disk source has no node number"))?;
@@ -159,7 +165,7 @@ impl Domains {
                     make_room(live, wanted, &nodes, model).await?;
                 }
                 if name == Some(&*nodes.top) && nodes.top != nodes.storage {
-                    format(live, wanted, &nodes, (disk, model)).await?;
+                    format(live, (wanted, below), &nodes, (disk, model)).await?;
                 }
                 hotplug::plug(monitor, std::slice::from_ref(step), Opened::default()).await?;
                 Ok(())
@@ -213,7 +219,7 @@ async fn make_room(live: &Live<'_>, wanted: &Disk, nodes: &Nodes, model: &BlockN
 
 async fn format(
     live: &Live<'_>,
-    wanted: &Disk,
+    (wanted, below): (&Disk, Option<&Layer>),
     nodes: &Nodes,
     (disk, model): (&Disk, &BlockNode),
 ) -> Result<()> {
@@ -237,11 +243,11 @@ async fn format(
             set(&mut options, "extended-l2", true.into());
         }
     }
-    if let (Some(below), true) = (wanted.storage.layer(), kind.has_backing())
+    if let Some(below) = below.filter(|_| kind.has_backing())
         && let Some(path) = below.storage.path()
     {
         set(&mut options, "backing-file", path.into());
-        set(&mut options, "backing-fmt", backing_format(below).into());
+        set(&mut options, "backing-fmt", below.format.kind.as_str().into());
     }
     match kind {
         StorageFormat::Qcow2
@@ -251,10 +257,6 @@ async fn format(
         | StorageFormat::Vdi => create(live, &nodes.top, options).await,
         other => Err(Error::operation_unsupported(format!("can't create storage format '{other}'"))),
     }
-}
-
-fn backing_format(below: &Layer) -> &'static str {
-    below.format.kind.as_str()
 }
 
 async fn create(live: &Live<'_>, node: &str, options: Value) -> Result<()> {

@@ -18,7 +18,9 @@ pub(super) mod image;
 
 use std::sync::Arc;
 
+pub(super) use begin::{Commit, with_disk};
 pub use copy::CopyRequest;
+pub(super) use end::Concluded;
 
 use super::Domains;
 use super::event::{BlockJobKind, BlockJobStatus, DomainEvent};

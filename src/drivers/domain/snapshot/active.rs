@@ -1,0 +1,299 @@
+//! Snapshots of guests that run.
+//!
+//! ```text
+//!  outside: [frozen] ─► [stands still ─► memory to a file] ─► new images, all disks at once ─► [goes on] ─► [thawed]
+//!  inside:  stands still ─► QEMU writes disks and memory into the images ─► goes on
+//! ```
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::SnapshotCreateFlags;
+use super::offline::{overlay, put_on};
+use crate::conf::devices::{Disk, SnapshotLocation};
+use crate::conf::domain::Domain;
+use crate::conf::moments::Moment;
+use crate::conf::snapshot::{Cookie, Snapshot, SnapshotDisk};
+use crate::drivers::domain::Domains;
+use crate::drivers::domain::block_jobs::disk_of;
+use crate::drivers::domain::block_jobs::image::{Added, Origin, standing_on};
+use crate::drivers::domain::block_jobs::with_disk;
+use crate::drivers::domain::event::{DomainEvent, Lifecycle, Suspended};
+use crate::drivers::domain::flags::SaveFlags;
+use crate::drivers::domain::reads::running;
+use crate::drivers::domain::save::{Request, check_may_stream, settings};
+use crate::error::{Error, Result};
+use crate::qemu::block::{Layers, Nodes, number_disk};
+use crate::qemu::block_jobs::{self, RunError};
+use crate::qemu::job::{self, Allowed, AsyncJob, Ending, JobSubject, Kind, Launched, Live, State};
+use crate::qemu::monitor::Transaction;
+use crate::qemu::process::How;
+use crate::qemu::run_state::{Paused, RunState, Running};
+use crate::qemu::save_file::Packer;
+
+/// A disk that is about to stand on a new image.
+struct Overlay {
+    disk: Disk,
+    wanted: SnapshotDisk,
+    added: Added,
+    node: String,
+    overlay: String,
+}
+
+impl Domains {
+    /// With the disks on new images, and the memory in a file if it is wanted.
+    pub(super) async fn snapshot_outside(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<job::Snapshot>,
+        snapshot: &mut Snapshot,
+        flags: SnapshotCreateFlags,
+        has_manual: bool,
+    ) -> Result<()> {
+        let object = Arc::clone(job.object());
+        let frozen = match flags.contains(SnapshotCreateFlags::QUIESCE) {
+            true => self.quiesce(&object).await?,
+            false => 0,
+        };
+        let (ran, slept) = match job.state().run {
+            RunState::Running(_) => (true, false),
+            RunState::PmSuspended(_) => (false, true),
+            _ => (false, false),
+        };
+        let memory = snapshot.memory_location() == Some(SnapshotLocation::External);
+        let mut made = self.keep_memory_and_disks(job, snapshot, flags, (memory, ran, has_manual)).await;
+        let mut resumes = ran && memory && !has_manual;
+        let mut thaws = frozen > 0;
+        if made.is_ok() && flags.contains(SnapshotCreateFlags::HALT) {
+            made = job.stop(How::Forced, Ending::FromSnapshot).await.map_err(Error::from);
+            (resumes, thaws) = (false, false);
+        } else if made.is_ok() && memory && slept {
+            self.tell(&object, |state| {
+                state.run = RunState::Paused(Paused::FromSnapshot);
+                vec![DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::FromSnapshot))]
+            });
+        }
+        if resumes && job.state().is_active() && matches!(job.state().run, RunState::Paused(_)) {
+            self.let_go_again(job, Running::Unpaused).await;
+        }
+        if thaws && let Err(error) = self.unquiesce(&object).await {
+            made = made.and(Err(error));
+        }
+        made
+    }
+
+    async fn keep_memory_and_disks(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<job::Snapshot>,
+        snapshot: &mut Snapshot,
+        flags: SnapshotCreateFlags,
+        (memory, ran, has_manual): (bool, bool, bool),
+    ) -> Result<()> {
+        if ran && (memory || has_manual) {
+            match flags.contains(SnapshotCreateFlags::LIVE) {
+                // QEMU stops it when all of its memory is written.
+                true => job.update(|state| state.pausing = Paused::Snapshot),
+                false => drop(self.stop_vcpus(job, Paused::Snapshot).await?),
+            }
+        }
+        let mut file = None;
+        if memory {
+            file = snapshot.memory_file().map(std::path::PathBuf::from).filter(|path| !path.exists());
+            self.keep_memory(job, snapshot, ran && !has_manual).await?;
+        }
+        let reused = flags.contains(SnapshotCreateFlags::REUSE_EXT);
+        let made = self.put_disks_on_overlays(job, &snapshot.disks, reused, true).await;
+        if made.is_err()
+            && let Some(file) = file
+            && let Err(error) = tokio::fs::remove_file(&file).await
+        {
+            tracing::warn!(path = %file.display(), %error, "cannot remove a snapshot's memory");
+        }
+        made
+    }
+
+    async fn keep_memory(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<job::Snapshot>,
+        snapshot: &mut Snapshot,
+        runs: bool,
+    ) -> Result<()> {
+        check_may_stream(job).await?;
+        job.note(|statistics| statistics.subject = JobSubject::SaveDump);
+        job.allow(Allowed::USUAL.and(&[Kind::Suspend, Kind::MigrationOp]));
+        let format = self.rules.saving.snapshot_format;
+        let packer = Packer::find(format, self.search_path(), "snapshot")?;
+        let request = Request {
+            path: snapshot.memory_file().unwrap_or_default().into(),
+            format,
+            xml: None,
+            channels: None,
+            flags: SaveFlags::empty(),
+        };
+        let settings = settings(format, None, SaveFlags::empty())?;
+        let prologue = self.prologue(&job.state(), &request, runs)?;
+        snapshot.cookie = cookie(&job.state())?;
+        let saved = self.save_image(job, &request, prologue, settings, packer.as_ref()).await;
+        job.allow(Allowed::USUAL);
+        saved
+    }
+
+    /// Has the guest write to new images from now on: all disks at the same moment. `says`: the definition for the
+    /// next start does so, too.
+    pub(super) async fn put_disks_on_overlays(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<job::Snapshot>,
+        wanted: &[SnapshotDisk],
+        reused: bool,
+        says: bool,
+    ) -> Result<()> {
+        let object = Arc::clone(job.object());
+        let state = job.state();
+        let mut last_node = state.launched.as_ref().map_or(0, |launched| launched.last_node);
+        let nested = job.nested().await?;
+        let live = nested.live()?;
+        let mut prepared: Vec<Overlay> = Vec::new();
+        for wanted in wanted.iter().filter(|disk| disk.is_external()) {
+            match self.prepare_overlay(&live, wanted, &mut last_node, reused).await {
+                Ok(overlay) => prepared.push(overlay),
+                Err(error) => return Err(give_up(&live, prepared, error).await),
+            }
+        }
+        if prepared.is_empty() {
+            return Ok(());
+        }
+        let action = |it: &Overlay| json!({ "type": "blockdev-snapshot", "data": { "node": it.node, "overlay": it.overlay } });
+        let actions = prepared.iter().map(action).collect();
+        if let Err(error) = live.monitor().execute(Transaction { actions }).await {
+            return Err(give_up(&live, prepared, error.into()).await);
+        }
+        let disks: Vec<_> = prepared
+            .into_iter()
+            .map(|Overlay { disk, wanted, added, .. }| {
+                added.keep();
+                (disk, wanted)
+            })
+            .collect();
+        let before = Arc::clone(running(&state)?);
+        let change = |state: &mut State| {
+            for (disk, _) in &disks {
+                with_disk(state, disk.name(), |now| *now = disk.clone());
+            }
+            state.launched = state.launched.as_ref().map(|launched| {
+                let mut launched = Launched::clone(launched);
+                launched.last_node = last_node;
+                Arc::new(launched)
+            });
+        };
+        object.observe(change, |state, ()| self.save_status(state));
+        drop(nested);
+        if !says {
+            return Ok(());
+        }
+        let wanted: Vec<_> = disks.into_iter().map(|(_, wanted)| wanted).collect();
+        let edit = move |definition: &mut Domain| follow(definition, &before, &wanted);
+        if let Err(error) = self.amend_definition(&object, edit).await {
+            tracing::error!(domain = %object.state().name, %error, "the next start will have older images");
+        }
+        Ok(())
+    }
+
+    async fn prepare_overlay(
+        self: &Arc<Self>,
+        live: &Live<'_>,
+        wanted: &SnapshotDisk,
+        last_node: &mut u32,
+        reused: bool,
+    ) -> Result<Overlay> {
+        let disk = disk_of(running(live.state())?, &wanted.name)?;
+        let below = Layers::of(disk);
+        let layer = overlay(wanted);
+        let mut top = Layers::from_top(layer.format.clone(), layer.storage.clone());
+        top.end();
+        let mut alone = standing_on(disk, top);
+        number_disk(&mut alone, last_node);
+        let origin = match reused {
+            true => Origin::Existing,
+            false => Origin::New(below.images().first().cloned()),
+        };
+        let nodes = |disk: &Disk| Nodes::of(&disk.storage, disk.format()).map(|nodes| nodes.top);
+        let (node, overlay) = (nodes(disk).unwrap_or_default(), nodes(&alone).unwrap_or_default());
+        let added = self.add_images(live, disk, &alone, origin).await?;
+        let mut whole = Layers::of(&alone);
+        whole.stand_on(below);
+        let mut changed = disk.clone();
+        whole.install(&mut changed);
+        Ok(Overlay { disk: changed, wanted: wanted.clone(), added, node, overlay })
+    }
+
+    /// With disks and memory inside the images.
+    pub(super) async fn snapshot_inside(
+        self: &Arc<Self>,
+        job: &mut AsyncJob<job::Snapshot>,
+        snapshot: &mut Snapshot,
+        flags: SnapshotCreateFlags,
+    ) -> Result<()> {
+        check_may_stream(job).await?;
+        let ran = self.stop_vcpus(job, Paused::Save).await?;
+        let mut made = write_inside(job, snapshot).await;
+        if made.is_ok() {
+            snapshot.cookie = cookie(&job.state())?;
+        }
+        if made.is_ok() && flags.contains(SnapshotCreateFlags::HALT) {
+            made = job.stop(How::Forced, Ending::FromSnapshot).await.map_err(Error::from);
+        } else if ran && job.state().is_active() {
+            self.let_go_again(job, Running::Unpaused).await;
+        }
+        made
+    }
+}
+
+async fn give_up(live: &Live<'_>, prepared: Vec<Overlay>, mut error: Error) -> Error {
+    for Overlay { added, .. } in prepared.into_iter().rev() {
+        error = added.give_up(live, error).await;
+    }
+    error
+}
+
+/// The definition for the next start has the disks on the images that the guest now writes to, if they stood on the
+/// same ones before.
+fn follow(definition: &mut Domain, before: &Domain, wanted: &[SnapshotDisk]) -> bool {
+    let mut changed = false;
+    for wanted in wanted {
+        let named = |disk: &&Disk| *disk.name() == *wanted.name;
+        let Some(was) = before.devices.disks.iter().find(named) else { continue };
+        for disk in &mut definition.devices.disks {
+            if named(&&*disk) && disk.storage.place == was.storage.place {
+                put_on(disk, overlay(wanted), true);
+                changed = true;
+            }
+        }
+    }
+    changed
+}
+
+async fn write_inside(job: &mut AsyncJob<job::Snapshot>, snapshot: &Snapshot) -> Result<()> {
+    let nested = job.nested().await?;
+    let live = nested.live()?;
+    let inside = snapshot.disks.iter().filter(|disk| disk.location == Some(SnapshotLocation::Internal));
+    let mut devices = Vec::new();
+    for disk in inside {
+        let disk = disk_of(running(live.state())?, &disk.name)?;
+        devices.extend(Nodes::of(&disk.storage, disk.format()).map(|nodes| nodes.top));
+    }
+    let name = snapshot.name();
+    let arguments = json!({ "tag": name, "vmstate": devices.first(), "devices": devices });
+    let id = format!("internal-snapshot-save-{name}");
+    block_jobs::run(live.monitor(), &id, "snapshot-save", arguments).await.map_err(|error| match error {
+        RunError::Monitor(error) => error.into(),
+        RunError::Failed(why) => Error::operation_failed(format!("snapshot-save job failed: {why}")),
+    })
+}
+
+/// What is kept of a guest beside its definition: the CPU that it has.
+fn cookie(state: &State) -> Result<Option<Cookie>> {
+    let live = running(state)?;
+    let expanded = state.launched.as_ref().is_some_and(|launched| launched.defined_cpu.is_some());
+    let cpu = live.cpu.clone().filter(|_| expanded);
+    Ok(Some(Cookie { cpu, slirp_helper: true }))
+}
