@@ -23,6 +23,15 @@ pub(crate) fn define(wire: &mut Wire, xml: String) -> remote::Domain {
     call::<procedure::DomainDefineXml>(wire, &remote::DomainDefineXmlArgs { xml }).dom
 }
 
+/// What a dashboard asks every few seconds: all that is known of all domains; the median in microseconds.
+pub(crate) fn all_stats(wire: &mut Wire, effort: Effort) -> f64 {
+    let args = remote::ConnectGetAllDomainStatsArgs { doms: Vec::new(), stats: 0, flags: 0 };
+    let ask = || {
+        call::<procedure::ConnectGetAllDomainStats>(wire, &args);
+    };
+    repeat(effort.rounds * 5, ask).median()
+}
+
 pub(crate) fn measure(daemon: &Daemon, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
     let mut wire = open(daemon);
     let version = |wire: &mut Wire| {

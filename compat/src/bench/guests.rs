@@ -9,7 +9,7 @@ use ferrovirt_protocol::procedure::Procedure;
 use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::Effort;
-use crate::calls::{call, define, open};
+use crate::calls::{all_stats, call, define, open};
 use crate::timing::{Samples, longest, micros, repeat};
 
 const MANY: usize = 20;
@@ -24,7 +24,7 @@ pub(crate) fn measure(daemon: &Daemon, effort: Effort, put: &mut dyn FnMut(&'sta
     }
     put("start", starts.median() / 1e3);
     put("destroy", destroys.median() / 1e3);
-    at_once(daemon, &dom, put);
+    at_once(daemon, &dom, effort, put);
     start(&mut wire, &dom);
     put("event", to_the_last_subscriber(daemon, &mut wire, &dom, effort) / 1e3);
     destroy(&mut wire, &dom);
@@ -39,7 +39,12 @@ fn destroy(wire: &mut Wire, dom: &remote::Domain) {
 }
 
 /// Twenty clients start a guest each while one more asks about a guest that nobody touches.
-fn at_once(daemon: &Daemon, bystander: &remote::Domain, put: &mut dyn FnMut(&'static str, f64)) {
+fn at_once(
+    daemon: &Daemon,
+    bystander: &remote::Domain,
+    effort: Effort,
+    put: &mut dyn FnMut(&'static str, f64),
+) {
     let mut guests: Vec<(Wire, remote::Domain)> = (0..MANY)
         .map(|n| {
             let mut wire = open(daemon);
@@ -60,6 +65,7 @@ fn at_once(daemon: &Daemon, bystander: &remote::Domain, put: &mut dyn FnMut(&'st
         over.store(true, Ordering::Relaxed);
         put("stall", asking.join().expect("the asking thread") / 1e3);
     });
+    put("stats20", all_stats(&mut asker, effort) / 1e3);
     put("destroy20", all(&mut guests, destroy) / 1e3);
     for (mut wire, dom) in guests {
         call::<procedure::DomainUndefine>(&mut wire, &remote::DomainUndefineArgs { dom });

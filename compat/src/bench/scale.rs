@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use ferrovirt_compat::{Daemon, Kind, halting};
 use ferrovirt_protocol::remote::procedure;
 
-use crate::calls::{call, define, open};
+use crate::calls::{all_stats, call, define, open};
 use crate::timing::{Samples, as_micros};
 use crate::{CONFIG, Effort};
 
@@ -23,6 +23,9 @@ pub(crate) fn measure(kind: Kind, effort: Effort, put: &mut dyn FnMut(&'static s
         while defined < count {
             define(&mut wire, halting(&format!("d{defined}")).xml());
             defined += 1;
+        }
+        if count == 1000 {
+            put("stats1000", all_stats(&mut wire, effort) / 1e3);
         }
         drop(wire);
         put(ready, ready_ms(kind, &mut daemon, effort));

@@ -20,6 +20,7 @@ const ROWS: &[Row] = &[
     ("start20", "20 starts at once", "ms", Some(700.0)),
     ("destroy20", "20 destroys at once", "ms", Some(110.0)),
     ("stall", "longest get-info during 20 starts", "ms", Some(10.0)),
+    ("stats20", "domstats of 20 running guests, p50", "ms", Some(12.0)),
     ("lib-version", "get-lib-version, p50", "µs", Some(30.0)),
     ("lib-version-p99", "get-lib-version, p99", "µs", None),
     ("calls-1x1", "calls a second, 1 connection", "/s", None),
@@ -44,6 +45,7 @@ const ROWS: &[Row] = &[
     ("ready1000", "exec to ready, 1,000 definitions", "ms", Some(30.0)),
     ("ready5000", "exec to ready, 5,000 definitions", "ms", Some(100.0)),
     ("idle", "resident memory, idle", "MiB", Some(8.0)),
+    ("stats1000", "domstats of 1,000 stopped guests, p50", "ms", Some(1.0)),
     ("resident1000", "resident memory, 1,000 definitions", "MiB", None),
     ("resident5000", "resident memory, 5,000 definitions", "MiB", Some(30.0)),
 ];
