@@ -4,6 +4,7 @@
 #   make test       formatting, lints, all tests
 #   make run        the daemon in the foreground, below a private root (ROOT=/ for the real directories)
 #   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it)
+#   make bench-migrate   guests on their way between two daemons, beside QEMU to QEMU by hand and beside libvirt's
 #   make soak       a thousand migrations that are disturbed at random moments (ROUNDS, SEED; some minutes, an hour at most)
 #   make compat     the tests of the running daemon on libvirt's own, which decides what is expected of ours
 #   make compat-corpus   upstream's own test data through our definitions and command line (fetches its source package)
@@ -21,7 +22,7 @@ SEED ?= $(shell date +%s)
 export BINARY ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench soak compat compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
+.PHONY: demo test run bench bench-migrate soak compat compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -39,6 +40,10 @@ bench: guest
 	$(if $(UPSTREAM),scripts/deps upstream)
 	$(CARGO) build --release --locked --workspace --bins
 	target/release/ferrovirt-bench
+
+bench-migrate: guest
+	$(CARGO) build --release --locked --workspace --bins
+	target/release/ferrovirt-bench-migrate
 
 soak: guest
 	FERROVIRT_SOAK_ROUNDS=$(ROUNDS) FERROVIRT_SOAK_SEED=$(SEED) \

@@ -68,13 +68,13 @@ impl Daemon {
         fs::set_permissions(root.path(), everybody).expect("the directory is ours");
         fs::write(etc.join("qemu.conf"), guests).expect("the directory is ours");
         let network = network.map(str::to_owned);
-        let child = Self::spawn(kind, root.path(), network.as_deref());
+        let child = Self::spawn(kind, root.path(), network.as_deref(), None);
         let mut daemon = Self { kind, root, network, child };
         daemon.wait_ready();
         daemon
     }
 
-    fn spawn(kind: Kind, root: &Path, network: Option<&str>) -> Child {
+    fn spawn(kind: Kind, root: &Path, network: Option<&str>, search: Option<&str>) -> Child {
         let mut daemon = match kind {
             Kind::Upstream => {
                 let mut upstream = command(concat!(env!("CARGO_MANIFEST_DIR"), "/upstream"));
@@ -103,6 +103,9 @@ impl Daemon {
         let tools = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
         let tools = std::env::join_paths([root.join("tools")].into_iter().chain(tools)).expect("it was one");
         daemon.env("PATH", tools);
+        if let Some(search) = search {
+            daemon.env("PATH", search);
+        }
         let log = fs::File::options().create(true).append(true).open(root.join("daemon.log")).expect("ours");
         daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the daemon is built")
     }
@@ -263,10 +266,19 @@ impl Daemon {
 
     /// Starts the next daemon on the same root; answers how long it took to listen.
     pub fn restart(&mut self) -> Duration {
+        self.restart_with(None)
+    }
+
+    /// The same, with this path for programs.
+    pub fn restart_searching(&mut self, path: &str) -> Duration {
+        self.restart_with(Some(path))
+    }
+
+    fn restart_with(&mut self, search: Option<&str>) -> Duration {
         assert!(self.child.try_wait().expect("it is our child").is_some(), "the one before still runs");
         let begin = Instant::now();
         // A killed daemon leaves its socket file, on which nobody listens.
-        self.child = Self::spawn(self.kind, self.root.path(), self.network.as_deref());
+        self.child = Self::spawn(self.kind, self.root.path(), self.network.as_deref(), search);
         self.wait_ready();
         begin.elapsed()
     }

@@ -50,6 +50,7 @@ mod readopt;
 mod reports;
 mod resize;
 mod save;
+mod save_trouble;
 mod secret;
 mod service;
 mod session;

@@ -506,10 +506,10 @@ fn a_migration_that_takes_too_long_goes_on_while_the_guest_stands_still() {
 // ---- disks ----
 
 /// A file system of a few MiB; gone when dropped.
-struct Small(PathBuf);
+pub(crate) struct Small(pub PathBuf);
 
 impl Small {
-    fn new(at: &Path, size: &str) -> Self {
+    pub(crate) fn new(at: &Path, size: &str) -> Self {
         fs::create_dir_all(at).unwrap();
         let options = format!("size={size}");
         run("mount", &["-t", "tmpfs", "-o", &options, "small", at.to_str().unwrap()]).ok();

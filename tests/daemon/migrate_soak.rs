@@ -322,7 +322,8 @@ fn may_be(round: &Round, success: bool, seen: (Found, Found)) -> bool {
     }
 }
 
-fn from_environment(name: &str, otherwise: u64) -> u64 {
+/// A number that whoever runs the tests may choose.
+pub(crate) fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |text| text.parse().unwrap())
 }
 

@@ -1,8 +1,9 @@
-//! Guests that move between this daemon and libvirt's own, in both directions.
+//! Guests that move between this daemon and libvirt's own, in both directions; `FERROVIRT_EXCHANGES` says how often.
 
 use ferrovirt_compat::{Kind, halting};
 
 use crate::migrate::{Hosts, counting, expect_states, next_count};
+use crate::migrate_soak::from_environment;
 use crate::takeover::has_upstream;
 
 const OURS: Kind = Kind::Ours(env!("CARGO_BIN_EXE_ferrovirtd"));
@@ -15,13 +16,16 @@ fn a_counting_guest_goes_to_libvirts_daemon_and_comes_back() {
     let hosts = Hosts::of(OURS, Kind::Upstream);
     hosts.source.create(&counting());
     let mut counted = next_count(&mut hosts.source.console("penguin"));
-    for options in [&["--live"][..], &["--live", "--p2p"]] {
+    // The guest counts from 1 when it begins: never smaller means never begun again.
+    let rounds = from_environment("FERROVIRT_EXCHANGES", 1);
+    for options in (0..rounds).flat_map(|_| [&["--live"][..], &["--live", "--p2p"]]) {
         hosts.migrate("penguin", options).ok();
         let there = next_count(&mut hosts.destination.console("penguin"));
         assert!(there > counted, "{options:?}: counted to {counted}, and now {there}");
         hosts.migrate_back("penguin", options).ok();
         counted = next_count(&mut hosts.source.console("penguin"));
         assert!(counted > there, "{options:?} back: counted to {there}, and now {counted}");
+        println!("{options:?}: there at {there}, back at {counted}");
     }
 }
 

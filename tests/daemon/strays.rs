@@ -129,6 +129,12 @@ fn a_guest_is_not_started_beside_itself() {
         assert!(error.contains(&format!("domain 'twin' runs already as process {pid}")), "{error}");
         assert!(!gone_within(pid, Duration::ZERO));
     }
+    // A boot that is refused forgets no saved state either.
+    let kept = daemon.path("var/lib/libvirt/qemu/save/twin.save");
+    fs::write(&kept, "kept").unwrap();
+    let error = daemon.virsh(&["start", "twin", "--force-boot"]).fails();
+    assert!(error.contains("runs already") && kept.exists(), "{error}");
+    fs::remove_file(&kept).unwrap();
     signal(pid, Signal::KILL);
     assert!(gone_within(pid, Duration::from_secs(10)));
     // Nor is a left-over an obstacle, whoever has the number by now.

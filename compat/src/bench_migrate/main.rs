@@ -1,0 +1,196 @@
+//! How long guests take to another host, and how long they stand still for it: two of our daemons, two of libvirt's, and
+//! the floor, which is QEMU to QEMU by hand over the same kind of socket.
+//!
+//! ```text
+//! ferrovirt-bench-migrate [ROUNDS]
+//! ```
+//!
+//! The total is what a user waits for: from the command until the guest runs there, start of the QEMU that waits
+//! included. The standing still is from the source's stop to the destination's start, as the destination tells it.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a measurement that fails says where and ends")]
+
+mod floor;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ferrovirt_compat::{Daemon, Guest, Kind, counting, dirtying, eventually, run};
+
+use floor::Floor;
+
+const GUEST: &str = "traveller";
+const MEMORY_MIB: u32 = 512;
+const DISK_MIB: usize = 256;
+
+/// How it travels: what virsh is told, and what QEMU is told by hand, if that is done.
+struct Way {
+    name: &'static str,
+    options: &'static [&'static str],
+    floor: Option<Floor>,
+}
+
+const WAYS: [Way; 6] = [
+    Way { name: "direct", options: &[], floor: Some(Floor::Plain) },
+    Way { name: "peer to peer", options: &["--p2p"], floor: Some(Floor::Plain) },
+    Way { name: "tunnelled", options: &["--p2p", "--tunnelled"], floor: Some(Floor::Plain) },
+    Way {
+        name: "parallel",
+        options: &["--parallel", "--parallel-connections", "2"],
+        floor: Some(Floor::Parallel),
+    },
+    Way {
+        name: "post-copy",
+        options: &["--postcopy", "--postcopy-after-precopy"],
+        floor: Some(Floor::Postcopy),
+    },
+    Way { name: "with disk", options: &["--copy-storage-all"], floor: None },
+];
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Took {
+    pub total: Duration,
+    pub stood_still: Duration,
+}
+
+fn main() -> ExitCode {
+    let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
+    let mut sides = vec![("ours", Kind::Ours(ours()))];
+    if ["libvirtd", "virtlogd"].iter().all(|name| run("which", &[name]).success) {
+        sides.push(("libvirt's", Kind::Upstream));
+    }
+    println!(
+        "milliseconds in all / standing still, medians of {rounds}; beside the floor: + is what is added to it"
+    );
+    println!("{:22} {:>16} {:>32} {:>32}", "", "floor", "ours", "libvirt's");
+    for (kind, guest) in [("idle", counting(GUEST)), ("dirties 200 MiB/s", dirtying(GUEST))] {
+        let guest = guest.memory_mib(MEMORY_MIB);
+        let measured: Vec<Vec<Option<Took>>> =
+            sides.iter().map(|(_, side)| daemons(*side, &guest, rounds)).collect();
+        for (index, way) in WAYS.iter().enumerate() {
+            let rom = if kind == "idle" { "count.rom" } else { "dirty.rom" };
+            let floor =
+                way.floor.map(|floor| median((0..rounds).map(|_| floor.measure(rom, MEMORY_MIB)).collect()));
+            let mut line =
+                format!("{:22} {:>16}", format!("{kind}, {}", way.name), floor.map_or("-".into(), shown));
+            for side in &measured {
+                line.push_str(&format!(
+                    " {:>32}",
+                    side[index].map_or("-".into(), |took| beside(took, floor))
+                ));
+            }
+            println!("{line}");
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn ours() -> &'static str {
+    let this = std::env::current_exe().expect("a running program has a path");
+    let path = this.with_file_name("ferrovirtd");
+    assert!(path.exists(), "{} is not built: cargo build --release", path.display());
+    Box::leak(path.to_string_lossy().into_owned().into_boxed_str())
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn shown(took: Took) -> String {
+    format!("{:.0} / {:.0}", ms(took.total), ms(took.stood_still))
+}
+
+fn beside(took: Took, floor: Option<Took>) -> String {
+    let Some(floor) = floor else { return shown(took) };
+    let added = |took: Duration, floor: Duration| ms(took) - ms(floor);
+    let (total, stood_still) = (added(took.total, floor.total), added(took.stood_still, floor.stood_still));
+    format!("{} (x{:.2} {total:+.0} / {stood_still:+.0})", shown(took), ms(took.total) / ms(floor.total))
+}
+
+fn median(mut all: Vec<Took>) -> Took {
+    let middle = all.len() / 2;
+    all.sort_by_key(|took| took.total);
+    let total = all[middle].total;
+    all.sort_by_key(|took| took.stood_still);
+    Took { total, stood_still: all[middle].stood_still }
+}
+
+/// Every way between two daemons of a kind; none where it is refused.
+fn daemons(kind: Kind, guest: &Guest, rounds: usize) -> Vec<Option<Took>> {
+    let uuid = |digit: &str| format!("host_uuid = \"{0}-1111-4111-8111-111111111111\"\n", digit.repeat(8));
+    let mut hosts = [Daemon::start(kind, &uuid("1")), Daemon::start(kind, &uuid("2"))];
+    let mut results = Vec::new();
+    for way in &WAYS {
+        let with_disk = way.options.contains(&"--copy-storage-all");
+        if with_disk {
+            for host in &hosts {
+                fs::write(host.path("disk.img"), vec![7; DISK_MIB << 20]).expect("the root takes it");
+            }
+        }
+        let disk = |host: &Daemon| {
+            let path = host.path("disk.img");
+            let path = path.display();
+            format!(
+                "<disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/>\
+                 <target dev='vda' bus='virtio'/></disk>"
+            )
+        };
+        let guest = if with_disk { guest.clone().device(&disk(&hosts[0])) } else { guest.clone() };
+        hosts[0].create(&guest);
+        wait_until_it_counts(&hosts[0]);
+        let mut all = Vec::new();
+        for _ in 0..rounds {
+            match once(&hosts, way) {
+                Ok(took) => all.push(took),
+                Err(refused) => {
+                    eprintln!("{}: {}", way.name, refused.trim());
+                    break;
+                }
+            }
+            hosts.swap(0, 1);
+        }
+        results.push((all.len() == rounds).then(|| median(all)));
+        for host in &hosts {
+            host.virsh(&["destroy", GUEST]);
+        }
+    }
+    results
+}
+
+/// All of its memory is filled then.
+fn wait_until_it_counts(host: &Daemon) {
+    host.console(GUEST).expect("count ");
+}
+
+fn once(hosts: &[Daemon; 2], way: &Way) -> Result<Took, String> {
+    let [source, destination] = hosts;
+    let to = destination.uri();
+    let through = format!("unix://{}", destination.path("arrival").display());
+    let nbd = format!("unix://{}", destination.path("disks").display());
+    let mut arguments = vec!["migrate", "--live", GUEST, &to];
+    if !way.options.contains(&"--tunnelled") {
+        arguments.extend(["--migrateuri", &through]);
+    }
+    arguments.extend(way.options);
+    let moved = |path: &Path| path.display().to_string();
+    let (here, there) = (moved(&source.path("disk.img")), moved(&destination.path("disk.img")));
+    let xml = source.ok(&["dumpxml", GUEST, "--migratable"]).replace(&here, &there);
+    let (total, ran) = source.with_xml(&xml, |xml| {
+        let elsewhere = ["--xml", xml, "--disks-uri", &nbd];
+        let with_disk = way.options.contains(&"--copy-storage-all");
+        let all = [&arguments[..], if with_disk { &elsewhere } else { &[] }].concat();
+        let begin = Instant::now();
+        let ran = source.virsh(&all);
+        (begin.elapsed(), ran)
+    });
+    if !ran.success {
+        return Err(ran.err);
+    }
+    let told = destination.ok(&["domjobinfo", GUEST, "--completed"]);
+    let downtime = told.lines().find_map(|line| line.strip_prefix("Total downtime:"));
+    let downtime = downtime.and_then(|text| text.trim().strip_suffix(" ms")?.trim().parse().ok());
+    eventually("it runs there", || (destination.state(GUEST) == "running").then_some(()));
+    Ok(Took { total, stood_still: Duration::from_millis(downtime.unwrap_or(0)) })
+}
