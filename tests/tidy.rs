@@ -268,6 +268,21 @@ fn documents_name_files_that_exist() {
     none("dead ends", &broken);
 }
 
+/// What is promised is enforced: every test that the page names is there.
+#[test]
+fn promises_name_tests_that_exist() {
+    let page = fs::read_to_string(root().join("SPEC.md")).expect("the page of promises is there");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let names =
+        |(_, tests): (&str, &str)| tests.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let promised: BTreeSet<String> = rows.flat_map(names).collect();
+    assert!(promised.len() > 20, "the page is not read as it is written");
+    let code: String = rust().into_iter().map(|source| source.text).collect();
+    let missing: Vec<String> =
+        promised.into_iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    none("promised tests that are gone", &missing);
+}
+
 #[test]
 fn the_readme_names_targets_that_exist() {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile is there");
