@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Failed,
     /// `VIR_ERR_OVERFLOW`
     Overflow,
+    /// `VIR_ERR_OPERATION_UNSUPPORTED`
+    OperationUnsupported,
 }
 
 /// Which part of libvirt says so.

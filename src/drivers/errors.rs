@@ -13,6 +13,7 @@ use crate::qemu::job::JobError;
 use crate::qemu::migrate::MigrateError;
 use crate::qemu::monitor::MonitorError;
 use crate::qemu::network::NetworkError;
+use crate::qemu::overlay::OverlayError;
 use crate::qemu::process::{StartError, StopError};
 use crate::qemu::save_file::SaveFileError;
 use crate::qemu::save_image::SaveImageError;
@@ -35,6 +36,7 @@ impl From<ConfError> for Error {
             ErrorKind::Unsupported => Code::CONFIG_UNSUPPORTED,
             ErrorKind::Failed => Code::OPERATION_FAILED,
             ErrorKind::Overflow => Code::OVERFLOW,
+            ErrorKind::OperationUnsupported => Code::OPERATION_UNSUPPORTED,
         };
         let origin = match error.origin {
             conf::Origin::None => Origin::NONE,
@@ -243,6 +245,16 @@ impl From<CommandError> for Error {
             CommandError::Failed(sentence) => Self::operation_failed(sentence),
             CommandError::InvalidArg(sentence) => Self::invalid_arg(sentence),
             CommandError::Internal(sentence) => Self::internal_error(sentence),
+        }
+    }
+}
+
+impl From<OverlayError> for Error {
+    fn from(error: OverlayError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            OverlayError::InTheWay { source, .. } => Self::io(sentence, source),
+            error => Self::internal_error(sentence).with_source(error),
         }
     }
 }

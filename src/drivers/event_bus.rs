@@ -16,7 +16,7 @@ use crate::drivers::storage::event::{PoolEvent, PoolEventId, PoolRef};
 use crate::util::uuid::Uuid;
 
 /// Something that happened to an object of a driver.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     Domain { domain: DomainRef, event: DomainEvent },
     Pool { pool: PoolRef, event: PoolEvent },

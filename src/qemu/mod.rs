@@ -21,6 +21,7 @@ pub mod migrate;
 pub mod monitor;
 pub mod native;
 pub mod network;
+pub mod overlay;
 mod passt;
 pub mod prepare;
 pub mod process;

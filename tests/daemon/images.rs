@@ -114,3 +114,49 @@ fn a_disk_of_another_host_starts_and_is_plugged() {
     daemon.ok(&["destroy", "other"]);
     daemon.ok(&["destroy", "tiny"]);
 }
+
+#[test]
+fn what_is_written_to_a_transient_disk_goes_with_its_guest() {
+    let daemon = crate::daemon();
+    let base = daemon.path("base.raw");
+    std::fs::write(&base, vec![7; 1 << 20]).unwrap();
+    let disk = |more: &str| {
+        format!(
+            "<disk type='file'><driver name='qemu' type='raw'/><source file='{}'/>\
+             <target dev='vda' bus='virtio'/><transient{more}/></disk>",
+            base.display()
+        )
+    };
+    let overlay = |guest: &str| daemon.path(&format!("base.raw.TRANSIENT-{guest}"));
+    std::fs::write(overlay("fleeting"), "left over").unwrap();
+    daemon.run(&ferrovirt_compat::halting("fleeting").device(&disk("")));
+    let xml = daemon.ok(&["dumpxml", "fleeting"]);
+    assert!(xml.contains("base.raw.TRANSIENT-fleeting' index='2'/>"), "{xml}");
+    assert!(xml.contains("<backingStore type='file' index='1'>") && xml.contains("<transient/>"), "{xml}");
+    daemon.ok(&["qemu-monitor-command", "fleeting", "--hmp", "qemu-io virtio-disk0 \"write -P 9 0 4096\""]);
+    assert!(!daemon.ok(&["dumpxml", "fleeting", "--inactive"]).contains("TRANSIENT"));
+    daemon.ok(&["destroy", "fleeting"]);
+    assert!(!overlay("fleeting").exists());
+    assert_eq!(std::fs::read(&base).unwrap(), vec![7; 1 << 20]);
+    // Guests may share what is below.
+    for guest in ["one", "two"] {
+        daemon.run(&ferrovirt_compat::halting(guest).device(&disk(" shareBacking='yes'")));
+        assert!(overlay(guest).exists());
+    }
+    daemon.ok(&["detach-disk", "one", "vda", "--config"]);
+    for guest in ["one", "two"] {
+        daemon.ok(&["destroy", guest]);
+        assert!(!overlay(guest).exists());
+    }
+    for (change, sentence) in [
+        ("<readonly/><transient/>", "transient disk 'vda' must not be read-only"),
+        ("<transient/><address type='pci'/>", ""),
+    ] {
+        let xml = ferrovirt_compat::halting("wrong").device(&disk("").replace("<transient/>", change)).xml();
+        let defined = daemon.with_xml(&xml, |file| daemon.virsh(&["define", file]));
+        match sentence {
+            "" => drop(defined.ok()),
+            _ => assert!(defined.fails().contains(sentence)),
+        }
+    }
+}

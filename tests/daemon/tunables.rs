@@ -118,3 +118,66 @@ fn the_pace_of_a_disk_changes_while_the_guest_runs_and_for_its_next_start() {
         assert!(error.contains(refusal), "{arguments:?}: {error}");
     }
 }
+
+#[test]
+fn disks_share_limits_and_subscribers_hear_of_changes() {
+    let daemon = daemon();
+    let mut events = daemon.python_beside(
+        "tell = lambda conn, domain, params, opaque: print(sorted(params.items()))\n\
+         conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, tell, None)\n\
+         print('listening')\n\
+         run_events()",
+    );
+    events.expect("listening");
+    let path = daemon.path("shared.raw");
+    std::fs::write(&path, [0; 65536]).unwrap();
+    let disk = |more: &str| {
+        format!(
+            "<disk type='file'><source file='{}'/><target dev='vda' bus='virtio'/>{more}</disk>",
+            path.display()
+        )
+    };
+    let filters =
+        "<throttlefilters><throttlefilter group='slow'/><throttlefilter group='few'/></throttlefilters>";
+    let groups = "<throttlegroups><throttlegroup><total_bytes_sec>4096</total_bytes_sec>\
+                  <group_name>slow</group_name></throttlegroup><throttlegroup>\
+                  <read_iops_sec>50</read_iops_sec><group_name>few</group_name></throttlegroup></throttlegroups>";
+    let xml =
+        halting("paced").device(&disk(filters)).xml().replace("<devices>", &format!("{groups}<devices>"));
+    daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
+    daemon.ok(&["start", "paced"]);
+    let nodes = daemon.ok(&["qemu-monitor-command", "paced", "--hmp", "info block -n"]);
+    assert!(nodes.contains("-filter") && nodes.contains("throttle"), "{nodes}");
+    let limits = |group: &str| {
+        let command = format!(
+            "{{\"execute\":\"qom-get\",\"arguments\":{{\"path\":\"/objects/throttle-{group}\",\"property\":\"limits\"}}}}"
+        );
+        daemon.ok(&["qemu-monitor-command", "paced", &command])
+    };
+    assert!(limits("slow").contains("\"bps-total\":4096"));
+    daemon.ok(&["domthrottlegroupset", "paced", "slow", "--total-bytes-sec", "8192", "--live", "--config"]);
+    events.expect("[('blkdeviotune.group_name', 'slow'), ('blkdeviotune.total_bytes_sec', 8192)]");
+    assert!(limits("slow").contains("\"bps-total\":8192"));
+    daemon.ok(&["domthrottlegroupset", "paced", "new", "--read-iops-sec", "5", "--live"]);
+    events.expect("[('blkdeviotune.group_name', 'new'), ('blkdeviotune.read_iops_sec', 5)]");
+    assert!(limits("new").contains("\"iops-read\":5"));
+    let error = daemon.virsh(&["domthrottlegroupdel", "paced", "few", "--live"]).fails();
+    assert!(error.contains("throttle group 'few' is still being used by disk vda"), "{error}");
+    daemon.ok(&["domthrottlegroupdel", "paced", "new", "--live"]);
+    for flags in [&["dumpxml", "paced"][..], &["dumpxml", "paced", "--inactive"]] {
+        let xml = daemon.ok(flags);
+        assert!(xml.contains("<total_bytes_sec>8192</total_bytes_sec>") && !xml.contains(">new<"), "{xml}");
+    }
+    daemon.ok(&["emulatorpin", "paced", "0", "--live"]);
+    events.expect("[('cputune.emulatorpin', '0')]");
+    daemon.ok(&["vcpupin", "paced", "0", "0", "--live"]);
+    events.expect("[('cputune.vcpupin0', '0')]");
+    daemon.ok(&["destroy", "paced"]);
+    let plain = halting("plain").device(&disk("")).xml();
+    daemon.with_xml(&plain, |file| daemon.ok(&["create", file]));
+    daemon.ok(&["blkdeviotune", "plain", "vda", "--total-bytes-sec", "1000", "--live"]);
+    events.expect("[('blkdeviotune.disk', 'vda'), ('blkdeviotune.total_bytes_sec', 1000)]");
+    let lost = xml.replace("<group_name>few", "<group_name>other").replace("paced", "lost");
+    let error = daemon.with_xml(&lost, |file| daemon.virsh(&["define", file])).fails();
+    assert!(error.contains("throttle group 'few' not found"), "{error}");
+}

@@ -4,10 +4,9 @@ use super::info::{DeviceInfo, VirtioOptions};
 use super::iothread_mapping::IoThreadMapping;
 use super::mirror::Mirror;
 use super::network_storage::StorageAuth;
-use super::raw::Raw;
 use super::storage::{MetadataCache, Storage, StorageFormat};
 use crate::conf::storage::{Encryption, EncryptionFormat};
-use crate::conf::xml::{Document, Form, OnOff, Part, YesNo, xml, xml_enum};
+use crate::conf::xml::{Document, Element, Form, OnOff, Part, Writer, YesNo, xml, xml_enum};
 use crate::conf::{ConfError, ErrorKind, Result};
 
 xml! {
@@ -27,7 +26,7 @@ xml! {
         child(live) mirror: Option<Box<Mirror>> = "mirror";
         group target: DiskTarget = "target";
         group iotune: Box<IoTune> = "iotune";
-        child throttle_filters: Option<Box<Raw>> = "throttlefilters";
+        flat throttle_filters: ThrottleFilters;
         flag readonly: bool = "readonly";
         flag shareable: bool = "shareable";
         child transient: Option<Transient> = "transient";
@@ -234,6 +233,53 @@ xml! {
     }
 }
 
+/// The groups whose limits hold for a disk, each with the node that keeps them once the guest was started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ThrottleFilters(pub Vec<ThrottleFilter>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThrottleFilter {
+    pub group: Box<str>,
+    pub node: Option<Box<str>>,
+}
+
+impl Part for ThrottleFilters {
+    fn read(element: Element<'_>) -> Result<Self> {
+        let filters = element.child("throttlefilters");
+        let kept = element.child("privateData").filter(|kept| kept.form().contains(Form::STATUS));
+        let nodes = || kept.and_then(|kept| kept.child("nodenames")).into_iter().flat_map(|it| it.children());
+        let filters = filters.into_iter().flat_map(|filters| filters.children_named("throttlefilter"));
+        let read = |filter: Element<'_>| {
+            let group: Box<str> = filter.required("group")?;
+            let node = nodes().find(|node| node.attribute("group") == Some(&group));
+            Ok(ThrottleFilter { group, node: node.and_then(|node| node.attribute("name")).map(Into::into) })
+        };
+        filters.map(read).collect::<Result<_>>().map(Self)
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        out.group("throttlefilters", |out| {
+            for filter in &self.0 {
+                out.element("throttlefilter", |out| out.attribute("group", &filter.group));
+            }
+        });
+        if !out.form().contains(Form::STATUS) || self.0.is_empty() {
+            return;
+        }
+        out.element("privateData", |out| {
+            out.element("nodenames", |out| {
+                for (group, node) in self.0.iter().filter_map(|it| Some((&it.group, it.node.as_ref()?))) {
+                    out.element("nodename", |out| {
+                        out.attribute_str("type", "throttle-filter");
+                        out.attribute("group", group);
+                        out.attribute("name", node);
+                    });
+                }
+            });
+        });
+    }
+}
+
 xml! {
     /// What the guest writes is thrown away when it stops.
     pub struct Transient {
@@ -260,6 +306,19 @@ impl Disk {
         }
         let format = root.child("driver").map(|driver| driver.value("type")).transpose()?.flatten();
         Ok((source, format))
+    }
+
+    /// Between the names of a transient disk's image and its guest.
+    pub const OVERLAY: &'static str = ".TRANSIENT-";
+
+    /// Whether other guests may use what is below at the same time.
+    pub fn shares_backing(&self) -> bool {
+        self.transient.as_ref().is_some_and(|transient| transient.share_backing == Some(YesNo::Yes))
+    }
+
+    /// Whether it is transient and has the image that goes with its guest.
+    pub fn has_overlay(&self) -> bool {
+        self.transient.is_some() && self.storage.path().is_some_and(|path| path.contains(Self::OVERLAY))
     }
 
     /// The cache mode; the page cache of one host must not hide writes that another one shares.

@@ -61,7 +61,8 @@ pub use controller::{
 pub use crypto::{Crypto, CryptoBackend, CryptoModel, CryptoType};
 pub use disk::{
     BlockIo, DetectZeroes, Discard, Disk, DiskBus, DiskCache, DiskDevice, DiskDriver, DiskIo, DiskModel,
-    DiskTarget, ErrorPolicy, Geometry, GeometryTrans, IoTune, SnapshotLocation, Transient, Tray,
+    DiskTarget, ErrorPolicy, Geometry, GeometryTrans, IoTune, SnapshotLocation, ThrottleFilter,
+    ThrottleFilters, Transient, Tray,
 };
 pub use filesystem::{
     AccessMode, CacheMode, FileMode, Filesystem, FilesystemBinary, FilesystemDriver, FilesystemDriverType,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::memory::PrettySize;
+use crate::conf::devices::IoTune;
 use crate::conf::xml::{Element, Part, Writer, xml, xml_enum};
 use crate::conf::{ConfError, Result};
 use crate::util::bitmap::Bitmap;
@@ -28,37 +29,27 @@ xml! {
     }
 }
 
-xml! {
-    /// Limits that several disks share.
-    pub struct ThrottleGroup {
-        flat limits: IoLimits;
-        text group_name: Option<Box<str>> = "group_name";
+/// Limits that several disks share, under a name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ThrottleGroup(pub IoTune);
+
+impl ThrottleGroup {
+    pub fn name(&self) -> &str {
+        self.0.group_name.as_deref().unwrap_or_default()
     }
 }
 
-xml! {
-    /// Bytes and operations per second, with bursts.
-    #[derive(Default)]
-    pub struct IoLimits {
-        text total_bytes_sec: Option<u64> = "total_bytes_sec";
-        text read_bytes_sec: Option<u64> = "read_bytes_sec";
-        text write_bytes_sec: Option<u64> = "write_bytes_sec";
-        text total_iops_sec: Option<u64> = "total_iops_sec";
-        text read_iops_sec: Option<u64> = "read_iops_sec";
-        text write_iops_sec: Option<u64> = "write_iops_sec";
-        text total_bytes_sec_max: Option<u64> = "total_bytes_sec_max";
-        text read_bytes_sec_max: Option<u64> = "read_bytes_sec_max";
-        text write_bytes_sec_max: Option<u64> = "write_bytes_sec_max";
-        text total_iops_sec_max: Option<u64> = "total_iops_sec_max";
-        text read_iops_sec_max: Option<u64> = "read_iops_sec_max";
-        text write_iops_sec_max: Option<u64> = "write_iops_sec_max";
-        text size_iops_sec: Option<u64> = "size_iops_sec";
-        text total_bytes_sec_max_length: Option<u64> = "total_bytes_sec_max_length";
-        text read_bytes_sec_max_length: Option<u64> = "read_bytes_sec_max_length";
-        text write_bytes_sec_max_length: Option<u64> = "write_bytes_sec_max_length";
-        text total_iops_sec_max_length: Option<u64> = "total_iops_sec_max_length";
-        text read_iops_sec_max_length: Option<u64> = "read_iops_sec_max_length";
-        text write_iops_sec_max_length: Option<u64> = "write_iops_sec_max_length";
+impl Part for ThrottleGroup {
+    fn read(element: Element<'_>) -> Result<Self> {
+        IoTune::read(element).map(Self)
+    }
+
+    fn write_children(&self, out: &mut Writer) {
+        let name = &self.0.group_name;
+        IoTune { group_name: None, ..self.0.clone() }.write_children(out);
+        if let Some(name) = name {
+            out.text_element("group_name", name);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::qemu::command::{
 use crate::qemu::hugepages;
 use crate::qemu::monitor::Chardev;
 use crate::qemu::network::{self, Accelerated, Wired};
+use crate::qemu::overlay;
 use crate::qemu::prepare::Place;
 use crate::qemu::process::{Files, Prepared};
 use crate::qemu::secret::MasterKey;
@@ -70,6 +71,7 @@ pub(super) fn prepare(
     let detected = disks.iter_mut().try_for_each(|disk| block::detect_chain(disk, reader));
     definition.devices.disks = disks;
     detected.map_err(|error| explained(error, definition, security))?;
+    overlay::put_on_top(&mut definition.devices.disks, &definition.name);
     block::number_images(definition, &mut last_node);
     Ok(last_node)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::drivers::params::Params;
 use crate::qemu::job::JobStatistics;
 use crate::util::uuid::Uuid;
 
@@ -188,7 +189,7 @@ pub struct GraphicsAddress {
 }
 
 /// What happened to a domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum DomainEvent {
     Lifecycle(Lifecycle),
     Reboot,
@@ -275,6 +276,10 @@ pub enum DomainEvent {
         alias: String,
         size_kib: u64,
     },
+    /// What was changed of what a running guest may use.
+    Tunable {
+        params: Params,
+    },
     NicMacChange {
         alias: String,
         old: String,
@@ -324,6 +329,7 @@ impl DomainEvent {
             Self::BlockThreshold { .. } => &[EventId::BlockThreshold],
             Self::MemoryFailure { .. } => &[EventId::MemoryFailure],
             Self::MemoryDeviceSizeChange { .. } => &[EventId::MemoryDeviceSizeChange],
+            Self::Tunable { .. } => &[EventId::Tunable],
             Self::NicMacChange { .. } => &[EventId::NicMacChange],
             Self::Monitor { .. } => &[],
         }

@@ -7,6 +7,7 @@ use crate::conf::devices::Devices;
 use crate::conf::domain::Domain;
 use crate::error::{Error, Result};
 use crate::qemu::job::{Ending, State};
+use crate::qemu::overlay;
 use crate::qemu::security::{self, Gift, Owners, Security};
 use crate::util::accounts::Ids;
 use crate::util::process::Process;
@@ -95,6 +96,7 @@ impl Domains {
         let (security, live, owners) = (self.rules.security.clone(), Arc::clone(live), owners_of(state));
         let taken = blocking(move || {
             security.take_back(&security.of_devices(&live, &devices)?, owners);
+            overlay::remove(&devices.disks);
             Ok(())
         });
         if let Err(error) = taken.await {
@@ -133,6 +135,7 @@ impl Domains {
                 true => security.take_back_rest(&gifts, owners),
                 false => security.take_back(&gifts, owners),
             }
+            overlay::remove(&live.devices.disks);
             Ok(())
         });
         if let Err(error) = taken.await {

@@ -43,6 +43,7 @@ use crate::qemu::hotplug::{self, Opened, PlugError, Step};
 use crate::qemu::hugepages;
 use crate::qemu::job::{DomainHandle, DomainObject, Job, Launched, Modify, State};
 use crate::qemu::monitor::{Monitor, QueryChardev, QueryFdsets, SetLink};
+use crate::qemu::overlay;
 use crate::qemu::prepare::{self, Place};
 use crate::qemu::process::{Files, listen_at};
 use crate::qemu::setup;
@@ -295,6 +296,7 @@ impl Domains {
         let caps = self.caps_of(live).await?;
         let fd_sets = monitor.execute(QueryFdsets {}).await?;
         let fd_sets = fd_sets.iter().map(|set| set.fdset_id + 1).max().unwrap_or(0);
+        let overlays = overlay::create(&fresh.disks, &live.name, self.search_path()).await?;
         let (domains, state, files) = (Arc::clone(self), job.state(), guest.files().clone());
         let Plan { mut view, steps, opened, last_node, given, helpers } =
             blocking(move || domains.plan(&state, &files, fresh, &caps, fd_sets)).await?;
@@ -319,6 +321,7 @@ impl Domains {
         }
         given.keep();
         serving.keep(&live.name);
+        overlays.keep();
         let known = aliases(&live.devices);
         let fresh = view.devices.take(|info| !info.alias.as_ref().is_some_and(|it| known.contains(it)));
         let alias = name_in_events(&fresh, alias);
@@ -422,6 +425,7 @@ impl Domains {
             let detected = block::detect_chain(disk, reader);
             detected.map_err(|error| devices::explained(error, live, security))?;
         }
+        overlay::put_on_top(&mut view.devices.disks, &live.name);
         block::number_images(&mut view, &mut last_node);
         let mut opened = Later::default();
         let mut descriptors = devices::open(&mut view, command::accel_of(live), &mut opened)?;

@@ -6,10 +6,12 @@ use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
 use super::Domains;
+use super::event::DomainEvent;
 use super::flags::Impact;
 use super::hotplug::check_impact;
 use super::reads::{persistent, running};
 use crate::conf::domain::{Domain, IoThreadPin, VcpuPin};
+use crate::drivers::params::Params;
 use crate::error::{Error, Result};
 use crate::qemu::job::{DomainHandle, Live, Modify, State};
 use crate::qemu::monitor::QueryIothreads;
@@ -30,6 +32,15 @@ impl Threads {
             Self::Vcpu(_) => "qemuDomainPinVcpuFlags",
             Self::Emulator => "qemuDomainPinEmulator",
             Self::IoThread(_) => "qemuDomainPinIOThread",
+        }
+    }
+
+    /// How subscribers know them.
+    fn tunable(self) -> String {
+        match self {
+            Self::Vcpu(vcpu) => format!("cputune.vcpupin{vcpu}"),
+            Self::Emulator => "cputune.emulatorpin".to_owned(),
+            Self::IoThread(id) => format!("cputune.iothreadpin{id}"),
         }
     }
 
@@ -121,7 +132,12 @@ impl Domains {
                     threads.note(Arc::make_mut(live), cpus.clone());
                 }
             };
-            job.update_then(change, |state, ()| self.save_status(state));
+            let mut params = Params::default();
+            params.push(threads.tunable(), cpus.to_string().as_str());
+            job.update_then(change, |state, ()| {
+                self.save_status(state);
+                self.publish(state, DomainEvent::Tunable { params });
+            });
         }
         if impact.contains(Impact::CONFIG) {
             let edit = move |definition: &mut Domain| {

@@ -33,6 +33,7 @@ use crate::qemu::monitor::{
     Chardev, Cont, IoThreadStats, Monitor, MonitorError, QueryChardev, QueryCpusFast, QueryIothreads,
     SetBalloon, SetLink,
 };
+use crate::qemu::overlay::{self, Overlays};
 use crate::qemu::process::{self, Files, Launch, Prepared, Spawned, Started};
 use crate::qemu::run_state::{Paused, RunState, Running, Shutoff};
 use crate::qemu::secret::MasterKey;
@@ -198,6 +199,9 @@ impl Domains {
             () = starting.canceled() => return Err(canceled(&definition.name)),
         };
         let begin = async {
+            let mut attempt = attempt;
+            let disks = &definition.devices.disks;
+            attempt.overlays = overlay::create(disks, &definition.name, self.search_path()).await?;
             let (mut attempt, prepared, launch, helpers) = blocking(move || attempt.assemble(&caps)).await?;
             attempt.helpers = helpers::start(helpers, prepared.files(), launch.run_as).await?;
             traffic::limit_all(&attempt.definition, attempt.domains.search_path()).await?;
@@ -339,6 +343,7 @@ struct Attempt {
     launched: Option<Arc<Launched>>,
     helpers: Serving,
     given: Arc<Given>,
+    overlays: Overlays,
     kept: bool,
 }
 
@@ -365,6 +370,7 @@ impl Attempt {
             launched: None,
             helpers: Serving::default(),
             given: Arc::default(),
+            overlays: Overlays::default(),
             kept: false,
         }
     }
@@ -444,6 +450,7 @@ impl Attempt {
     fn keep(mut self) {
         std::mem::take(&mut self.helpers).keep(&self.definition.name);
         self.given.keep();
+        std::mem::take(&mut self.overlays).keep();
         self.kept = true;
     }
 }

@@ -79,4 +79,8 @@ pub fn number_disk(disk: &mut Disk, last: &mut u32) {
             Some(Below::End) | None => None,
         };
     }
+    for filter in disk.throttle_filters.0.iter_mut().filter(|filter| filter.node.is_none()) {
+        *last += 1;
+        filter.node = Some(format!("libvirt-{last}-filter").into());
+    }
 }

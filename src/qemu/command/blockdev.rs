@@ -14,8 +14,8 @@ use super::remote;
 use super::secret::{self, SecretNeed};
 use super::{Guest, Result, internal, unsupported};
 use crate::conf::devices::{
-    DetectZeroes, Discard, Disk, DiskCache, DiskDevice, NvmeSource, Place, Storage, StorageAuth,
-    StorageFormat,
+    DetectZeroes, Discard, Disk, DiskCache, DiskDevice, IoTune, NvmeSource, Place, Storage, StorageAuth,
+    StorageFormat, ThrottleFilter,
 };
 use crate::conf::storage::{Encryption, EncryptionFormat};
 use crate::conf::xml::OnOff;
@@ -91,14 +91,87 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>, disk: &Disk) -> Resu
             .set("file", below.unwrap_or_default())
             .set("discard", "unmap");
         line.json("-blockdev", props);
+        below = Some(copy_on_read_node(disk));
+    }
+    for filter in &disk.throttle_filters.0 {
+        let node = filter_node(filter)?;
+        let props = Props::driver("throttle")
+            .set("node-name", node)
+            .set("throttle-group", throttle_group(&filter.group))
+            .set("file", below.unwrap_or_default());
+        line.json("-blockdev", props);
+        below = Some(node.to_owned());
     }
     Ok(())
+}
+
+fn filter_node(filter: &ThrottleFilter) -> Result<&str> {
+    match filter.node.as_deref() {
+        Some(node) => Ok(node),
+        None => internal("a disk's limits have no node"),
+    }
+}
+
+/// What a group of disks is called in QEMU.
+fn throttle_group(name: &str) -> String {
+    format!("throttle-{name}")
+}
+
+/// The limits that groups of disks share.
+pub(super) fn throttle_groups(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
+    for group in guest.domain.throttle_groups.iter().filter(|group| has_limits(&group.0)) {
+        let props = Props::object("throttle-group", throttle_group(group.name()));
+        line.object(props.set("limits", throttle_limits(&group.0)));
+    }
+    Ok(())
+}
+
+fn has_limits(tune: &IoTune) -> bool {
+    IoTune { group_name: None, ..tune.clone() } != IoTune::default()
+}
+
+/// A group's limits as QEMU takes them.
+pub fn throttle_limits(tune: &IoTune) -> Value {
+    let limits = [
+        ("bps-total", tune.total_bytes_sec),
+        ("bps-read", tune.read_bytes_sec),
+        ("bps-write", tune.write_bytes_sec),
+        ("iops-total", tune.total_iops_sec),
+        ("iops-read", tune.read_iops_sec),
+        ("iops-write", tune.write_iops_sec),
+        ("bps-total-max", tune.total_bytes_sec_max),
+        ("bps-read-max", tune.read_bytes_sec_max),
+        ("bps-write-max", tune.write_bytes_sec_max),
+        ("iops-total-max", tune.total_iops_sec_max),
+        ("iops-read-max", tune.read_iops_sec_max),
+        ("iops-write-max", tune.write_iops_sec_max),
+        ("iops-size", tune.size_iops_sec),
+    ];
+    let lengths = [
+        ("bps-total-max-length", tune.total_bytes_sec_max_length),
+        ("bps-read-max-length", tune.read_bytes_sec_max_length),
+        ("bps-write-max-length", tune.write_bytes_sec_max_length),
+        ("iops-total-max-length", tune.total_iops_sec_max_length),
+        ("iops-read-max-length", tune.read_iops_sec_max_length),
+        ("iops-write-max-length", tune.write_iops_sec_max_length),
+    ];
+    let mut props = Props::new();
+    for (name, limit) in limits {
+        props = props.set(name, limit.unwrap_or(0));
+    }
+    for (name, length) in lengths {
+        props = props.nonzero(name, length.unwrap_or(0));
+    }
+    props.into_value()
 }
 
 /// The node that the disk's device reads and writes.
 pub(super) fn top_node(disk: &Disk) -> Result<Option<String>> {
     if !has_nodes(disk) {
         return Ok(None);
+    }
+    if let Some(filter) = disk.throttle_filters.0.last() {
+        return filter_node(filter).map(|node| Some(node.to_owned()));
     }
     if disk.driver.copy_on_read == Some(OnOff::On) {
         return Ok(Some(copy_on_read_node(disk)));

@@ -15,22 +15,15 @@ use crate::qemu::capabilities::Cap;
 pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     floppy_controller(guest, line);
     for disk in &guest.domain.devices.disks {
-        refuse(disk)?;
+        // It comes later, with the image that is its own.
+        if disk.shares_backing() && !disk.has_overlay() {
+            continue;
+        }
         match &disk.storage.place {
             Place::VhostUser(source) => guest.vhost_user(line, disk, source)?,
             _ => blockdev::build(guest, line, disk)?,
         }
         line.device(guest.disk(disk)?);
-    }
-    Ok(())
-}
-
-fn refuse(disk: &Disk) -> Result<()> {
-    if disk.transient.is_some() {
-        return unsupported(format!("transient disk '{}' is not supported", disk.name()));
-    }
-    if disk.throttle_filters.is_some() {
-        return unsupported("disk element 'throttlefilters' is not supported");
     }
     Ok(())
 }

@@ -60,6 +60,7 @@ mod vsock;
 mod watchdog;
 
 pub(crate) use address::{has_builtin_ide, is_q35};
+pub use blockdev::throttle_limits;
 pub(crate) use cpu::libvirt_feature;
 pub use descriptors::{Descriptors, InterfaceDescriptors, Need, Opened, VsockDescriptor, needs};
 pub use line::Props;
@@ -245,6 +246,7 @@ const STEPS: &[Step] = &[
     memory::build,
     cpu::topology,
     memory::iothreads,
+    blockdev::throttle_groups,
     numa::build,
     machine::uuid,
     smbios::build,
@@ -350,9 +352,6 @@ pub fn devices(domain: &Domain, caps: &QemuCaps, context: &Context<'_>, fd_sets:
 fn refuse_unsupported(domain: &Domain) -> Result<()> {
     if let Some(kind) = domain.devices.unsupported().next() {
         return unsupported(format!("device type '{kind}' is not supported"));
-    }
-    if !domain.throttle_groups.is_empty() {
-        return unsupported("throttle groups are not supported");
     }
     Ok(())
 }

@@ -116,7 +116,10 @@ impl<'a> Labels<'a> {
     pub(super) fn disk(&mut self, disk: &Disk) -> Result<(), SecurityError> {
         let top = own(&disk.storage.seclabels)?;
         let shared = disk.readonly || disk.shareable;
-        let below = disk.storage.layers().map(|layer| (&layer.storage, true));
+        let overlaid = disk.has_overlay();
+        // What is below an overlay is as much the guest's as a disk that has none.
+        let below = disk.storage.layers().enumerate();
+        let below = below.map(|(depth, layer)| (&layer.storage, depth > 0 || !overlaid || shared));
         for (image, shared) in std::iter::once((&disk.storage, shared)).chain(below) {
             if image.fdgroup.is_some() {
                 continue;

@@ -266,6 +266,11 @@ impl Relay {
                 let message = DomainEventMemoryDeviceSizeChangeMsg { callback_id, dom, alias, size };
                 self.send::<wire::DomainEventMemoryDeviceSizeChange>(&message);
             }
+            DomainEvent::Tunable { params } => {
+                let params = convert::params(params);
+                let message = DomainEventCallbackTunableMsg { callback_id, dom, params };
+                self.send::<wire::DomainEventCallbackTunable>(&message);
+            }
             DomainEvent::NicMacChange { alias, old: old_mac, new: new_mac } => {
                 let message = DomainEventNicMacChangeMsg { callback_id, dom, alias, old_mac, new_mac };
                 self.send::<wire::DomainEventNicMacChange>(&message);

@@ -29,6 +29,8 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainSetNumaParameters>(set_numa);
     r.on::<DomainGetInterfaceParameters>(interface);
     r.on::<DomainSetInterfaceParameters>(set_interface);
+    r.on::<DomainSetThrottleGroup>(set_throttle_group);
+    r.on::<DomainDelThrottleGroup>(remove_throttle_group);
     r.on::<DomainGetBlockIoTune>(block_io_tune);
     r.on::<DomainSetBlockIoTune>(set_block_io_tune);
 }
@@ -95,6 +97,18 @@ async fn set_interface(call: Call, args: DomainSetInterfaceParametersArgs) -> Re
     let domain = referred(&call, &args.dom)?;
     let params = convert::from_params(args.params);
     call.drivers.domains.set_bandwidth(domain, args.device, params, args.flags).await
+}
+
+async fn set_throttle_group(call: Call, args: DomainSetThrottleGroupArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    let params = convert::from_params(args.params);
+    call.drivers.domains.set_throttle_group(domain, args.group, params, args.flags).await
+}
+
+async fn remove_throttle_group(call: Call, args: DomainDelThrottleGroupArgs) -> Result<()> {
+    let domain = referred(&call, &args.dom)?;
+    let group = args.group.unwrap_or_default();
+    call.drivers.domains.remove_throttle_group(domain, group, args.flags).await
 }
 
 async fn set(call: Call, dom: &Domain, limits: Limits, params: Vec<TypedParam>, flags: u32) -> Result<()> {

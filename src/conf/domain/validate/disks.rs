@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{by_qemu, iothreads, sources, unsupported};
 use crate::conf::devices::{
-    Address, Devices, Disk, DiskBus, DiskCache, DiskDevice, DiskIo, DiskModel, NetworkProtocol,
+    Address, Devices, Disk, DiskBus, DiskCache, DiskDevice, DiskIo, DiskModel, IoTune, NetworkProtocol,
     StartupPolicy, StorageFormat, StorageKind, Tray,
 };
 use crate::conf::domain::Domain;
@@ -21,6 +21,8 @@ pub(super) fn check_all(domain: &Domain, facts: &Facts<'_>) -> Result<()> {
         check_frontend(disk, facts)?;
         check_address(disk)?;
         check_options(domain, disk)?;
+        check_filters(domain, disk)?;
+        check_transient(disk)?;
         check_driver(domain, disk, facts)?;
     }
     Ok(())
@@ -49,6 +51,53 @@ fn internal<T>(message: impl Into<String>) -> Result<T> {
 
 fn bus(disk: &Disk) -> DiskBus {
     disk.target.bus.unwrap_or(DiskBus::Ide)
+}
+
+/// Limits that a disk shares with others.
+fn check_filters(domain: &Domain, disk: &Disk) -> Result<()> {
+    let filters = &disk.throttle_filters.0;
+    if filters.is_empty() {
+        return Ok(());
+    }
+    let refused = |message: String| Err(ConfError::new(ErrorKind::OperationUnsupported, message));
+    if *disk.iotune != IoTune::default() {
+        let name = disk.name();
+        return refused(format!(
+            "block 'throttlefilters' can't be used together with 'iotune' for disk '{name}'"
+        ));
+    }
+    if disk.device == DiskDevice::Cdrom {
+        return refused("cdrom device with throttle filters isn't supported".to_owned());
+    }
+    let has = |name: &str| domain.throttle_groups.iter().any(|group| group.name() == name);
+    match filters.iter().find(|filter| !has(&filter.group)) {
+        Some(filter) => Err(ConfError::xml(format!("throttle group '{}' not found", filter.group))),
+        None => Ok(()),
+    }
+}
+
+/// A disk whose changes are thrown away.
+fn check_transient(disk: &Disk) -> Result<()> {
+    let (name, bus) = (disk.name(), bus(disk));
+    if disk.transient.is_none() {
+        return Ok(());
+    }
+    if disk.storage.is_empty() {
+        return by_qemu(format!("transient disk '{name}' must not be empty"));
+    }
+    if disk.readonly {
+        return by_qemu(format!("transient disk '{name}' must not be read-only"));
+    }
+    if disk.storage.kind() != StorageKind::File {
+        return by_qemu(format!("transient disk supported only with 'file' type ({name})"));
+    }
+    if disk.device != DiskDevice::Disk {
+        return by_qemu(format!("transient disk supported only with 'disk' device ({name})"));
+    }
+    if disk.shares_backing() && !matches!(bus, DiskBus::Usb | DiskBus::Virtio | DiskBus::Scsi) {
+        return by_qemu(format!("disk bus '{bus}' doesn't support transiend disk backing image sharing"));
+    }
+    Ok(())
 }
 
 /// What the disk is, in general.

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `limits` | processor time, block I/O, memory, NUMA nodes: of the definition, and of a running guest where it has a cgroup |
 //! | `bandwidth` | an interface's share of the network, which the host's kernel keeps |
-//! | `throttle` | the pace of a disk, which QEMU itself keeps |
+//! | `throttle`, `groups` | the pace of a disk, or of several together, which QEMU itself keeps |
 //!
 //! Guests have no cgroup here, so their limits cannot be changed or measured while they run.
 
 mod bandwidth;
+mod groups;
 mod limits;
 mod throttle;
 

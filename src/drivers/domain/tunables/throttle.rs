@@ -6,6 +6,7 @@ use super::one;
 use crate::conf::devices::{Disk, IoTune};
 use crate::conf::domain::Domain;
 use crate::drivers::domain::Domains;
+use crate::drivers::domain::event::DomainEvent;
 use crate::drivers::domain::flags::Impact;
 use crate::drivers::domain::reads::{persistent, running};
 use crate::drivers::domain::usage::disk_named;
@@ -53,7 +54,7 @@ const FAMILIES: [&str; 6] = [
     "_iops_sec_max_length",
 ];
 
-fn known() -> Vec<(&'static str, ParamType)> {
+pub(super) fn known() -> Vec<(&'static str, ParamType)> {
     FIELDS.iter().map(|(name, _)| (*name, ParamType::Ullong)).chain([(GROUP, ParamType::Text)]).collect()
 }
 
@@ -75,7 +76,7 @@ fn is_of(name: &str, family: &str) -> bool {
 }
 
 /// What `old` becomes by what a client gives; 0 takes a limit away.
-fn changed(old: &IoTune, params: &Params) -> Result<IoTune> {
+pub(super) fn changed(old: &IoTune, params: &Params) -> Result<IoTune> {
     let mut tune = old.clone();
     for (name, field) in FIELDS {
         let family = FAMILIES.iter().find(|family| is_of(name, family));
@@ -104,6 +105,16 @@ fn changed(old: &IoTune, params: &Params) -> Result<IoTune> {
         }
     }
     Ok(tune)
+}
+
+/// What subscribers hear of a change.
+pub(super) fn tunable(subject: (&str, &str), params: &Params) -> Params {
+    let mut told = Params::default();
+    told.push(subject.0, subject.1);
+    for (name, value) in &params.0 {
+        told.push(format!("blkdeviotune.{name}"), value.clone());
+    }
+    told
 }
 
 fn source_needed(disk: &Disk, name: &str) -> Result<()> {
@@ -196,6 +207,7 @@ impl Domains {
             let tune = changed(&disk.iotune, &params)?;
             live.monitor().execute(command(drive(&live, disk).await?, &tune)).await?;
             let dev = disk.target.dev.clone();
+            let told = tunable(("blkdeviotune.disk", &name), &params);
             job.update_then(
                 |state| {
                     let disks = state.live.as_mut().map(|live| &mut Arc::make_mut(live).devices.disks);
@@ -204,7 +216,10 @@ impl Domains {
                         *disk.iotune = tune;
                     }
                 },
-                |state, ()| self.save_status(state),
+                |state, ()| {
+                    self.save_status(state);
+                    self.publish(state, DomainEvent::Tunable { params: told });
+                },
             );
         }
         if impact.contains(Impact::CONFIG) {
