@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::rpc::metrics::http::Place;
 use crate::util::conf_file::{self, Setting, SyntaxError, Value};
 use crate::util::reason::Reason;
 use crate::util::uuid::Uuid;
@@ -88,6 +89,8 @@ pub struct Config {
     pub server: ServerConfig,
     pub admin: ServerConfig,
     pub log: LogConfig,
+    /// Where scrapes for Prometheus come in.
+    pub metrics: Option<Place>,
     /// The host's own number, where the firmware's is not to count.
     pub host_uuid: Option<Uuid>,
     pub host_uuid_source: Option<String>,
@@ -142,6 +145,7 @@ impl Default for Config {
                 prio_workers: 0,
             },
             log: LogConfig::default(),
+            metrics: None,
             host_uuid: None,
             host_uuid_source: None,
             remarks: Vec::new(),
@@ -245,6 +249,10 @@ impl Config {
             "log_level" => self.log.level = number(&setting)?,
             "log_filters" => self.log.filters = text(setting)?,
             "log_outputs" => self.log.outputs = text(setting)?,
+            "metrics_listen" => {
+                let refused = |error| format!("metrics_listen: {error}");
+                self.metrics = Some(text(setting)?.parse().map_err(refused)?);
+            }
             "host_uuid" => self.host_uuid = Some(host_uuid(setting)?),
             "host_uuid_source" => self.host_uuid_source = Some(text(setting)?),
             key if WITHOUT_EFFECT.contains(&key) => {

@@ -21,6 +21,7 @@ use crate::rpc::administration::Administration;
 use crate::rpc::keepalive::Patience;
 use crate::rpc::listen::{self, Access, Listener, Service};
 use crate::rpc::listen_net::{NetListener, Protection};
+use crate::rpc::metrics::{Metrics, http};
 use crate::rpc::router::RouteError;
 use crate::rpc::routes;
 use crate::rpc::server::{Limits, Server, Workers};
@@ -81,6 +82,7 @@ pub struct Setup {
 pub struct Daemon {
     listeners: Vec<(Listener, Service)>,
     net_listeners: Vec<NetListener>,
+    metrics: Option<(http::Listener, Arc<Metrics>)>,
     hypervisor: Arc<Server>,
     admin: Arc<Server>,
     administration: Arc<Administration>,
@@ -147,9 +149,17 @@ impl Daemon {
         let administration = Administration::new(logging, idle);
         let admin = server("admin", routes::administration(&administration)?, limits(&config.admin));
         administration.introduce([&hypervisor, &admin]);
+        let metrics = match &config.metrics {
+            Some(place) => {
+                let metrics = Metrics::new(Arc::clone(&drivers), [&hypervisor, &admin]);
+                Some((http::Listener::bind(place).await?, metrics))
+            }
+            None => None,
+        };
         Ok(Self {
             listeners,
             net_listeners,
+            metrics,
             hypervisor,
             admin,
             administration,
@@ -170,7 +180,7 @@ impl Daemon {
 
     /// Serves until `stop` is ready, then lets running calls finish.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, net_listeners, hypervisor, admin, .. } = self;
+        let Self { listeners, net_listeners, metrics, hypervisor, admin, .. } = self;
         let mut accepting = JoinSet::new();
         for (listener, service) in listeners {
             let (server, rights) = match service {
@@ -184,6 +194,9 @@ impl Daemon {
         for listener in net_listeners {
             let server = Arc::clone(&hypervisor);
             accepting.spawn(async move { listener.accept_all(server).await });
+        }
+        if let Some((listener, metrics)) = metrics {
+            accepting.spawn(listener.answer_all(metrics));
         }
         stop.await;
         accepting.shutdown().await;

@@ -19,6 +19,7 @@ pub mod handlers;
 pub mod keepalive;
 pub mod listen;
 pub mod listen_net;
+pub mod metrics;
 pub mod outbox;
 mod places;
 pub mod router;

@@ -21,6 +21,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use ferrovirt_protocol::frame::{FrameType, Header, Status};
@@ -31,6 +32,7 @@ use ferrovirt_protocol::xdr::{self, Encode};
 
 use super::access;
 use super::convert;
+use super::metrics::{Meter, Outcome};
 use super::session::Client;
 use super::stream::Pipe;
 use crate::drivers::Drivers;
@@ -119,20 +121,28 @@ type Typed<P> = Arc<dyn Fn(Call, <P as Procedure>::Args) -> Boxed<<P as Procedur
 pub(super) struct Reply {
     client: Arc<Client>,
     header: Header,
+    /// Of a call that is known and allowed: since when it runs, and where it is counted.
+    counted: Option<(Instant, Arc<Meter>)>,
 }
 
 impl Reply {
     pub(super) fn new(client: Arc<Client>, call: &Header) -> Self {
-        Self { client, header: Header { kind: FrameType::REPLY, status: Status::OK, ..*call } }
+        let header = Header { kind: FrameType::REPLY, status: Status::OK, ..*call };
+        Self { client, header, counted: None }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        if let Some((since, meter)) = &self.counted {
+            meter.count(outcome, since.elapsed());
+        }
     }
 
     fn send<R: Encode>(&self, result: Result<R>) {
         match result {
-            Ok(ret) => {
-                if let Err(error) = self.client.outbox.put(&self.header, &ret) {
-                    self.fail(&too_large(&error));
-                }
-            }
+            Ok(ret) => match self.client.outbox.put(&self.header, &ret) {
+                Ok(()) => self.count(Outcome::Answered),
+                Err(error) => self.fail(&too_large(&error)),
+            },
             Err(error) => self.fail(&error),
         }
     }
@@ -146,8 +156,9 @@ impl Reply {
             }
             Ok(answer) => {
                 let header = Header { kind: FrameType::REPLY_WITH_FDS, ..self.header };
-                if let Err(error) = self.client.outbox.put_with_fds(&header, &answer.ret, answer.fds) {
-                    self.fail(&too_large(&error));
+                match self.client.outbox.put_with_fds(&header, &answer.ret, answer.fds) {
+                    Ok(()) => self.count(Outcome::Answered),
+                    Err(error) => self.fail(&too_large(&error)),
                 }
             }
             Err(error) => self.fail(&error),
@@ -160,7 +171,10 @@ impl Reply {
             Ok(answer) => {
                 let stream = self.client.streams.open(&self.header);
                 match self.client.outbox.put(&self.header, &answer.ret) {
-                    Ok(()) => drop(tokio::spawn(answer.pipe.run(stream))),
+                    Ok(()) => {
+                        self.count(Outcome::Answered);
+                        drop(tokio::spawn(answer.pipe.run(stream)));
+                    }
                     Err(error) => self.fail(&too_large(&error)),
                 }
             }
@@ -169,6 +183,7 @@ impl Reply {
     }
 
     pub(super) fn fail(&self, error: &Error) {
+        self.count(Outcome::Failed);
         tracing::debug!(client = self.client.id.0, serial = self.header.serial, %error, "call failed");
         let header = Header { status: Status::ERROR, ..self.header };
         if let Err(unsendable) = self.client.outbox.put(&header, &convert::error(error)) {
@@ -185,6 +200,7 @@ fn too_large(error: &ferrovirt_protocol::xdr::EncodeError) -> Error {
 
 struct Route {
     start: Start,
+    meter: Arc<Meter>,
 }
 
 struct Table {
@@ -241,7 +257,7 @@ impl Routes {
         match slot {
             None => self.mistakes.push(format!("{} is no call of a served program", P::NAME)),
             Some(slot) if slot.route.is_some() => self.mistakes.push(format!("{} routed twice", P::NAME)),
-            Some(slot) => slot.route = Some(Route { start }),
+            Some(slot) => slot.route = Some(Route { start, meter: Arc::default() }),
         }
     }
 
@@ -382,6 +398,12 @@ impl Router {
         })
     }
 
+    /// What is counted of each call that has a handler.
+    pub(super) fn meters(&self) -> impl Iterator<Item = (&'static Entry, &Meter)> + '_ {
+        let slots = self.tables.iter().flat_map(|table| table.slots.iter().flatten());
+        slots.filter_map(|slot| Some((slot.entry, &*slot.route.as_ref()?.meter)))
+    }
+
     /// Checks a call, decodes it and starts its handler. `None` where the answer has already been sent.
     pub(super) fn start(
         &self,
@@ -390,9 +412,10 @@ impl Router {
         frame: ferrovirt_protocol::frame::Frame,
         fds: Vec<OwnedFd>,
     ) -> Option<(Running, &'static Entry)> {
-        let reply = Reply::new(Arc::clone(client), &frame.header);
+        let mut reply = Reply::new(Arc::clone(client), &frame.header);
         match self.admit(client, &frame.header) {
             Ok((entry, route)) => {
+                reply.counted = Some((Instant::now(), Arc::clone(&route.meter)));
                 let call = Call {
                     drivers: Arc::clone(drivers),
                     client: Arc::clone(client),

@@ -10,6 +10,7 @@ mod calls;
 mod daemon;
 mod events;
 mod hostile;
+mod metrics;
 mod net;
 mod process;
 mod streams;
