@@ -3,7 +3,9 @@
 //! Every model goes through three steps: read (syntax) → defaults (needs facts of the host) → validate.
 //! [`xml`] has the machinery, [`devices`] what a guest is plugged together from.
 
+pub mod backup;
 pub mod capabilities;
+pub mod checkpoint;
 pub mod devices;
 pub mod domain;
 pub mod error;

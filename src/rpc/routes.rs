@@ -14,6 +14,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
         .program(remote::PROGRAM, remote::ENTRIES)
         .program(qemu::PROGRAM, qemu::ENTRIES)
         .routes(handlers::block_jobs::routes)
+        .routes(handlers::checkpoints::routes)
         .routes(handlers::connect::routes)
         .routes(handlers::domain::routes)
         .routes(handlers::domain_agent::routes)

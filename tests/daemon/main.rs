@@ -15,6 +15,7 @@ mod fake_qemu;
 mod agent;
 mod attach;
 mod autodestroy;
+mod backups;
 mod block_jobs;
 mod console;
 mod cpu;

@@ -247,8 +247,22 @@ impl Storage {
         std::iter::successors(self.layer(), |layer| layer.storage.layer())
     }
 
+    /// A source that is called otherwise.
+    pub fn read_source(source: Element<'_>, kind: StorageKind) -> Result<Self> {
+        read_source(source, kind)
+    }
+
+    /// The same.
+    pub fn write_source_as(&self, out: &mut Writer, name: &'static str) {
+        self.write_named(out, name, WithIndex::No);
+    }
+
     fn write_source(&self, out: &mut Writer, with_index: WithIndex) {
-        out.group("source", |out| {
+        self.write_named(out, "source", with_index);
+    }
+
+    fn write_named(&self, out: &mut Writer, name: &'static str, with_index: WithIndex) {
+        out.group(name, |out| {
             match &self.place {
                 _ if self.volume.is_some() => {}
                 Place::File(path) => write_path(out, "file", path),

@@ -303,7 +303,7 @@ impl Domains {
         let for_it = match operation {
             Operation::Save => reason == Paused::Save,
             Operation::Dump => reason == Paused::Dump,
-            Operation::Snapshot => matches!(reason, Paused::Snapshot | Paused::Migration),
+            Operation::Snapshot => matches!(reason, Paused::Snapshot | Paused::Save | Paused::Migration),
             _ => return,
         };
         tracing::warn!(domain = %object.state().name, operation = operation.name(), "gives up what the last daemon began");

@@ -136,6 +136,7 @@ impl Domains {
         }
         if !state.is_active() {
             self.drop_snapshots(&state, flags.contains(UndefineFlags::SNAPSHOTS_METADATA))?;
+            self.drop_checkpoints(&state, flags.contains(UndefineFlags::CHECKPOINTS_METADATA))?;
         }
         self.drop_managed_save(&state, flags)?;
         drop_nvram(&state, flags)?;

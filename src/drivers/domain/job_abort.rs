@@ -24,6 +24,7 @@ impl Domains {
             Some(Operation::MigrationIn) => {
                 Err(invalid("cannot abort incoming migration; use virDomainDestroy instead"))
             }
+            Some(Operation::Backup) => self.cancel_backup(&object, &live).await,
             Some(_) => abort(&live, underway, flags).await,
         }
     }

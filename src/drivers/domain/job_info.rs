@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Domains;
 use super::event::DomainEvent;
 use super::flags::{CallFlags, JobStatsFlags};
 use super::reads::running;
+use super::{Domains, backup};
 use crate::drivers::params::Params;
 use crate::error::{Error, Result};
 use crate::qemu::job::{
@@ -101,6 +101,11 @@ async fn ask(domain: &mut DomainHandle) -> Result<()> {
         object.observe(change, |_, ()| ());
     };
     match (underway.statistics.subject, underway.statistics.status) {
+        (JobSubject::Backup, _) => {
+            let job = domain.begin::<Query>().await?;
+            let told = backup::progress(&job.live()?).await?;
+            note(&told);
+        }
         (_, JobStatus::Active) if underway.statistics.subject != JobSubject::MemoryDump => {}
         (JobSubject::Migration | JobSubject::SaveDump, _) => {
             let job = domain.begin::<Query>().await?;
@@ -112,7 +117,7 @@ async fn ask(domain: &mut DomainHandle) -> Result<()> {
             let told = job.live()?.monitor().execute(QueryDump {}).await?;
             note(&|statistics| statistics.take_dump(&told));
         }
-        (JobSubject::None | JobSubject::Backup, _) => {}
+        (JobSubject::None, _) => {}
     }
     Ok(())
 }

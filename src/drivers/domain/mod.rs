@@ -30,6 +30,7 @@
 //! | `block_jobs` | long work on the images of running guests |
 //! | `save`, `restore`, `managed_save` | a guest's state into a file, and back |
 //! | `core_dump` | what is kept of a guest for whoever looks into it |
+//! | `checkpoint`, `backup` | what guests write since a moment, and copies of what they have |
 //! | `snapshot` | states of a domain that it can go back to |
 //! | `start`, `lifecycle`, `lifecycle_action`, `teardown` | from nothing to a running guest, what is done with it, and back |
 //! | `monitor_events` | what QEMU reports, in order, one task per guest |
@@ -48,7 +49,9 @@ mod agent_info;
 mod agent_power;
 pub mod agent_vcpus;
 mod attach;
+pub mod backup;
 pub mod block_jobs;
+pub mod checkpoint;
 mod complete;
 pub mod console;
 mod core_dump;
@@ -150,6 +153,7 @@ pub struct Domains {
     paths: Paths,
     definitions: Definitions,
     snapshot_files: MomentFiles,
+    checkpoint_files: MomentFiles,
     limits: Limits,
     emulators: Emulators,
     storage: Arc<Storage>,
@@ -223,6 +227,7 @@ impl Domains {
             events,
             definitions: Definitions::new(paths.qemu_config(), paths.qemu_autostart()),
             snapshot_files: MomentFiles::new(paths.qemu_state().join("snapshot")),
+            checkpoint_files: MomentFiles::new(paths.qemu_state().join("checkpoint")),
             limits: Limits::default(),
             emulators,
             storage,
@@ -259,6 +264,7 @@ impl Domains {
                 Error::io(format_args!("cannot use '{}'", domains.paths.qemu_config().display()), error)
             })?;
             domains.load_snapshots();
+            domains.load_checkpoints();
             Ok(inherited)
         });
         self.adopt_all(inherited.await?).await;

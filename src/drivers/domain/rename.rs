@@ -50,7 +50,8 @@ impl Domains {
         self.list.claim(name, object)?;
         let moved = self
             .move_files(&state.name, &definition, state.autostart)
-            .and_then(|()| self.snapshot_files.rename(&state.name, name));
+            .and_then(|()| self.snapshot_files.rename(&state.name, name))
+            .and_then(|()| self.checkpoint_files.rename(&state.name, name));
         if let Err(error) = moved {
             self.list.release_name(name);
             return Err(Error::io(format_args!("cannot rename domain '{}'", state.name), error));

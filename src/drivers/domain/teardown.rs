@@ -26,6 +26,7 @@ impl Domains {
         let state = object.state();
         self.release(&state);
         self.take_back_all(&state).await;
+        self.drop_backup(&state).await;
         let (reason, detail) = meaning(state.ending);
         tracing::info!(domain = %state.name, ?reason, "stopped");
         let (_, word) = RunState::Shutoff(reason).names();
@@ -50,7 +51,8 @@ impl Domains {
             if state.ending != Some(Ending::Migrated) {
                 self.drop_tpm_state(&state, UndefineFlags::empty());
             }
-            if let Err(error) = self.drop_snapshots(&state, true) {
+            let dropped = self.drop_snapshots(&state, true).and(self.drop_checkpoints(&state, true));
+            if let Err(error) = dropped {
                 tracing::warn!(domain = %state.name, %error, "what is known of snapshots stays");
             }
             self.list.remove(object);

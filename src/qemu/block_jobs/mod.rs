@@ -18,6 +18,7 @@ pub use effect::{Effect, effect};
 pub use record::{BlockJobRecord, BlockJobsRecord};
 pub use run::{RunError, run, wait_for};
 
+use crate::conf::backup::Backup;
 use crate::conf::devices::Storage;
 use crate::conf::xml::xml_enum;
 
@@ -46,6 +47,17 @@ pub enum Work {
     Commit { top: u32, base: u32, above: Option<u32>, deletes: bool },
     /// To `store`, or to whoever reads it from there.
     Backup { store: Box<Store>, bitmap: Option<Box<str>> },
+}
+
+/// A backup as long as it lasts.
+#[derive(Debug, Clone)]
+pub struct RunningBackup {
+    pub backup: Backup,
+    /// Images were there before, and stay.
+    pub reused: bool,
+    /// What is over of it: done, and how much there was to do.
+    pub ended: (u64, u64),
+    pub error: Option<String>,
 }
 
 /// An image that a backup is written to.

@@ -7,11 +7,12 @@ use tokio::sync::watch;
 
 use super::kinds::{Operation, Phase};
 use super::statistics::JobStatistics;
+use crate::conf::checkpoint::Checkpoint;
 use crate::conf::domain::{Cpu, Domain};
 use crate::conf::moments::Moments;
 use crate::conf::snapshot::Snapshot;
 use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
-use crate::qemu::block_jobs::BlockJobs;
+use crate::qemu::block_jobs::{BlockJobs, RunningBackup};
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::monitor::MigrationStatus;
 use crate::qemu::process::{Files, Running};
@@ -56,6 +57,10 @@ pub struct State {
     pub operation: Option<Underway>,
     /// States that it can go back to.
     pub snapshots: Arc<Moments<Snapshot>>,
+    /// Moments since which it is noted what it writes.
+    pub checkpoints: Arc<Moments<Checkpoint>>,
+    /// The backup that is being made.
+    pub backup: Option<Arc<RunningBackup>>,
     /// What QEMU works on disks' images.
     pub block_jobs: Arc<BlockJobs>,
     /// How the last async operation that was reported on went.
@@ -186,6 +191,8 @@ impl State {
             vcpu_threads: Arc::new([]),
             operation: None,
             snapshots: Arc::default(),
+            checkpoints: Arc::default(),
+            backup: None,
             block_jobs: Arc::default(),
             completed: None,
             autodestroy: false,
@@ -255,6 +262,7 @@ impl State {
         self.vcpu_threads = Arc::new([]);
         self.operation = None;
         self.block_jobs = Arc::default();
+        self.backup = None;
         self.autodestroy = false;
         self.starting = None;
         self.disconnect_agent();

@@ -28,7 +28,6 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainGetMetadata>(get_metadata);
     r.on::<DomainGetMessages>(get_messages);
     r.on::<DomainHasManagedSaveImage>(has_managed_save_image);
-    r.on::<DomainListAllCheckpoints>(list_all_checkpoints);
     r.on::<DomainGetSecurityLabel>(get_security_label);
     r.on::<DomainGetSecurityLabelList>(get_security_label_list);
     r.on::<DomainGetJobInfo>(get_job_info);
@@ -138,18 +137,6 @@ async fn has_managed_save_image(
     no_flags(args.flags, "qemuDomainHasManagedSaveImage")?;
     let state = state(&call, &args.dom)?;
     Ok(DomainHasManagedSaveImageRet { result: call.drivers.domains.has_managed_save(&state).into() })
-}
-
-/// `virDomainCheckpointListFlags`: all of them.
-const CHECKPOINT_FILTERS: u32 = 0xf;
-
-async fn list_all_checkpoints(
-    call: Call,
-    args: DomainListAllCheckpointsArgs,
-) -> Result<DomainListAllCheckpointsRet> {
-    no_flags(args.flags & !CHECKPOINT_FILTERS, "qemuDomainListAllCheckpoints")?;
-    state(&call, &args.dom)?;
-    Ok(DomainListAllCheckpointsRet { checkpoints: Vec::new(), ret: 0 })
 }
 
 /// That of the main security driver, which labels nobody.

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod block_jobs;
+pub mod checkpoints;
 pub mod connect;
 pub mod domain;
 pub mod domain_agent;

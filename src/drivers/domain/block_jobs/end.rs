@@ -335,39 +335,43 @@ impl Domains {
         }
     }
 
-    async fn end_of_backup(
-        &self,
-        object: &DomainObject,
-        _live: &Live<'_>,
-        (name, _job): (&str, &BlockJob),
-        (_phase, _told): (Phase, Option<&JobInfo>),
-    ) {
-        let forget = |state: &mut State| {
-            Arc::make_mut(&mut state.block_jobs).remove(name);
-        };
-        object.observe(forget, |state, ()| self.save_status(state));
-    }
-
     /// Asks a guest that ran under another daemon how its jobs stand.
     pub(in crate::drivers::domain) async fn refresh_block_jobs(
         self: &Arc<Self>,
         object: &Arc<DomainObject>,
         live: &Live<'_>,
     ) -> Result<()> {
-        let known: Vec<_> = object.state().block_jobs.keys().cloned().collect();
-        if known.is_empty() {
-            return Ok(());
-        }
         let told = live.monitor().execute(QueryJobs {}).await?;
+        let known: Vec<_> = object.state().block_jobs.keys().cloned().collect();
+        let waited_for = |told: &&JobInfo| {
+            let is_ours = ["create-", "internal-snapshot-"].iter().any(|it| told.id.starts_with(it));
+            is_ours && told.status == "concluded" && !known.iter().any(|name| **name == *told.id)
+        };
+        for job in told.iter().filter(waited_for) {
+            live.monitor().execute(JobDismiss { id: job.id.clone() }).await?;
+        }
         for name in known {
             match told.iter().find(|told| *told.id == *name) {
                 Some(told) if told.status == "ready" => self.note_job_ready(object, &name),
+                // Who asked for it has nobody any more who would tell him.
+                Some(told)
+                    if told.status == "pending"
+                        || (told.status != "concluded" && is_backup(&object.state(), &name)) =>
+                {
+                    self.change_block_job(object, &name, |job| job.phase = Phase::Aborting);
+                    let cancel = BlockJobCancel { device: name.to_string(), force: true };
+                    live.monitor().execute(cancel).await?;
+                }
                 Some(told) if told.status != "concluded" => {}
                 _ => drop(self.conclude(object, live, &name).await?),
             }
         }
         Ok(())
     }
+}
+
+fn is_backup(state: &State, name: &str) -> bool {
+    state.block_jobs.get(name).is_some_and(|job| matches!(job.work, Work::Backup { .. }))
 }
 
 /// Deletes images that nothing stands on any more.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::SnapshotCreateFlags;
 use super::offline::{overlay, put_on};
@@ -19,6 +19,7 @@ use crate::drivers::domain::Domains;
 use crate::drivers::domain::block_jobs::disk_of;
 use crate::drivers::domain::block_jobs::image::{Added, Origin, standing_on};
 use crate::drivers::domain::block_jobs::with_disk;
+use crate::drivers::domain::checkpoint::add_action;
 use crate::drivers::domain::event::{DomainEvent, Lifecycle, Suspended};
 use crate::drivers::domain::flags::SaveFlags;
 use crate::drivers::domain::reads::running;
@@ -27,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::qemu::block::{Layers, Nodes, number_disk};
 use crate::qemu::block_jobs::{self, RunError};
 use crate::qemu::job::{self, Allowed, AsyncJob, Ending, JobSubject, Kind, Launched, Live, State};
-use crate::qemu::monitor::Transaction;
+use crate::qemu::monitor::{NodeImages, QueryNodeImages, Transaction};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
 use crate::qemu::save_file::Packer;
@@ -163,7 +164,11 @@ impl Domains {
             return Ok(());
         }
         let action = |it: &Overlay| json!({ "type": "blockdev-snapshot", "data": { "node": it.node, "overlay": it.overlay } });
-        let actions = prepared.iter().map(action).collect();
+        let mut actions: Vec<_> = prepared.iter().map(action).collect();
+        if !state.checkpoints.is_empty() {
+            let nodes = live.monitor().execute(QueryNodeImages { flat: true }).await?;
+            actions.extend(prepared.iter().flat_map(|it| noted_on(&state, &nodes, it)));
+        }
         if let Err(error) = live.monitor().execute(Transaction { actions }).await {
             return Err(give_up(&live, prepared, error.into()).await);
         }
@@ -246,6 +251,22 @@ impl Domains {
         }
         made
     }
+}
+
+/// What is written goes on being noted, in the new image.
+fn noted_on(state: &State, nodes: &[NodeImages], overlay: &Overlay) -> Vec<Value> {
+    let node = nodes.iter().find(|node| node.node_name.as_ref() == Some(&overlay.node));
+    let bitmaps = node.map_or(&[][..], |node| &node.dirty_bitmaps);
+    let known =
+        bitmaps.iter().filter(|bitmap| bitmap.persistent && !bitmap.inconsistent).filter_map(|bitmap| {
+            let name = bitmap.name.as_deref().filter(|name| state.checkpoints.get(name).is_some())?;
+            Some((name, bitmap.granularity))
+        });
+    let add = |(name, granularity): (&str, u64)| {
+        let data = json!({ "persistent": true, "disabled": false, "granularity": granularity });
+        add_action(&overlay.overlay, name, data)
+    };
+    known.map(add).collect()
 }
 
 async fn give_up(live: &Live<'_>, prepared: Vec<Overlay>, mut error: Error) -> Error {
