@@ -42,6 +42,7 @@ mod migrate_postcopy;
 mod migrate_soak;
 mod migrate_tls;
 mod migrate_upstream;
+mod migrate_ways;
 mod old_client;
 mod plugged_in;
 mod pools;

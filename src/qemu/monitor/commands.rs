@@ -46,6 +46,7 @@ impl<T> Absent for Option<T> {
 impl Absent for String {}
 impl Absent for &str {}
 impl Absent for bool {}
+impl Absent for i32 {}
 impl Absent for u32 {}
 impl Absent for u64 {}
 impl Absent for Value {}
@@ -76,6 +77,8 @@ commands! {
     QueryMigrateParameters = "query-migrate-parameters" {} -> MigrationParameters;
     /// Goes on behind the status named by `state`.
     MigrateContinue = "migrate-continue" { state: &'static str } -> Done;
+    /// Has viewers of the screen go to another host.
+    ClientMigrateInfo = "client_migrate_info" { protocol: &'static str, hostname: String, port: i32, tls_port: i32, cert_subject: Option<String> } -> Done;
     MigrateStartPostcopy = "migrate-start-postcopy" {} -> Done;
     /// Interrupts a migration in its postcopy phase.
     MigratePause = "migrate-pause" {} -> Done;

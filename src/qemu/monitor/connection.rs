@@ -68,6 +68,8 @@ struct Outgoing {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     pub migration: Option<MigrationStatus>,
+    /// Viewers of the screen have gone where the guest goes.
+    pub screens_moved: bool,
     /// How a dump of memory ended, and why if it failed.
     pub dumped: Option<(DumpInfo, Option<String>)>,
     /// How often a job has changed its status.
@@ -190,17 +192,24 @@ impl Shared {
     pub(super) fn forget_progress(&self) {
         self.progress.send_modify(|progress| {
             progress.migration = None;
+            progress.screens_moved = false;
             progress.dumped = None;
         });
     }
 
     fn note_progress(&self, event: &Event) {
-        if !matches!(event.name.as_str(), "MIGRATION" | "DUMP_COMPLETED" | "JOB_STATUS_CHANGE") {
+        if !matches!(
+            event.name.as_str(),
+            "MIGRATION" | "SPICE_MIGRATE_COMPLETED" | "DUMP_COMPLETED" | "JOB_STATUS_CHANGE"
+        ) {
             return;
         }
         match event.kind() {
             EventKind::Migration { status } => {
                 self.progress.send_modify(|progress| progress.migration = Some(status));
+            }
+            EventKind::SpiceMigrateCompleted => {
+                self.progress.send_modify(|progress| progress.screens_moved = true)
             }
             EventKind::JobStatusChange { .. } => self.progress.send_modify(|progress| progress.jobs += 1),
             EventKind::DumpCompleted { result, error } => {

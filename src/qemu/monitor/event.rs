@@ -152,6 +152,8 @@ pub enum EventKind {
     Migration {
         status: MigrationStatus,
     },
+    /// All viewers of a SPICE screen have gone to the other host.
+    SpiceMigrateCompleted,
     MigrationPass {
         pass: u64,
     },

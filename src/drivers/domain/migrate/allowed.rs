@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::request::{MigrateFlags, Request};
-use crate::conf::devices::{Disk, Place};
+use crate::conf::devices::{Disk, Place, ShmemRole};
 use crate::conf::domain::{Domain, FeaturePolicy, TimerName};
 use crate::drivers::domain::block_jobs::check_all_idle;
 use crate::error::{Error, Result};
@@ -38,6 +38,13 @@ fn check_guest(state: &State, request: &Request, blockers: &[String]) -> Result<
     check_all_idle(state)?;
     if has_invariant_tsc(live) && !has_tsc_frequency(live) {
         return invalid("domain has 'invtsc' CPU feature but TSC frequency is not specified");
+    }
+    if let Some(shared) = live.devices.shmems.iter().find(|shmem| shmem.role != Some(ShmemRole::Master)) {
+        return Err(Error::operation_invalid(format!(
+            "shmem device '{}' cannot be migrated, only shmem with role='{}' can be migrated",
+            shared.name,
+            ShmemRole::Master
+        )));
     }
     if live.devices.disks.iter().any(|disk| disk.transient.is_some()) {
         return invalid("migration with transient disk is not supported");
@@ -103,9 +110,12 @@ fn check_disks(definition: &Domain, request: &Request) -> Result<()> {
         if is_empty(disk) || disk.readonly || goes_along {
             continue;
         }
-        if let Place::File(Some(path)) = &disk.storage.place
-            && !is_shared(Path::new(&**path))
-        {
+        let is_local = match &disk.storage.place {
+            Place::File(Some(path)) => !is_shared(Path::new(&**path)),
+            Place::Nvme(_) => true,
+            _ => false,
+        };
+        if is_local {
             return Err(Error::migrate_unsafe("Migration without shared storage is unsafe"));
         }
     }
@@ -193,5 +203,8 @@ mod tests {
         assert_eq!(check(&state, &["a", "b"]), refused("cannot migrate domain: a; b"));
         state.autodestroy = true;
         assert_eq!(check(&state, &[]), refused("domain is marked for auto destroy"));
+        let shared = super::tests::state("<shmem name='s' role='peer'><model type='ivshmem-plain'/></shmem>");
+        let sentence = "shmem device 's' cannot be migrated, only shmem with role='master' can be migrated";
+        assert_eq!(check(&shared, &[]), refused(sentence));
     }
 }

@@ -15,7 +15,7 @@ use super::place::Target;
 use super::request::{MigrateFlags, Request};
 use super::settings::Side;
 use super::tell::put_back;
-use super::{Outcome, disks, peer_of, postcopy, statistics, tunnel};
+use super::{Outcome, disks, peer_of, postcopy, screens, statistics, tunnel};
 use crate::conf::domain::Domain;
 use crate::conf::migration::{Cookie, Feature, Persistent};
 use crate::drivers::ClientId;
@@ -172,6 +172,9 @@ impl Domains {
             let (_, uri) = self.choose_port(target, definition.uuid)?;
             return Ok((Prepared { cookie: ours.to_bytes()?, uri }, None));
         }
+        if let Some(nbd) = theirs.and_then(|cookie| cookie.nbd.as_ref()) {
+            self.make_images(definition, request, nbd).await?;
+        }
         let settings = Side::Destination.settings(request, theirs)?;
         let exact_cpu = theirs.and_then(|cookie| cookie.cpu.clone());
         let beginning = Beginning::Incoming(Paused::Migration);
@@ -182,6 +185,7 @@ impl Domains {
             ours.nbd = self.serve_disks(job, request, theirs).await?;
             let nested = job.nested().await?;
             let live = nested.live()?;
+            ours.graphics = live.state().live.as_deref().and_then(screens::offered);
             ours.capabilities = Side::Destination.told(&migrate::supported(&live).await?);
             let uri = match way {
                 Way::Tunnel(descriptor) => {

@@ -11,6 +11,7 @@ use super::postcopy::is_postcopy;
 use super::remote::{Ability, Remote, Trouble};
 use super::request::{MigrateFlags, Request};
 use super::source::vcpus;
+use super::transport::Means;
 use super::{Outcome, tunnel};
 use crate::drivers::ClientId;
 use crate::drivers::domain::Domains;
@@ -55,7 +56,7 @@ impl Domains {
             false => self.leave(domain, request).await?,
         };
         let vcpus = if again { Vcpus::Ran } else { vcpus(&job.state()) };
-        let mut outgoing = Outgoing { client, vcpus, before: None };
+        let mut outgoing = Outgoing { client, vcpus, before: None, screens: false };
         let Prepared { remote, flags, cookie, route } = match self.prepare_peer(&mut job, request, uri).await
         {
             Ok(prepared) => prepared,
@@ -115,7 +116,8 @@ impl Domains {
         request: &Request,
         uri: &str,
     ) -> Result<Prepared> {
-        let remote = Remote::open(uri, &self.rules.migration).await?;
+        let means = Means { pki: &self.paths.pki, search_path: self.search_path() };
+        let remote = Remote::open(uri, &self.rules.migration, means).await?;
         check_peer(&remote, request).await?;
         let begun = match request.has(MigrateFlags::POSTCOPY_RESUME) {
             true => self.offer_again(job, request).await?,

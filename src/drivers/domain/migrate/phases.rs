@@ -52,6 +52,8 @@ pub(super) struct Outgoing {
     pub vcpus: Vcpus,
     /// What its QEMU had been told before.
     pub before: Option<Box<MigrationParameters>>,
+    /// Whether viewers of its screen go with it.
+    pub screens: bool,
 }
 
 /// Of a guest that arrives.

@@ -20,7 +20,7 @@ use super::postcopy::is_postcopy;
 use super::request::{MigrateFlags, Request};
 use super::settings::Side;
 use super::tell::put_back;
-use super::{Outcome, allowed, peer_of, statistics};
+use super::{Outcome, allowed, peer_of, screens, statistics};
 use crate::conf::domain::Domain;
 use crate::conf::migration::{Cookie, Feature, Nbd, Persistent};
 use crate::conf::xml::Form;
@@ -70,7 +70,8 @@ impl Domains {
         let mut job = self.leave(domain, request).await?;
         let begun = self.offer_within(&mut job, request).await?;
         let state = job.state();
-        self.migrations.leaves(state.uuid, Outgoing { client, vcpus: vcpus(&state), before: None });
+        self.migrations
+            .leaves(state.uuid, Outgoing { client, vcpus: vcpus(&state), before: None, screens: false });
         job.park(BEGUN);
         Ok(begun)
     }
@@ -97,7 +98,7 @@ impl Domains {
         let uuid = state.uuid;
         let kept = self.migrations.has_left(uuid);
         let vcpus = kept.map_or_else(|| vcpus(&state), |kept| kept.vcpus);
-        let mut outgoing = Outgoing { client, vcpus, before: None };
+        let mut outgoing = Outgoing { client, vcpus, before: None, screens: false };
         self.write_down(&job, PERFORMING);
         let streamed = async {
             let other_end = OtherEnd::at(target, request)?;
@@ -205,6 +206,15 @@ impl Domains {
         allowed::check(state, request, &blockers)?;
         // There is no lock manager, as libvirt says it.
         cookie.demand(Feature::Lockstate);
+        let persists = request.has(MigrateFlags::PERSIST_DEST);
+        let definitions = [state.definition(), state.inactive.as_ref().filter(|_| persists)];
+        if definitions
+            .into_iter()
+            .flatten()
+            .any(|it| it.has_memory_hotplug() || !it.devices.memories.is_empty())
+        {
+            cookie.demand(Feature::MemoryHotplug);
+        }
         if let (Some(live), Some(launched)) = (&state.live, &state.launched)
             && launched.defined_cpu.is_some()
         {
@@ -236,6 +246,7 @@ impl Domains {
         let peer = peer_of(&state.name, state.uuid, self.host_uuid);
         let understood = [Feature::Graphics, Feature::Capabilities, Feature::Nbd, Feature::Bitmaps];
         let theirs = Cookie::parse(cookie, peer, &understood)?;
+        outgoing.screens = screens::announce(job, theirs.as_ref(), request.text("graphics_uri")).await;
         let persistent = match request.has(MigrateFlags::PERSIST_DEST) {
             true => Some(self.persistent(&state, request).await?),
             false => None,
@@ -351,6 +362,9 @@ impl Domains {
         }
         let object = Arc::clone(job.object());
         if !request.has(MigrateFlags::OFFLINE) {
+            if outgoing.is_some_and(|outgoing| outgoing.screens) {
+                screens::wait(&mut job).await;
+            }
             self.end_here(&mut job).await?;
         }
         if request.has(MigrateFlags::UNDEFINE_SOURCE) && !object.state().is_active() {
