@@ -47,7 +47,7 @@ impl Domains {
     /// `virDomainRestoreFlags`
     pub async fn restore(self: &Arc<Self>, path: &str, xml: Option<&str>, flags: u32) -> Result<()> {
         let flags = RestoreFlags::accept(flags)?;
-        self.restore_from(Path::new(path), xml, None, flags).await
+        Box::pin(self.restore_from(Path::new(path), xml, None, flags)).await
     }
 
     /// The same with parameters.
@@ -60,7 +60,8 @@ impl Domains {
         let path = params.text("file").ok_or_else(|| Error::invalid_arg("missing path to restore from"))?;
         let flags = RestoreFlags::accept(flags)?;
         let channels = params.int("parallel.channels").copied();
-        self.restore_from(Path::new(path), params.text("dxml").map(String::as_str), channels, flags).await
+        let xml = params.text("dxml").map(String::as_str);
+        Box::pin(self.restore_from(Path::new(path), xml, channels, flags)).await
     }
 
     async fn restore_from(

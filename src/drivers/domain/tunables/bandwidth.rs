@@ -14,14 +14,16 @@ use crate::error::{Error, Result};
 use crate::qemu::job::{DomainHandle, Job, Modify, State};
 use crate::qemu::traffic;
 
-/// libvirt's names and their places.
-const INBOUND: [(&str, fn(&mut Rate) -> &mut u64); 4] = [
+/// libvirt's name of a number, and its place.
+type Field = (&'static str, fn(&mut Rate) -> &mut u64);
+
+const INBOUND: [Field; 4] = [
     ("inbound.average", |rate| &mut rate.average),
     ("inbound.peak", |rate| &mut rate.peak),
     ("inbound.burst", |rate| &mut rate.burst),
     ("inbound.floor", |rate| &mut rate.floor),
 ];
-const OUTBOUND: [(&str, fn(&mut Rate) -> &mut u64); 3] = [
+const OUTBOUND: [Field; 3] = [
     ("outbound.average", |rate| &mut rate.average),
     ("outbound.peak", |rate| &mut rate.peak),
     ("outbound.burst", |rate| &mut rate.burst),
@@ -56,7 +58,7 @@ impl Wanted {
         let known: Vec<_> =
             INBOUND.iter().chain(&OUTBOUND).map(|(name, _)| (*name, ParamType::Uint)).collect();
         params.validate(&known)?;
-        let rate = |fields: &[(&str, fn(&mut Rate) -> &mut u64)]| {
+        let rate = |fields: &[Field]| {
             let mut rate = Rate::default();
             for (name, field) in fields {
                 *field(&mut rate) = params.uint(name).copied().unwrap_or(0).into();
