@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use ferrovirt_compat::{Daemon, halting};
+use ferrovirt_compat::{Daemon, command, halting};
 use tempfile::TempDir;
 
 use crate::authority::Authority;
@@ -85,7 +84,7 @@ fn encryption_goes_with_every_way_to_stream() {
     // A passphrase that the host keeps opens the keys.
     for side in ["server", "client"] {
         let (plain, sealed) = (keys.path().join(format!("{side}-key.pem")), keys.path().join("sealed"));
-        let mut openssl = Command::new("openssl");
+        let mut openssl = command("openssl");
         openssl.args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:sesame", "-in"]).arg(&plain);
         assert!(openssl.arg("-out").arg(&sealed).status().unwrap().success());
         fs::rename(&sealed, &plain).unwrap();

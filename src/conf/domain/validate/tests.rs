@@ -29,6 +29,7 @@ fn as_recorded(error: &ConfError) -> String {
         ErrorKind::Unsupported => (67, "unsupported configuration: {}"),
         ErrorKind::Failed => (9, "operation failed: {}"),
         ErrorKind::Overflow => (82, "numerical overflow: {}"),
+        ErrorKind::OperationUnsupported => (84, "Operation not supported: {}"),
     };
     let origin = match error.origin {
         Origin::None => 0,
