@@ -2,7 +2,7 @@
 
 use ferrovirt_compat::{Daemon, eventually, halting, run};
 
-use crate::daemon;
+use crate::{daemon, on_upstream};
 
 /// A running guest on a new image with one MiB of data.
 fn start(daemon: &Daemon, name: &str) -> String {
@@ -139,6 +139,32 @@ fn a_disk_is_served_as_it_was_until_the_client_ends_it() {
     daemon.ok(&["domjobabort", "b"]);
     ended(&daemon, "b");
     daemon.ok(&["destroy", "b"]);
+}
+
+#[test]
+fn a_backup_ends_with_its_daemon() {
+    if on_upstream() {
+        // Which goes on with it.
+        return;
+    }
+    let mut daemon = daemon();
+    let image = start(&daemon, "b");
+    let (socket, scratch) = (daemon.path("nbd").display().to_string(), format!("{image}.scratch"));
+    let pull = format!(
+        "<domainbackup mode='pull'><server transport='unix' socket='{socket}'/><disks>\
+         <disk name='vda' type='file'><scratch file='{scratch}'/></disk></disks></domainbackup>"
+    );
+    backup(&daemon, "b", &pull, None).ok();
+    daemon.kill();
+    daemon.restart();
+    eventually("the scratch image is gone", || (!std::path::Path::new(&scratch).exists()).then_some(()));
+    let status = daemon.path("run/libvirt/qemu/b.xml");
+    eventually("nothing is under way", || {
+        std::fs::read_to_string(&status).unwrap().contains("<blockjobs active='no'/>").then_some(())
+    });
+    backup(&daemon, "b", &pull, None).ok();
+    daemon.ok(&["domjobabort", "b"]);
+    ended(&daemon, "b");
 }
 
 #[test]

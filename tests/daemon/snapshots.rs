@@ -152,6 +152,21 @@ fn disks_of_a_guest_stand_on_new_images_and_come_back() {
 }
 
 #[test]
+fn a_transient_guest_goes_back_and_stays_transient() {
+    let daemon = daemon();
+    define(&daemon, "s");
+    daemon.ok(&["start", "s"]);
+    daemon.ok(&["undefine", "s"]);
+    daemon.ok(&["snapshot-create-as", "s", "in"]);
+    daemon.ok(&["snapshot-revert", "s", "in"]);
+    assert_eq!(daemon.state("s"), "running");
+    assert!(daemon.ok(&["dominfo", "s"]).contains("Persistent:     no"));
+    daemon.ok(&["destroy", "s"]);
+    refused(&daemon, &["domstate", "s"], "failed to get domain 's'");
+    assert!(!daemon.path("lib/libvirt/qemu/snapshot/s/in.xml").exists());
+}
+
+#[test]
 fn a_domain_that_is_off_stands_on_new_images() {
     let daemon = daemon();
     define(&daemon, "s");

@@ -117,6 +117,7 @@ impl Domains {
             return Err(Error::config_unsupported("no disks selected for backup"));
         }
         let reused = flags.contains(BackupFlags::REUSE_EXTERNAL);
+        let flags = flags.bits();
         let nested = job.nested().await?;
         let live = nested.live()?;
         let nodes = live.monitor().execute(QueryNodeImages { flat: true }).await?;
@@ -124,7 +125,7 @@ impl Domains {
         let mut parts: Vec<Part> = Vec::new();
         let pull = backup.mode == BackupMode::Pull;
         for wanted in backup.disks.iter_mut().filter(|disk| disk.store.is_some()) {
-            match self.prepare_part(&live, wanted, (&nodes, &mut last_node), (pull, reused)).await {
+            match self.prepare_part(&live, wanted, (&nodes, &mut last_node), (pull, flags)).await {
                 Ok(part) => parts.push(part),
                 Err(error) => return Err(give_up(&live, parts, error).await),
             }
@@ -177,8 +178,9 @@ impl Domains {
         live: &Live<'_>,
         wanted: &mut BackupDisk,
         (nodes, last_node): (&[NodeImages], &mut u32),
-        (pull, reused): (bool, bool),
+        (pull, flags): (bool, u32),
     ) -> Result<Part> {
+        let reused = is_reused(flags);
         let disk = disk_of(running(live.state())?, &wanted.name)?;
         check_supported(disk)?;
         check_idle(live.state(), disk)?;
@@ -236,7 +238,7 @@ impl Domains {
         let store = Store { format: kind, storage: Storage { backing: None, ..alone.storage } };
         let kept = bitmap.as_deref().filter(|_| !pull).map(Into::into);
         let work = Work::Backup { store: Box::new(store), bitmap: kept };
-        let job = BlockJob { disk: disk.name().into(), work, phase: JobPhase::New, flags: 0 };
+        let job = BlockJob { disk: disk.name().into(), work, phase: JobPhase::New, flags };
         Ok(Part { target: disk.name().into(), name, job, added, node, actions, bitmap })
     }
 
@@ -321,6 +323,10 @@ impl Domains {
         hotplug::clear_away(live.monitor(), &steps).await;
         let devices = Devices { disks: vec![alone], ..Devices::default() };
         self.take_back_devices(&state, devices).await;
+        if state.backup.is_none() && !is_reused(job.flags) {
+            // It was begun under another daemon, and nobody else knows of it.
+            remove_files(file_of(&store.storage).into_iter().collect()).await;
+        }
         if let (Some(bitmap), Some(nodes)) = (bitmap, Layers::of(disk).nodes(0)) {
             live.monitor().execute(Transaction { actions: vec![remove_action(&nodes.top, bitmap)] }).await?;
         }
@@ -407,9 +413,19 @@ async fn remove_images(running: &RunningBackup) {
     if running.reused {
         return;
     }
-    let stores = running.backup.wanted().filter_map(|disk| disk.store.as_ref());
-    let files = stores.filter(|store| store.kind() == StorageKind::File).filter_map(Storage::path);
-    for path in files.map(PathBuf::from) {
+    remove_files(running.backup.wanted().filter_map(|disk| file_of(disk.store.as_ref()?)).collect()).await;
+}
+
+fn is_reused(flags: u32) -> bool {
+    BackupFlags::from_bits_retain(flags).contains(BackupFlags::REUSE_EXTERNAL)
+}
+
+fn file_of(store: &Storage) -> Option<PathBuf> {
+    store.path().filter(|_| store.kind() == StorageKind::File).map(PathBuf::from)
+}
+
+async fn remove_files(files: Vec<PathBuf>) {
+    for path in files {
         if let Err(error) = tokio::fs::remove_file(&path).await
             && error.kind() != std::io::ErrorKind::NotFound
         {

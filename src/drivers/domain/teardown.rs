@@ -35,8 +35,10 @@ impl Domains {
             tracing::warn!(domain = %state.name, %error, "cannot write to the guest's log");
         }
         let end = |state: &mut State| {
+            // It comes back at once.
+            let stays = state.is_persistent() || state.ending == Some(Ending::FromSnapshot);
             state.detach(reason);
-            state.gone = !state.is_persistent();
+            state.gone = !stays;
             state.gone
         };
         // Of a guest that never came to be nobody has heard.

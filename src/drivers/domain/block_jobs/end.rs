@@ -274,7 +274,8 @@ impl Domains {
             self.publish_block_job(state, job, status);
             self.save_status(state);
         });
-        if moved {
+        // A copy was given to QEMU's user when it began.
+        if moved && matches!(job.work, Work::Commit { .. }) {
             self.hand_on(object, &disk).await;
         }
         if let Some(removed) = removed {
@@ -303,6 +304,32 @@ impl Domains {
         });
         if let Err(error) = given.await {
             tracing::warn!(domain = %state.name, %error, "an image stays as it is on the host");
+        }
+    }
+
+    /// The guest's own image is below another from now on, where others may stand on it, too: nobody waits to have it
+    /// back.
+    pub(in crate::drivers::domain) async fn hand_down(
+        self: &Arc<Self>,
+        object: &DomainObject,
+        before: &Disk,
+    ) {
+        let state = object.state();
+        let Ok(live) = running(&state) else { return };
+        let mut own = Layers::of(before);
+        own.remove(1..own.images().len());
+        let own = Devices { disks: vec![standing_on(before, own)], ..Devices::default() };
+        self.take_back_devices(&state, own).await;
+        let mut view = Domain::clone(live);
+        let shared = Disk { readonly: true, ..before.clone() };
+        view.devices = Devices { disks: vec![shared], ..Devices::default() };
+        let (domains, taken) = (Arc::clone(self), Arc::clone(&state));
+        let given = blocking(move || {
+            domains.give_devices(&taken, &view)?.keep();
+            Ok(())
+        });
+        if let Err(error) = given.await {
+            tracing::warn!(domain = %state.name, %error, "QEMU may not reach an image below another");
         }
     }
 

@@ -192,6 +192,11 @@ impl Domains {
         };
         object.observe(change, |state, ()| self.save_status(state));
         drop(nested);
+        for (disk, _) in &disks {
+            if let Ok(was) = disk_of(&before, disk.name()) {
+                self.hand_down(&object, was).await;
+            }
+        }
         if !says {
             return Ok(());
         }

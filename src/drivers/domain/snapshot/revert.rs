@@ -57,6 +57,8 @@ impl Domains {
         let reverted = self.revert(&mut job, name, flags).await;
         drop(job);
         object.observe(|_| (), |state, ()| self.save_status(state));
+        // A transient one that did not come back.
+        self.forget_unused(&object);
         reverted
     }
 
@@ -98,15 +100,10 @@ impl Domains {
         flags: SnapshotRevertFlags,
     ) -> Result<KeptDomain> {
         let risky = |sentence: String| Error::new(Code::SNAPSHOT_REVERT_RISKY, sentence);
-        if !state.is_persistent() {
-            let sentence = match snapshot.is_online() {
-                true => "reverting transient domains is not supported",
-                false => "transient domain needs to request run or pause to revert to inactive snapshot",
-            };
-            return Err(match snapshot.is_online() {
-                true => Error::operation_unsupported(sentence),
-                false => Error::operation_invalid(sentence),
-            });
+        let runs = flags.intersects(SnapshotRevertFlags::RUNNING | SnapshotRevertFlags::PAUSED);
+        if !state.is_persistent() && !snapshot.is_online() && !runs {
+            let sentence = "transient domain needs to request run or pause to revert to inactive snapshot";
+            return Err(Error::operation_invalid(sentence));
         }
         let Some(then) = snapshot.domain.clone() else {
             let (name, domain) = (snapshot.name(), &state.name);
@@ -334,7 +331,9 @@ impl Domains {
 
     fn tell_reverted(&self, object: &DomainObject) {
         let defined = DomainEvent::Lifecycle(Lifecycle::Defined(Defined::FromSnapshot));
-        object.observe(|_| (), |state, ()| self.publish(state, defined));
+        if object.state().is_persistent() {
+            object.observe(|_| (), |state, ()| self.publish(state, defined));
+        }
     }
 }
 
