@@ -43,6 +43,7 @@ mod migrate_soak;
 mod migrate_tls;
 mod migrate_upstream;
 mod migrate_ways;
+mod migrate_wire;
 mod old_client;
 mod plugged_in;
 mod pools;

@@ -52,6 +52,7 @@ async fn close(call: Call, (): ()) -> Result<()> {
 
 /// What this daemon and the protocol's client can do together.
 async fn supports_feature(call: Call, args: ConnectSupportsFeatureArgs) -> Result<ConnectSupportsFeatureRet> {
+    const MIGRATION_V2: i32 = 3;
     const MIGRATION_P2P: i32 = 4;
     const MIGRATION_V3: i32 = 6;
     const MIGRATION_CHANGE_PROTECTION: i32 = 7;
@@ -73,7 +74,8 @@ async fn supports_feature(call: Call, args: ConnectSupportsFeatureArgs) -> Resul
         _ if !call.client.is_open() => {
             return Err(Error::internal_error("hypervisor connection not open").from_origin(Origin::RPC));
         }
-        MIGRATION_P2P
+        MIGRATION_V2
+        | MIGRATION_P2P
         | MIGRATION_V3
         | MIGRATION_CHANGE_PROTECTION
         | FD_PASSING

@@ -23,6 +23,10 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainMigrateConfirm3>(confirm_plain);
     r.on_stream::<DomainMigratePrepareTunnel3Params>(prepare_tunnel);
     r.on_stream::<DomainMigratePrepareTunnel3>(prepare_tunnel_plain);
+    r.on::<DomainMigratePrepare2>(prepare_v2);
+    r.on_stream::<DomainMigratePrepareTunnel>(prepare_tunnel_v2);
+    r.on::<DomainMigratePerform>(perform_v2);
+    r.on::<DomainMigrateFinish2>(finish_v2);
     r.on::<DomainMigrateSetMaxSpeed>(set_speed);
     r.on::<DomainMigrateGetMaxSpeed>(get_speed);
     r.on::<DomainMigrateSetMaxDowntime>(set_downtime);
@@ -187,6 +191,49 @@ async fn confirm_plain(call: Call, args: DomainMigrateConfirm3Args) -> Result<()
     let request = Request::plain(args.flags, texts, 0, "qemuDomainMigrateConfirm3")?;
     let domain = referred(&call, &args.dom)?;
     call.drivers.domains.migrate_confirm(domain, &request, &args.cookie_in, args.cancelled.into()).await
+}
+
+// Version 2 of the protocol has no cookies, and no last phase: a guest ends at the source when all of it has left.
+
+async fn prepare_v2(call: Call, args: DomainMigratePrepare2Args) -> Result<DomainMigratePrepare2Ret> {
+    let texts = [
+        ("destination_xml", Some(args.dom_xml)),
+        ("destination_name", args.dname),
+        ("migrate_uri", args.uri_in),
+    ];
+    let request = Request::plain(args.flags, texts, args.resource, "qemuDomainMigratePrepare2")?;
+    let (_, uri_out) = prepare_with(&call, &request, &[]).await?;
+    Ok(DomainMigratePrepare2Ret { cookie: Vec::new(), uri_out })
+}
+
+async fn prepare_tunnel_v2(call: Call, args: DomainMigratePrepareTunnelArgs) -> Result<Streamed<()>> {
+    let texts =
+        [("destination_xml", Some(args.dom_xml)), ("destination_name", args.dname), ("migrate_uri", None)];
+    let request = Request::plain(args.flags, texts, args.resource, "qemuDomainMigratePrepareTunnel")?;
+    let (_, pipe) = prepare_tunnel_with(&call, &request, &[]).await?;
+    Ok(Streamed { ret: (), pipe })
+}
+
+async fn perform_v2(call: Call, args: DomainMigratePerformArgs) -> Result<()> {
+    let peer = args.flags & u64::from(MigrateFlags::PEER2PEER.bits()) != 0;
+    let (connection, uri) = if peer { (Some(args.uri), None) } else { (None, Some(args.uri)) };
+    let texts = [("destination_xml", None), ("destination_name", args.dname), ("migrate_uri", uri)];
+    let request = Request::plain(args.flags, texts, args.resource, "qemuDomainMigratePerform")?;
+    perform_with(&call, &args.dom, &request, (&args.cookie, connection)).await?;
+    match peer {
+        true => Ok(()),
+        false => {
+            let domain = referred(&call, &args.dom)?;
+            call.drivers.domains.migrate_confirm(domain, &request, &[], 0.into()).await
+        }
+    }
+}
+
+async fn finish_v2(call: Call, args: DomainMigrateFinish2Args) -> Result<DomainMigrateFinish2Ret> {
+    let texts = [("destination_name", None), ("destination_xml", None), ("migrate_uri", None)];
+    let request = Request::plain(args.flags, texts, 0, "qemuDomainMigrateFinish2")?;
+    let (ddom, _) = finish_with(&call, &args.dname, &request, (&[], args.retcode)).await?;
+    Ok(DomainMigrateFinish2Ret { ddom })
 }
 
 async fn set_speed(call: Call, args: DomainMigrateSetMaxSpeedArgs) -> Result<()> {
