@@ -318,7 +318,9 @@ impl Disk {
 
     /// Whether it is transient and has the image that goes with its guest.
     pub fn has_overlay(&self) -> bool {
-        self.transient.is_some() && self.storage.path().is_some_and(|path| path.contains(Self::OVERLAY))
+        let base = self.storage.layer().and_then(|layer| layer.storage.path());
+        let name = base.zip(self.storage.path()).and_then(|(base, path)| path.strip_prefix(base));
+        self.transient.is_some() && name.is_some_and(|name| name.starts_with(Self::OVERLAY))
     }
 
     /// The cache mode; the page cache of one host must not hide writes that another one shares.

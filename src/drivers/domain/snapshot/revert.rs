@@ -144,7 +144,7 @@ impl Domains {
         flags: SnapshotRevertFlags,
     ) -> Result<()> {
         let before = job.state();
-        self.end_for_revert(job).await?;
+        // Whatever can be refused is refused while the guest still runs.
         let overlays = match snapshot.is_external() {
             true => Some(self.overlays_for_revert(&config).await?),
             false => None,
@@ -153,6 +153,11 @@ impl Domains {
             Some(file) => Some(self.look_into(Path::new(file)).await?),
             None => None,
         };
+        let packer = match &memory {
+            Some(image) => Packer::find(image.prologue.format, self.search_path(), "snapshot")?,
+            None => None,
+        };
+        self.end_for_revert(job).await?;
         let own = snapshot.cookie.as_ref().and_then(|cookie| cookie.cpu.clone());
         let plan = Plan {
             definition: &config,
@@ -178,7 +183,6 @@ impl Domains {
                     paused: true,
                     owner: None,
                 };
-                let packer = Packer::find(image.prologue.format, self.search_path(), "snapshot")?;
                 load(job, image, &wishes, packer.as_ref()).await?;
             } else if is_internal(snapshot) {
                 load_inside(job, snapshot).await?;
@@ -237,10 +241,13 @@ impl Domains {
     ) -> Result<()> {
         let object = Arc::clone(job.object());
         let before = job.state();
+        let overlays = match snapshot.is_external() {
+            true => Some(self.overlays_for_revert(&inactive).await?),
+            false => None,
+        };
         self.end_for_revert(job).await?;
         let mut changed = Vec::new();
-        if snapshot.is_external() {
-            let overlays = self.overlays_for_revert(&inactive).await?;
+        if let Some(overlays) = overlays {
             let made = self.make_overlays(&inactive, &overlays.disks).await?;
             put_on_overlays(&mut inactive, &overlays.disks, false);
             if let Err(error) = self.redefine_reverted(&object, inactive.clone()).await {
