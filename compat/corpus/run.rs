@@ -122,6 +122,8 @@ mod fds {
     pub(super) const BRIDGE: i32 = 102;
     pub(super) const VHOST: i32 = 44;
     pub(super) const VSOCK: i32 = 6789;
+    pub(super) const TPM: i32 = 1730;
+    pub(super) const TPM_CANCEL: i32 = 1731;
 }
 
 /// The moment of every case, and how far its time zone is from UTC.
@@ -390,7 +392,11 @@ fn descriptors(domain: &mut Domain) -> Descriptors {
                 descriptors.chardevs.insert(name, Opened(fds::SOCKET));
             }
             Need::Device { name, .. } => {
-                descriptors.chardevs.insert(name, Opened(fds::DEVICE));
+                let number = if name.ends_with("-tpm") { fds::TPM } else { fds::DEVICE };
+                descriptors.chardevs.insert(name, Opened(number));
+            }
+            Need::TpmCancel { name, .. } => {
+                descriptors.chardevs.insert(name, Opened(fds::TPM_CANCEL));
             }
             Need::File { name, .. } => {
                 let number = if name.ends_with("-log") { fds::LOG } else { fds::FILE };

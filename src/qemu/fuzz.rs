@@ -90,7 +90,10 @@ fn arguments(mut domain: Domain, caps: &QemuCaps) {
         Descriptors { secrets: Descriptors::placeholders(&domain).secrets, ..Descriptors::default() };
     for need in command::needs(&domain) {
         match need {
-            Need::ListenUnix { name, .. } | Need::File { name, .. } | Need::Device { name, .. } => {
+            Need::ListenUnix { name, .. }
+            | Need::File { name, .. }
+            | Need::Device { name, .. }
+            | Need::TpmCancel { name, .. } => {
                 descriptors.chardevs.insert(name, Opened(9));
             }
             Need::Vsock { alias, cid } => {

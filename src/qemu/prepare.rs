@@ -86,7 +86,14 @@ pub fn prepare(
 /// As [`prepare`], for devices that a running guest gets. Their aliases are there.
 pub fn prepare_devices(domain: &mut Domain, place: &Place<'_>) -> Result<(), CommandError> {
     prepare_disks(domain);
-    prepare_streams(domain, place)
+    prepare_streams(domain, place)?;
+    // Nobody knows of a port that is new whether the guest has opened it, until the guest does.
+    for channel in &mut domain.devices.channels {
+        if let ChannelTarget::Virtio { state, .. } = &mut channel.target {
+            *state = None;
+        }
+    }
+    Ok(())
 }
 
 /// As [`prepare`], for a guest that runs already and whose definition was made from its command line.

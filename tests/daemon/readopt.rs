@@ -310,3 +310,26 @@ fn a_state_keeps_its_reason_under_the_next_daemon() {
     daemon.restart();
     assert_eq!(daemon.ok(&["domstate", "--reason", "guest0"]).trim(), "shut off (unknown)");
 }
+
+#[test]
+fn a_device_that_went_while_nobody_listened_is_gone() {
+    let mut daemon = daemon();
+    let card = "<interface type='user'><mac address='52:54:00:00:00:0a'/><model type='virtio'/></interface>";
+    daemon.run(&halting("left").device(card));
+    let status = daemon.path("run/libvirt/qemu/left.xml");
+    let text = fs::read_to_string(&status).unwrap();
+    assert!(text.contains("<device alias='net0'/>"), "{text}");
+    daemon.kill();
+    // As if QEMU had had one more when the last daemon looked.
+    let dice = "<rng model='virtio'><backend model='builtin'/><alias name='rng7'/></rng>";
+    let text = text.replace("<device alias='net0'/>", "<device alias='net0'/><device alias='rng7'/>");
+    fs::write(&status, text.replace("</devices>\n  </domain>", &format!("{dice}</devices>\n  </domain>")))
+        .unwrap();
+    daemon.restart();
+    eventually("the device is gone", || (!daemon.ok(&["dumpxml", "left"]).contains("rng7")).then_some(()));
+    assert!(daemon.ok(&["dumpxml", "left"]).contains("<alias name='net0'/>"));
+    eventually("it is written down", || {
+        (!fs::read_to_string(&status).unwrap().contains("rng7")).then_some(())
+    });
+    daemon.ok(&["destroy", "left"]);
+}

@@ -90,3 +90,29 @@ fn a_password_is_changed_while_somebody_may_look() {
     let error = change("<graphics type='vnc' port='5999' listen='127.0.0.1' passwd='new'/>").fails();
     assert!(error.contains("cannot change port settings on vnc graphics"), "{error}");
 }
+
+/// The fake QEMU has no drives; what it is told is enough.
+#[test]
+fn a_medium_that_does_not_go_in_leaves_the_one_that_was_there() {
+    if crate::endings::needs_fake() {
+        return;
+    }
+    let daemon = daemon();
+    let (first, second) = (image(&daemon, "first.iso"), image(&daemon, "second.iso"));
+    let behaviour = crate::fake_qemu::Behaviour {
+        refuse: [("blockdev-insert-medium".to_owned(), "no".to_owned())].into(),
+        ..Default::default()
+    };
+    let emulator = behaviour.install(&daemon.path(""));
+    let guest = halting("stubborn").device(&format!(
+        "<emulator>{}</emulator><disk type='file' device='cdrom'><source file='{first}'/>\
+         <target dev='hdc' bus='ide'/></disk>",
+        emulator.display()
+    ));
+    daemon.run(&guest);
+    let before = daemon.ok(&["dumpxml", "stubborn"]);
+    let error = daemon.virsh(&["change-media", "stubborn", "hdc", &second, "--update", "--live"]).fails();
+    assert!(error.contains("no"), "{error}");
+    assert_eq!(daemon.ok(&["dumpxml", "stubborn"]), before);
+    daemon.ok(&["destroy", "stubborn"]);
+}

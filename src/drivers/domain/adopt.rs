@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use super::Domains;
 use super::attach::Found;
 use super::flags::StartFlags;
+use super::hotplug::Answer;
 use super::list::Existing;
 use super::migrate::postcopy::was_left_in_halves;
 use crate::drivers::ClientId;
@@ -27,7 +28,7 @@ use crate::error::Error;
 use crate::qemu::agent::Patience;
 use crate::qemu::block_jobs::BlockJobsRecord;
 use crate::qemu::capabilities::CapSet;
-use crate::qemu::hotplug::vcpu;
+use crate::qemu::hotplug::{self, vcpu};
 use crate::qemu::job::{
     AsyncJob, DomainHandle, DomainObject, Ending, Launched, Machine, MigrationIn, MigrationOut, Operation,
     Start, State,
@@ -62,6 +63,17 @@ pub(super) struct Inherited {
     operation: Option<Interrupted>,
     /// For want of a status file: what its process was started with.
     pub(super) found: Option<Found>,
+}
+
+/// The devices that a guest has let go of while nobody listened.
+async fn gone_since(job: &AsyncJob<Start>, monitor: &Monitor) -> Vec<String> {
+    let state = job.state();
+    let noted = state.launched.as_ref().map(|launched| Arc::clone(&launched.devices)).unwrap_or_default();
+    let there = hotplug::devices(monitor).await;
+    // A QEMU that says nothing has not lost everything.
+    let gone = noted.iter().filter(|alias| !there.is_empty() && !there.contains(alias)).cloned().collect();
+    job.update(|state| state.note_devices(there));
+    gone
 }
 
 impl Domains {
@@ -115,6 +127,7 @@ impl Domains {
             last_node: u32::try_from(status.last_node).unwrap_or(u32::MAX),
             defined_cpu: status.defined_cpu.clone(),
             owners: if status.remember_owner { Owners::Remembered } else { Owners::Forgotten },
+            devices: status.devices.iter().map(|device| device.alias.clone()).collect(),
         };
         let claim = status.claim(&self.directories);
         let (block_jobs, broken) = status.block_jobs.as_ref().map(BlockJobsRecord::jobs).unwrap_or_default();
@@ -278,7 +291,11 @@ impl Domains {
             }
         }
         self.adopt_block_jobs(&mut job).await;
+        let gone = gone_since(&job, &monitor).await;
         drop(job);
+        for alias in gone {
+            self.note_unplugged(&object, alias, Answer::Gone);
+        }
         if let Ok(status) = status {
             self.make_up(&object, noted, &status.status);
         }

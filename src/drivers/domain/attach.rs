@@ -132,7 +132,8 @@ impl Domains {
         let (mut live, capabilities) = self.complete_live(&found, &answers, id).await?;
         let last_node = last_node(&found.invocation.args);
         let owners = Owners::Forgotten;
-        let launched = Launched { capabilities, last_node, defined_cpu: live.cpu.clone(), owners };
+        let (defined_cpu, devices) = (live.cpu.clone(), Arc::default());
+        let launched = Launched { capabilities, last_node, defined_cpu, owners, devices };
         let mut files = Files::new(&self.directories, id, &name);
         prepare_found(&mut live, &files, &process, &self.rules.security)?;
         for directory in [&files.directory, &files.channels, &self.directories.runtime] {

@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
@@ -248,6 +248,13 @@ pub(super) fn open(
                     device.map_err(|error| Error::io(format_args!("Failed to open {path}"), error))?;
                 descriptors.chardevs.insert(name, Opened(prepared.pass(device.into())));
             }
+            Need::TpmCancel { name, device } => {
+                let path = cancel_path(Path::new(&device));
+                let file = OpenOptions::new().write(true).open(&path);
+                let sentence = format!("Could not open TPM device's cancel path {}", path.display());
+                let file = file.map_err(|error| Error::io(sentence, error))?;
+                descriptors.chardevs.insert(name, Opened(prepared.pass(file.into())));
+            }
             Need::Vsock { alias, cid } => {
                 let (device, cid) = open_vsock(cid)?;
                 let vsocks = definition.devices.vsocks.iter_mut();
@@ -267,6 +274,14 @@ pub(super) fn open(
         }
     }
     Ok(descriptors)
+}
+
+/// Where the kernel lets somebody take a command to a TPM back; some cannot.
+fn cancel_path(device: &Path) -> PathBuf {
+    let name = device.file_name().unwrap_or_default();
+    let places = ["/sys/class/misc", "/sys/class/tpm"].map(|class| Path::new(class).join(name));
+    let mut places = places.into_iter().map(|place| place.join("device/cancel"));
+    places.find(|path| path.exists()).unwrap_or_else(|| "/dev/null".into())
 }
 
 /// The kernel's end of a vsock and the address that is now its guest's.

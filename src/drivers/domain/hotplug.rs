@@ -319,6 +319,7 @@ impl Domains {
             }
             return Err(given.fail(error).await);
         }
+        let plugged = hotplug::devices(monitor).await;
         given.keep();
         serving.keep(&live.name);
         overlays.keep();
@@ -335,6 +336,7 @@ impl Domains {
             state.launched = state.launched.as_ref().map(|launched| {
                 let mut launched = Launched::clone(launched);
                 launched.last_node = last_node;
+                launched.devices = plugged;
                 Arc::new(launched)
             });
         };
@@ -417,6 +419,7 @@ impl Domains {
         host_devices::refuse_taken(&view.devices, [(&*live.name, &live.devices)])?;
         self.refuse_taken(live, &view.devices)?;
         prepare::prepare_devices(&mut view, &place)?;
+        self.storage.locate_disks(&mut view)?;
         let mut last_node = state.launched.as_ref().map_or(0, |launched| launched.last_node);
         block::number_images(&mut view, &mut last_node);
         let security = &self.rules.security;
@@ -544,6 +547,8 @@ impl Domains {
             helpers::forget(guest.files(), info.alias.as_deref().unwrap_or_default());
         }
         self.take_back_devices(guest.state(), device.clone()).await;
+        let plugged = hotplug::devices(guest.monitor()).await;
+        job.update(|state| state.note_devices(plugged));
         self.forget_device(job, alias);
         if !device.memories.is_empty() {
             self.refresh_memory(job).await?;

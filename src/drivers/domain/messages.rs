@@ -2,7 +2,9 @@
 
 use super::Domains;
 use super::flags::{CallFlags, MessageFlags};
-use crate::conf::domain::Domain;
+use crate::conf::devices::InterfaceKind;
+use crate::conf::domain::{Domain, QemuExtras};
+use crate::conf::xml::YesNo;
 use crate::error::Result;
 use crate::qemu::command::accel_of;
 use crate::qemu::job::DomainHandle;
@@ -19,7 +21,7 @@ impl Domains {
         let old_machine = self.deprecated_machine(live).await?;
         let mut messages = Vec::new();
         if wanted.contains(MessageFlags::TAINTING) {
-            messages.extend(taints(live).map(|what| format!("tainted: {what}")));
+            messages.extend(taints(live).iter().map(|(_, what)| format!("tainted: {what}")));
             if old_machine.is_some() {
                 messages.push("tainted: use of deprecated configuration settings".to_owned());
             }
@@ -39,13 +41,37 @@ impl Domains {
     }
 }
 
-/// In the order of libvirt's list.
-fn taints(live: &Domain) -> impl Iterator<Item = &'static str> {
+/// What is unusual in a guest, by its name in libvirt's files and its sentence, in the order of libvirt's list.
+pub(super) fn taints(live: &Domain) -> Vec<(&'static str, &'static str)> {
     let is_root = |label: &str| label.split(':').any(|id| id.trim_start_matches('+') == "0");
     let mut labels = live.seclabels.iter().filter(|label| label.model.as_deref() == Some("dac"));
     let has_root = labels.any(|label| label.label.as_deref().is_some_and(is_root));
-    let has_arguments = live.qemu.0.as_ref().is_some_and(|own| !own.args.is_empty() || !own.env.is_empty());
-    let custom = has_arguments.then_some("custom configuration parameters specified");
-    let root = has_root.then_some("running with undesirable elevated privileges");
-    custom.into_iter().chain(root)
+    let devices = &live.devices;
+    let has_raw_io = devices.disks.iter().any(|disk| disk.rawio == Some(YesNo::Yes));
+    let own = live.qemu.0.as_deref();
+    let has = |what: fn(&QemuExtras) -> bool| own.is_some_and(what);
+    let [arguments, features, properties] = [
+        has(|own| !own.args.is_empty() || !own.env.is_empty()),
+        has(|own| !own.capabilities_added.is_empty() || !own.capabilities_removed.is_empty()),
+        has(|own| !own.overrides.is_empty()),
+    ];
+    let mut cards = devices.interfaces.iter().filter(|card| card.kind == InterfaceKind::Ethernet);
+    let all = [
+        (arguments, "custom-argv", "custom configuration parameters specified"),
+        (has_root || has_raw_io, "high-privileges", "running with undesirable elevated privileges"),
+        (
+            cards.any(|card| card.script.is_some()),
+            "shell-scripts",
+            "network configuration using opaque shell scripts",
+        ),
+        (
+            devices.disks.iter().any(|disk| disk.storage.is_host_cdrom),
+            "cdrom-passthrough",
+            "use of host cdrom passthrough",
+        ),
+        (live.os.dtb.is_some(), "custom-dtb", "custom device tree blob used"),
+        (features, "custom-hypervisor-feature", "hypervisor feature autodetection override"),
+        (properties, "custom-device", "custom device configuration"),
+    ];
+    all.into_iter().filter(|(there, ..)| *there).map(|(_, flag, sentence)| (flag, sentence)).collect()
 }

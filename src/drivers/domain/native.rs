@@ -162,6 +162,12 @@ impl StandIns {
                     self.files.push((number, path, true));
                     descriptors.chardevs.insert(name, Opened(number));
                 }
+                Need::TpmCancel { name, .. } => {
+                    // QEMU finds out itself where that is.
+                    let number = self.next();
+                    self.files.push((number, "/dev/null".to_owned(), true));
+                    descriptors.chardevs.insert(name, Opened(number));
+                }
                 Need::Vsock { alias, cid } => {
                     // The first address that a guest may have.
                     let opened = VsockDescriptor { descriptor: self.next(), cid: cid.unwrap_or(3) };

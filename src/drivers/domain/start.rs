@@ -25,7 +25,7 @@ use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{CpuArguments, QemuCaps};
 use crate::qemu::command::{self, CommandLine, Context};
 use crate::qemu::helpers::{self, Helper, Serving};
-use crate::qemu::hotplug::vcpu;
+use crate::qemu::hotplug::{self, vcpu};
 use crate::qemu::job::{
     AsyncJob, AsyncOp, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
 };
@@ -241,12 +241,14 @@ impl Domains {
         for (name, arguments) in setup::commands(&attempt.definition, seconds_since_1970()) {
             started.monitor.execute_value(name, Some(arguments)).await?;
         }
+        let plugged = hotplug::devices(&started.monitor).await;
         devices::note_terminals(&mut attempt.definition, &answers.terminals);
         let agent_event = agent::first_ports(&mut attempt.definition, &answers.terminals);
         job.update_then(
             |state| {
                 state.live = Some(Arc::new(attempt.definition.clone()));
                 state.vcpu_threads = answers.vcpu_threads;
+                state.note_devices(plugged);
             },
             |state, ()| agent_event.into_iter().for_each(|event| self.publish(state, event)),
         );
@@ -399,7 +401,9 @@ impl Attempt {
             devices::prepare(definition, self.id, prepared.files(), &self.domains.ports, security)?;
         self.domains.refuse_taken(definition, &definition.devices)?;
         let owners = security.owners();
-        self.launched = Some(Arc::new(Launched { capabilities: caps.flags, last_node, defined_cpu, owners }));
+        let (capabilities, devices) = (caps.flags, Arc::default());
+        let launched = Launched { capabilities, last_node, defined_cpu, owners, devices };
+        self.launched = Some(Arc::new(launched));
         let key = devices::write_master_key(prepared.files())?;
         security.hand_over(definition, &prepared.files().directory.join(MasterKey::FILE))?;
         let helpers = helpers::needed(definition, &self.domains.helpers_host(prepared.files()))?;

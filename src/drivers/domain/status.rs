@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::Domains;
+use super::messages::taints;
 use crate::conf::xml::YesNo;
 use crate::qemu::block_jobs::BlockJobsRecord;
 use crate::qemu::job::{Phase, State, Underway};
 use crate::qemu::process::Files;
 use crate::qemu::security::Owners;
 use crate::qemu::status::{
-    Capability, JobRecord, LiveDomain, MonitorSocket, Status, StatusError, VcpuThread,
+    Capability, DeviceAlias, JobRecord, LiveDomain, MonitorSocket, Status, StatusError, Taint, VcpuThread,
 };
 use crate::util::process::Process;
 
@@ -89,14 +90,14 @@ pub(super) fn status(state: &State, process: &Process, files: &Files) -> Option<
     Some(Status {
         run: state.run,
         pid: process.pid(),
-        taints: Vec::new(),
+        taints: taints(live).into_iter().map(|(flag, _)| Taint { flag: flag.to_owned() }).collect(),
         deprecations: Vec::new(),
         monitor: MonitorSocket::new(files),
         vcpus: threads.map(|(id, pid)| VcpuThread { id, pid: *pid }).collect(),
         capabilities: launched.capabilities.iter().map(|cap| capability(cap.as_str())).collect(),
         job: state.operation.as_ref().map(job),
         fake_reboot: state.reboots,
-        devices: Vec::new(),
+        devices: launched.devices.iter().map(|alias| DeviceAlias { alias: alias.clone() }).collect(),
         directory: files.directory.to_string_lossy().into_owned(),
         channels: files.channels.to_string_lossy().into_owned(),
         memory_directory: Some(files.memory.to_string_lossy().into_owned()),

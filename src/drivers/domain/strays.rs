@@ -114,6 +114,7 @@ impl Domains {
             last_node: attach::last_node(&found.invocation.args),
             defined_cpu: None,
             owners: self.rules.security.owners(),
+            devices: Arc::default(),
         };
         let mut state = State::new(&*live.name, live.uuid);
         state.id = live.id;
@@ -150,7 +151,13 @@ impl Domains {
             let last_node = state.launched.as_ref().map_or(0, |launched| launched.last_node);
             let defined_cpu = live.cpu.clone();
             let owners = self.rules.security.owners();
-            state.launched = Some(Arc::new(Launched { capabilities, last_node, defined_cpu, owners }));
+            state.launched = Some(Arc::new(Launched {
+                capabilities,
+                last_node,
+                defined_cpu,
+                owners,
+                devices: Arc::default(),
+            }));
             state.live = Some(Arc::new(live));
             state.vcpu_threads = answers.threads;
         });

@@ -294,7 +294,7 @@ fn images(steps: Vec<Step>) -> Vec<Step> {
     steps.into_iter().filter(|step| matches!(step, Step::Blockdev(_))).collect()
 }
 
-/// Changes what is in a drive; on failure nothing new stays, and the drive may be empty.
+/// Changes what is in a drive; on failure it has what it had.
 async fn change_medium(
     monitor: &Monitor,
     disk: &Disk,
@@ -303,25 +303,48 @@ async fn change_medium(
 ) -> Result<()> {
     let id = setup::qom_id(disk)
         .ok_or_else(|| Error::internal_error(format!("QEMU has no drive '{}'", disk.name())))?;
+    hotplug::plug(monitor, into, Opened::default()).await?;
+    if let Err(error) = exchange(monitor, disk, &id, (out, into), flags).await {
+        hotplug::clear_away(monitor, into).await;
+        return Err(error);
+    }
+    hotplug::clear_away(monitor, out).await;
+    Ok(())
+}
+
+async fn exchange(
+    monitor: &Monitor,
+    disk: &Disk,
+    id: &str,
+    (out, into): (&[Step], &[Step]),
+    flags: UpdateFlags,
+) -> Result<()> {
     let tell = |name: &'static str| monitor.execute_value(name, Some(json!({ "id": id })));
     if disk.device == DiskDevice::Cdrom {
         let force = flags.contains(UpdateFlags::FORCE);
         monitor.execute_value("blockdev-open-tray", Some(json!({ "id": id, "force": force }))).await?;
     }
     tell("blockdev-remove-medium").await?;
-    hotplug::clear_away(monitor, out).await;
-    if let Some(Step::Blockdev(top)) = into.last() {
-        hotplug::plug(monitor, into, Opened::default()).await?;
-        let insert = json!({ "id": id, "node-name": top.get("node-name") });
-        if let Err(error) = monitor.execute_value("blockdev-insert-medium", Some(insert)).await {
-            hotplug::clear_away(monitor, into).await;
-            return Err(error.into());
+    if let Err(error) = insert(monitor, id, into).await {
+        if let Err(again) = insert(monitor, id, out).await {
+            tracing::warn!(disk = disk.name(), error = %again, "the drive stays without its medium");
         }
-        if *disk.iotune != IoTune::default() {
-            let limits = setup::throttle(id.clone(), &disk.iotune);
-            monitor.execute_value("block_set_io_throttle", Some(limits)).await?;
-        }
+        tell("blockdev-close-tray").await?;
+        return Err(error);
+    }
+    if !into.is_empty() && *disk.iotune != IoTune::default() {
+        let limits = setup::throttle(id.to_owned(), &disk.iotune);
+        monitor.execute_value("block_set_io_throttle", Some(limits)).await?;
     }
     tell("blockdev-close-tray").await?;
+    Ok(())
+}
+
+/// Puts the image on top of those into a drive.
+async fn insert(monitor: &Monitor, id: &str, images: &[Step]) -> Result<()> {
+    if let Some(Step::Blockdev(top)) = images.last() {
+        let insert = json!({ "id": id, "node-name": top.get("node-name") });
+        monitor.execute_value("blockdev-insert-medium", Some(insert)).await?;
+    }
     Ok(())
 }

@@ -9,9 +9,10 @@ use std::os::fd::RawFd;
 use super::Result;
 use super::interface::vdpa_name;
 use super::secret::{Sealed, secrets};
+use super::tpm;
 use crate::conf::devices::{
     Card, CharBackend, CharSource, ConsoleType, DeviceInfo, HostdevSource, InterfaceKind, InterfaceSource,
-    RngBackend, SourceMode,
+    RngBackend, SourceMode, TpmBackend,
 };
 use crate::conf::domain::Domain;
 use crate::conf::xml::{OnOff, YesNo};
@@ -25,6 +26,8 @@ pub enum Need {
     File { name: String, path: String, append: bool },
     /// A device of the host, to read and to write.
     Device { name: String, path: String },
+    /// Where a command to the host's TPM is taken back.
+    TpmCancel { name: String, device: String },
     /// A network device with so many queues; `bridge` takes it, where there is one.
     Tap { alias: String, queues: u32 },
     /// The kernel's end of a vsock; an address is to be found where `cid` is none.
@@ -75,7 +78,10 @@ impl Descriptors {
         all.secrets.extend(secrets(domain).into_iter().map(|need| (need.id, Sealed::default())));
         for need in &needs(domain) {
             match need {
-                Need::ListenUnix { name, .. } | Need::File { name, .. } | Need::Device { name, .. } => {
+                Need::ListenUnix { name, .. }
+                | Need::File { name, .. }
+                | Need::Device { name, .. }
+                | Need::TpmCancel { name, .. } => {
                     all.chardevs.insert(name.clone(), Opened(-1));
                 }
                 Need::Vsock { alias, cid } => {
@@ -144,6 +150,13 @@ pub fn needs(domain: &Domain) -> Vec<Need> {
     for hostdev in &devices.hostdevs {
         if matches!(hostdev.source, HostdevSource::VhostScsi(_)) {
             list.push(Need::Device { name: alias(&hostdev.info), path: "/dev/vhost-scsi".to_owned() });
+        }
+    }
+    for tpm in &devices.tpms {
+        if let TpmBackend::Passthrough(host) = &tpm.backend {
+            let (alias, path) = (alias(&tpm.info), host.device.as_deref().unwrap_or_default().to_owned());
+            list.push(Need::Device { name: tpm::device_name(&alias), path: path.clone() });
+            list.push(Need::TpmCancel { name: tpm::cancel_name(&alias), device: path });
         }
     }
     for vsock in &devices.vsocks {

@@ -87,7 +87,10 @@ pub(crate) fn open_all(needs: &[Need]) -> Descriptors {
     };
     for need in needs {
         match need {
-            Need::ListenUnix { name, .. } | Need::File { name, .. } | Need::Device { name, .. } => {
+            Need::ListenUnix { name, .. }
+            | Need::File { name, .. }
+            | Need::Device { name, .. }
+            | Need::TpmCancel { name, .. } => {
                 descriptors.chardevs.insert(name.clone(), Opened(take()));
             }
             Need::Vsock { .. } => {}

@@ -15,10 +15,24 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The names of the descriptors of the host's TPM, and of the file that takes a command back.
+pub(super) fn device_name(alias: &str) -> String {
+    format!("{alias}-tpm")
+}
+
+pub(super) fn cancel_name(alias: &str) -> String {
+    format!("{alias}-cancel")
+}
+
 fn backend(guest: &Guest<'_>, line: &mut Line<'_>, tpm: &Tpm) -> Result<()> {
     let alias = guest.alias(&tpm.info)?;
     let socket = match &tpm.backend {
-        TpmBackend::Passthrough(_) => return unsupported("TPM of the host is not supported"),
+        TpmBackend::Passthrough(_) => {
+            let device = guest.pass_file(line, &device_name(alias))?;
+            let cancel = guest.pass_file(line, &cancel_name(alias))?;
+            line.option("-tpmdev", format!("passthrough,id=tpm-{alias},path={device},cancel-path={cancel}"));
+            return Ok(());
+        }
         TpmBackend::Emulator(emulator) => emulator.socket.as_deref(),
         TpmBackend::External(external) => external.source.as_ref().and_then(|source| source.path.as_deref()),
     };

@@ -15,10 +15,11 @@ pub mod vcpu;
 
 use std::collections::BTreeMap;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::qemu::monitor::{Getfd, Monitor, MonitorError};
+use crate::qemu::monitor::{Getfd, Monitor, MonitorError, QomList};
 
 /// What is plugged first or last: one command there, one back.
 #[derive(Debug, Clone, PartialEq)]
@@ -205,6 +206,17 @@ pub async fn plug(monitor: &Monitor, steps: &[Step], mut opened: Opened) -> Resu
         }
     }
     Ok(())
+}
+
+/// The devices that QEMU has, by alias; nothing if it does not say.
+pub async fn devices(monitor: &Monitor) -> Arc<[String]> {
+    match monitor.execute(QomList { path: "/machine/peripheral" }).await {
+        Ok(all) => all.into_iter().filter(|it| it.kind.starts_with("child<")).map(|it| it.name).collect(),
+        Err(error) => {
+            tracing::debug!(%error, "QEMU does not say which devices it has");
+            Arc::default()
+        }
+    }
 }
 
 /// Asks the guest to let go of a device.

@@ -168,9 +168,19 @@ pub struct Launched {
     pub defined_cpu: Option<Box<Cpu>>,
     /// Whether it is noted whose its files were.
     pub owners: Owners,
+    /// The devices that its QEMU had last, by alias. Nothing where nobody asked.
+    pub devices: Arc<[String]>,
 }
 
 impl State {
+    /// Notes which devices QEMU has now.
+    pub fn note_devices(&mut self, devices: Arc<[String]>) {
+        self.launched = self
+            .launched
+            .as_ref()
+            .map(|launched| Arc::new(Launched { devices, ..Launched::clone(launched) }));
+    }
+
     /// A domain that does not run.
     pub fn new(name: impl Into<Arc<str>>, uuid: Uuid) -> Self {
         Self {

@@ -105,6 +105,7 @@ commands! {
     /// `value` in bytes.
     SetBalloon = "balloon" { value: u64 } -> Done;
 
+    QomList = "qom-list" { path: &'static str } -> Vec<QomItem>;
     QueryMemoryDevices = "query-memory-devices" {} -> Vec<PluggedMemory>;
 
     /// What the balloon's driver in the guest has told last.
@@ -346,6 +347,13 @@ impl Chardev {
 pub struct CurrentMachine {
     /// Whether a guest that sleeps can be woken up.
     pub wakeup_suspend_support: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct QomItem {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// Memory that is plugged in, of whatever kind.
