@@ -41,13 +41,10 @@ start32:
         movl    $0, count
         movl    $0x100000, next
 
-        # Every word its own, so that no page is like another and none is empty.
+        # Every page its own, so that none is empty.
         movl    $0x100000, %edi
-        movl    $0x12345678, %eax
-fill:   imull   $1664525, %eax
-        addl    $1013904223, %eax
-        movl    %eax, (%edi)
-        addl    $4, %edi
+fill:   movl    %edi, (%edi)
+        addl    $4096, %edi
         cmpl    top, %edi
         jb      fill
 

@@ -139,7 +139,8 @@ fn daemons(kind: Kind, guest: &Guest, rounds: usize) -> Vec<Option<Took>> {
         };
         let guest = if with_disk { guest.clone().device(&disk(&hosts[0])) } else { guest.clone() };
         hosts[0].create(&guest);
-        wait_until_it_counts(&hosts[0]);
+        // All of its memory is filled then.
+        hosts[0].console(GUEST).expect("count ");
         let mut all = Vec::new();
         for _ in 0..rounds {
             match once(&hosts, way) {
@@ -157,11 +158,6 @@ fn daemons(kind: Kind, guest: &Guest, rounds: usize) -> Vec<Option<Took>> {
         }
     }
     results
-}
-
-/// All of its memory is filled then.
-fn wait_until_it_counts(host: &Daemon) {
-    host.console(GUEST).expect("count ");
 }
 
 fn once(hosts: &[Daemon; 2], way: &Way) -> Result<Took, String> {
