@@ -320,6 +320,19 @@ impl Exit {
     }
 }
 
+/// How many bytes of memory a process may keep from being swapped, and how far it can raise that itself; None: any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockLimit {
+    pub current: Option<u64>,
+    pub maximum: Option<u64>,
+}
+
+impl LockLimit {
+    pub fn of(bytes: u64) -> Self {
+        Self { current: Some(bytes), maximum: Some(bytes) }
+    }
+}
+
 /// A process, ours or another's, running or gone. Clones are the same process.
 #[derive(Debug, Clone)]
 pub struct Process {
@@ -406,6 +419,14 @@ impl Process {
             }
             _ => {}
         }
+    }
+
+    /// Lets it lock so much memory; answers how much it could lock before.
+    pub fn limit_locked(&self, limit: LockLimit) -> io::Result<LockLimit> {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        let LockLimit { current, maximum } = limit;
+        let before = prlimit(Some(self.inner.pid), Resource::Memlock, Rlimit { current, maximum })?;
+        Ok(LockLimit { current: before.current, maximum: before.maximum })
     }
 
     /// The arguments it was started with; none once it is gone.

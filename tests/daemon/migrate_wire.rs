@@ -199,3 +199,30 @@ fn qemu_is_told_what_a_client_asks_for_and_forgets_it_afterwards() {
         assert_eq!(told(&hosts.source), before, "{options:?}");
     }
 }
+
+/// How much memory a guest's QEMU may lock.
+fn may_lock(daemon: &Daemon) -> String {
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.qemu_pid("guest"))).unwrap();
+    limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap().to_owned()
+}
+
+#[test]
+fn pages_are_sent_without_a_copy_where_they_are_sent_side_by_side() {
+    let hosts = Hosts::new();
+    hosts.source.run(&halting("guest"));
+    let before = may_lock(&hosts.source);
+    let to = hosts.destination.uri();
+    let migrate = |options: &[&str]| {
+        let base = ["migrate", "guest", &to, "--live", "--zerocopy"];
+        hosts.source.virsh(&[&base[..], options].concat())
+    };
+    let alone = migrate(&[]).fails();
+    assert!(alone.contains("zero-copy is only available for parallel migration"), "{alone}");
+    // QEMU has no zero-copy for sockets of one host.
+    let through = format!("unix://{}", hosts.destination.path("arrival").display());
+    migrate(&["--parallel", "--migrateuri", &through]).fails();
+    expect_states(&hosts, "guest", "running", "");
+    assert_eq!(may_lock(&hosts.source), before);
+    migrate(&["--parallel", "--migrateuri", "tcp://127.0.0.1"]).ok();
+    expect_states(&hosts, "guest", "shut off", "running");
+}

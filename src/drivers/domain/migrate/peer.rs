@@ -56,7 +56,7 @@ impl Domains {
             false => self.leave(domain, request).await?,
         };
         let vcpus = if again { Vcpus::Ran } else { vcpus(&job.state()) };
-        let mut outgoing = Outgoing { client, vcpus, before: None, screens: false };
+        let mut outgoing = Outgoing { client, vcpus, before: None, screens: false, locked: None };
         let Prepared { remote, flags, cookie, route } = match self.prepare_peer(&mut job, request, uri).await
         {
             Ok(prepared) => prepared,

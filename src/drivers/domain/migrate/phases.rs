@@ -8,6 +8,7 @@ use crate::drivers::ClientId;
 use crate::error::{Error, Result};
 use crate::qemu::job::{AsyncJob, AsyncOp, DomainHandle, MigrationIn, MigrationOut, Operation, Phase};
 use crate::qemu::monitor::MigrationParameters;
+use crate::util::process::LockLimit;
 use crate::util::uuid::Uuid;
 
 /// The source has said what the guest is, and nothing has happened yet.
@@ -54,6 +55,8 @@ pub(super) struct Outgoing {
     pub before: Option<Box<MigrationParameters>>,
     /// Whether viewers of its screen go with it.
     pub screens: bool,
+    /// How much memory its QEMU could lock before.
+    pub locked: Option<LockLimit>,
 }
 
 /// Of a guest that arrives.

@@ -364,7 +364,7 @@ impl Domains {
     }
 
     fn wait_for_client(&self, job: AsyncJob<MigrationOut>, client: ClientId, phase: Phase) {
-        let outgoing = Outgoing { client, vcpus: Vcpus::Ran, before: None, screens: false };
+        let outgoing = Outgoing { client, vcpus: Vcpus::Ran, before: None, screens: false, locked: None };
         self.migrations.leaves(job.state().uuid, outgoing);
         self.write_down(&job, phase);
         job.park(phase);

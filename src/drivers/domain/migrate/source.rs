@@ -36,6 +36,7 @@ use crate::qemu::migrate::{self, MigrateError, Reached, Until};
 use crate::qemu::monitor::{Cont, MigrateContinue, MigrationStatus, MonitorError, QueryMigrate, Stop};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
+use crate::util::process::LockLimit;
 
 /// What may be done to a guest on its way.
 pub(super) const ALLOWED: Allowed =
@@ -70,8 +71,10 @@ impl Domains {
         let mut job = self.leave(domain, request).await?;
         let begun = self.offer_within(&mut job, request).await?;
         let state = job.state();
-        self.migrations
-            .leaves(state.uuid, Outgoing { client, vcpus: vcpus(&state), before: None, screens: false });
+        self.migrations.leaves(
+            state.uuid,
+            Outgoing { client, vcpus: vcpus(&state), before: None, screens: false, locked: None },
+        );
         job.park(BEGUN);
         Ok(begun)
     }
@@ -98,7 +101,7 @@ impl Domains {
         let uuid = state.uuid;
         let kept = self.migrations.has_left(uuid);
         let vcpus = kept.map_or_else(|| vcpus(&state), |kept| kept.vcpus);
-        let mut outgoing = Outgoing { client, vcpus, before: None, screens: false };
+        let mut outgoing = Outgoing { client, vcpus, before: None, screens: false, locked: None };
         self.write_down(&job, PERFORMING);
         let streamed = async {
             let other_end = OtherEnd::at(target, request)?;
@@ -257,6 +260,9 @@ impl Domains {
         let target = request.uri().map(Target::parse).transpose()?;
         let host = target.as_ref().and_then(|target| connect::unseen_host(target, request));
         outgoing.before = Some(self.tell_qemu(job, (Side::Source, request), settings, host).await?);
+        if request.has(MigrateFlags::ZEROCOPY) {
+            outgoing.locked = lock_all(&state);
+        }
         if !request.has(MigrateFlags::LIVE) && outgoing.vcpus == Vcpus::Ran {
             stand_still(job).await?;
         }
@@ -308,6 +314,11 @@ impl Domains {
         let name = job.state().name.clone();
         if let Err(error) = put_back(job, outgoing.before.as_deref()).await {
             tracing::warn!(domain = %name, %error, "the guest's QEMU keeps what it was told for the migration");
+        }
+        if let (Some(before), Some(process)) = (outgoing.locked, job.state().process())
+            && let Err(error) = process.limit_locked(before)
+        {
+            tracing::warn!(domain = %name, %error, "the guest's QEMU may go on locking memory");
         }
         if outgoing.vcpus == Vcpus::Ran
             && let Err(error) = self.let_go_on(job).await
@@ -430,6 +441,18 @@ pub(super) fn vcpus(state: &State) -> Vcpus {
         RunState::Running(_) => Vcpus::Ran,
         _ => Vcpus::StoodStill,
     }
+}
+
+/// Pages that are sent without a copy are locked meanwhile: all may be at once. Answers what was allowed before. Where
+/// the host does not allow it, QEMU says whether it needs it.
+fn lock_all(state: &State) -> Option<LockLimit> {
+    let (process, live) = (state.process()?, state.live.as_ref()?);
+    let limit = live.memtune.as_ref().and_then(|memtune| memtune.hard_limit?.0);
+    let bytes = limit.unwrap_or(live.memory.total_kib) << 10;
+    let allowed = process.limit_locked(LockLimit::of(bytes));
+    let refused =
+        |error| tracing::warn!(domain = %state.name, %error, "QEMU may not lock the guest's memory");
+    allowed.map_err(refused).ok()
 }
 
 async fn stand_still(job: &mut AsyncJob<MigrationOut>) -> Result<()> {
