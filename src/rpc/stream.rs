@@ -37,7 +37,7 @@ pub const MAX_DATA: usize = 262_120;
 /// Bytes one read of a source asks for at first: consoles are small.
 const READ_SIZE: usize = 16 * 1024;
 /// Bytes of frames that may wait for a sink before the connection stops reading.
-const MAX_INBOX_BYTES: usize = 512 * 1024;
+const MAX_INBOX_BYTES: usize = 2 * 1024 * 1024;
 /// Frames that may wait for a sink before the connection stops reading.
 const MAX_INBOX_FRAMES: usize = 64;
 /// Streams one client may have open.

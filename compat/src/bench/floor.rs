@@ -24,6 +24,7 @@ pub(crate) fn measure(effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
     let server = directory.path().join("echo");
     echo(&server, effort, put);
     qemu_alone(&server, effort, put);
+    crate::storage::floor(directory.path(), put);
     let text = halting("floor").xml();
     put("define", repeat(effort.calls / 20, || write_durably(directory.path(), &text)).median() / 1e3);
 }

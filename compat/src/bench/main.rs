@@ -16,6 +16,7 @@ mod floor;
 mod guests;
 mod reaper;
 mod scale;
+mod storage;
 mod table;
 mod timing;
 
@@ -78,6 +79,7 @@ fn measure(kind: Kind, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
         put("idle", scale::resident_mib(&daemon));
         calls::measure(&daemon, effort, put);
         guests::measure(&daemon, effort, put);
+        storage::measure(&daemon, effort, put);
     }
     scale::measure(kind, effort, put);
 }

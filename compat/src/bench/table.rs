@@ -41,6 +41,12 @@ const ROWS: &[Row] = &[
     ("connect", "connect + close, p50", "µs", Some(120.0)),
     ("crowd", "call beside 1,000 idle connections, p50", "µs", Some(35.0)),
     ("event", "event to the last of 100 subscribers", "ms", Some(0.6)),
+    ("upload", "upload of a volume", "MB/s", Some(800.0)),
+    ("download", "download of a volume", "MB/s", Some(2500.0)),
+    ("upload-sparse", "virsh vol-upload --sparse of 2 GiB", "MB/s", None),
+    ("download-sparse", "virsh vol-download --sparse of 2 GiB", "MB/s", None),
+    ("volumes", "list of 10,000 volumes, p50", "ms", Some(20.0)),
+    ("refresh", "refresh of 10,000 volumes, unchanged, p50", "ms", None),
     ("ready0", "exec to ready, no definitions", "ms", Some(10.0)),
     ("ready1000", "exec to ready, 1,000 definitions", "ms", Some(30.0)),
     ("ready5000", "exec to ready, 5,000 definitions", "ms", Some(100.0)),
@@ -76,7 +82,7 @@ impl Table {
                 continue;
             }
             let ratio = ours.zip(upstream).map(|(ours, upstream)| {
-                let better = if *unit == "/s" { ours / upstream } else { upstream / ours };
+                let better = if unit.ends_with("/s") { ours / upstream } else { upstream / ours };
                 format!("{better:.1}x")
             });
             let cell = |value: Option<f64>| value.map_or(String::new(), |value| number(value, unit));

@@ -21,4 +21,4 @@ pub use lookup::clean_path;
 pub use permissions::Permissions;
 pub use pool::{Device, Extent, Host, Pool, RefreshAllocation, Sizes, Source};
 pub use types::{Needs, PoolType, capabilities};
-pub use volume::{Capacity, Moment, Role, Target, Timestamps, Volume, VolumeFeature, VolumeType};
+pub use volume::{Capacity, Moment, Probed, Role, Target, Timestamps, Volume, VolumeFeature, VolumeType};

@@ -32,6 +32,17 @@ impl VolumeType {
     }
 }
 
+/// Whether a volume is described as its file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// As a client asked for it.
+    No,
+    /// As the file with this number says.
+    File(u64),
+    /// As what a link leads to says, which changes without a trace in the pool.
+    Link,
+}
+
 /// What is special about a volume among those of its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Role {
@@ -62,8 +73,7 @@ pub struct Volume {
     pub allocation: u64,
     /// The client said how much to allocate.
     pub has_allocation: bool,
-    /// Described as its file says, not as a client asked for it.
-    pub is_probed: bool,
+    pub probed: Probed,
     pub physical: u64,
     pub role: Role,
     /// Where it lies on the devices of its pool.
@@ -135,7 +145,7 @@ impl Volume {
             capacity: size,
             allocation: allocation.unwrap_or(size),
             has_allocation: allocation.is_some(),
-            is_probed: false,
+            probed: Probed::No,
             physical: 0,
             role: Role::Whole,
             extents: Vec::new(),

@@ -14,6 +14,7 @@ use super::errors;
 use super::event::PoolRef;
 use crate::conf::storage::{Pool, Volume};
 use crate::error::{Error, Result};
+use crate::qemu::storage::Watch;
 
 /// How long a call waits for those before it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ impl Record {
         Self { volume, building: false, uses: 0 }
     }
 
-    fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.building || self.uses > 0
     }
 }
@@ -112,6 +113,8 @@ pub struct PoolObject {
     turn: tokio::sync::Mutex<()>,
     workers: Arc<Semaphore>,
     copiers: Arc<Semaphore>,
+    /// On the pool's directory, if it has one. Taken by whoever looks through it, which happens in turn.
+    pub(super) watch: Mutex<Option<Watch>>,
 }
 
 impl PoolObject {
@@ -131,6 +134,7 @@ impl PoolObject {
             turn: tokio::sync::Mutex::new(()),
             workers: Arc::new(Semaphore::new(WORKERS)),
             copiers: Arc::new(Semaphore::new(COPIERS)),
+            watch: Mutex::new(None),
         }
     }
 

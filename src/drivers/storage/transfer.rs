@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::flags::{CallFlags, DownloadFlags, UploadFlags};
@@ -19,6 +20,8 @@ use crate::qemu::storage as image;
 
 /// What is read or written at once.
 const PIECE: usize = 1 << 20;
+/// Frames that are written at once: a client may send small ones.
+const MAX_PARTS: usize = 64;
 
 /// Part of a volume on its way to a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +54,7 @@ impl Storage {
             length => offset.saturating_add(length).min(size),
         };
         let sparse = flags.contains(DownloadFlags::SPARSE);
-        let plan = Plan { file: Arc::new(file), end, sparse };
+        let plan = Plan { object, file: Arc::new(file), end, sparse };
         Ok(Download { ahead: Some(plan.read(offset)), plan, at: offset, _use: reading })
     }
 
@@ -75,8 +78,9 @@ impl Storage {
             at: offset,
             left: if length == 0 { u64::MAX } else { length },
             gathered: Vec::new(),
+            gathered_len: 0,
             under_way: None,
-            _refresh: RefreshAfter { storage: Arc::clone(self), object, used: Some(writing) },
+            refresh: RefreshAfter { storage: Arc::clone(self), object, used: Some(writing) },
         })
     }
 }
@@ -88,6 +92,7 @@ fn size(file: &File) -> io::Result<u64> {
 /// What is to be read of a file.
 #[derive(Debug, Clone)]
 struct Plan {
+    object: Arc<PoolObject>,
     file: Arc<File>,
     end: u64,
     sparse: bool,
@@ -95,9 +100,13 @@ struct Plan {
 
 impl Plan {
     /// Begins to read what stands at `at`.
-    fn read(&self, at: u64) -> JoinHandle<io::Result<Option<Part>>> {
+    fn read(&self, at: u64) -> JoinHandle<Result<Option<Part>>> {
         let plan = self.clone();
-        tokio::task::spawn_blocking(move || plan.next(at))
+        tokio::spawn(async move {
+            let object = Arc::clone(&plan.object);
+            let cannot = |error| Storage::io("cannot read from stream", error);
+            object.copying(move || plan.next(at).map_err(cannot)).await
+        })
     }
 
     fn next(&self, at: u64) -> io::Result<Option<Part>> {
@@ -113,17 +122,18 @@ impl Plan {
             }
         }
         let len = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
-        let mut data = vec![0; len];
-        let mut filled = 0;
-        while let Some(rest) = data.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, at + filled as u64) {
+        let mut data = Vec::with_capacity(len);
+        while data.len() < len {
+            let from = at + data.len() as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut data), from) {
                 Ok(0) => break,
-                Ok(len) => filled += len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        data.truncate(filled);
+        // A little more than asked for may have had room.
+        data.truncate(len);
+        let filled = data.len();
         Ok(Some(Part::Data(data)).filter(|_| filled > 0))
     }
 }
@@ -132,7 +142,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Download {
     plan: Plan,
-    ahead: Option<JoinHandle<io::Result<Option<Part>>>>,
+    ahead: Option<JoinHandle<Result<Option<Part>>>>,
     at: u64,
     _use: Use,
 }
@@ -141,8 +151,8 @@ impl Download {
     /// The next part; none at the end.
     pub async fn next(&mut self) -> Result<Option<Part>> {
         let Some(ahead) = self.ahead.take() else { return Ok(None) };
-        let read = ahead.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let part = read.map_err(|error| Storage::io("cannot read from stream", error))?;
+        let ended = |error| Err(Storage::io("cannot read from stream", io::Error::other(error)));
+        let part = ahead.await.unwrap_or_else(ended)?;
         let len = match &part {
             None => return Ok(None),
             Some(Part::Data(data)) => data.len() as u64,
@@ -160,36 +170,34 @@ pub struct Upload {
     file: Arc<File>,
     at: u64,
     left: u64,
-    gathered: Vec<u8>,
-    under_way: Option<JoinHandle<io::Result<()>>>,
-    _refresh: RefreshAfter,
+    gathered: Vec<Bytes>,
+    gathered_len: usize,
+    under_way: Option<JoinHandle<Result<()>>>,
+    refresh: RefreshAfter,
 }
 
 impl Upload {
     /// Takes data; it is on its way to the disk when this returns, at the latest with [`Upload::finish`].
-    pub async fn write(&mut self, data: &[u8]) -> Result<()> {
+    pub async fn write(&mut self, data: Bytes) -> Result<()> {
         self.take_room(data.len() as u64)?;
-        self.gathered.extend_from_slice(data);
-        if self.gathered.len() >= PIECE { self.flush().await } else { Ok(()) }
+        self.gathered_len += data.len();
+        self.gathered.push(data);
+        let is_enough = self.gathered_len >= PIECE || self.gathered.len() >= MAX_PARTS;
+        if is_enough { self.flush().await } else { Ok(()) }
     }
 
     /// Takes zeroes that need not travel nor be stored.
     pub async fn skip(&mut self, len: u64) -> Result<()> {
         self.take_room(len)?;
         self.flush().await?;
-        let (file, at) = (Arc::clone(&self.file), self.at);
+        let at = self.at;
         self.at = at.saturating_add(len);
-        self.wait().await?;
-        self.under_way = Some(tokio::task::spawn_blocking(move || make_hole(&file, at, len)));
-        Ok(())
+        self.begin(move |file| make_hole(file, at, len)).await
     }
 
-    /// All has come and is on disk.
+    /// All has come, and is in the file.
     pub async fn finish(&mut self) -> Result<()> {
         self.flush().await?;
-        self.wait().await?;
-        let file = Arc::clone(&self.file);
-        self.under_way = Some(tokio::task::spawn_blocking(move || file.sync_data()));
         self.wait().await
     }
 
@@ -203,18 +211,47 @@ impl Upload {
         if self.gathered.is_empty() {
             return Ok(());
         }
+        let (parts, at) = (std::mem::take(&mut self.gathered), self.at);
+        self.at = at.saturating_add(std::mem::take(&mut self.gathered_len) as u64);
+        self.begin(move |file| write_parts(file, parts, at)).await
+    }
+
+    /// Does something with the file beside the tasks, when what came before is done.
+    async fn begin(&mut self, work: impl FnOnce(&File) -> io::Result<()> + Send + 'static) -> Result<()> {
         self.wait().await?;
-        let (data, file, at) = (std::mem::take(&mut self.gathered), Arc::clone(&self.file), self.at);
-        self.at = at.saturating_add(data.len() as u64);
-        self.under_way = Some(tokio::task::spawn_blocking(move || file.write_all_at(&data, at)));
+        let (object, file) = (Arc::clone(&self.refresh.object), Arc::clone(&self.file));
+        let work = move || work(&file).map_err(|error| Storage::io("cannot write to stream", error));
+        self.under_way = Some(tokio::spawn(async move { object.copying(work).await }));
         Ok(())
     }
 
     async fn wait(&mut self) -> Result<()> {
         let Some(under_way) = self.under_way.take() else { return Ok(()) };
-        let done = under_way.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        done.map_err(|error| Storage::io("cannot write to stream", error))
+        let ended = |error| Err(Storage::io("cannot write to stream", io::Error::other(error)));
+        under_way.await.unwrap_or_else(ended)
     }
+}
+
+/// Writes what came in several frames, as it came.
+fn write_parts(file: &File, mut parts: Vec<Bytes>, mut at: u64) -> io::Result<()> {
+    let mut first = 0;
+    while let Some(rest) = parts.get_mut(first..).filter(|rest| !rest.is_empty()) {
+        let slices: Vec<_> = rest.iter().map(|part| io::IoSlice::new(part)).collect();
+        let mut written = match rustix::io::pwritev(file, &slices, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => written,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        at += written as u64;
+        for part in rest {
+            let whole = written.min(part.len());
+            drop(part.split_to(whole));
+            written -= whole;
+            first += usize::from(part.is_empty());
+        }
+    }
+    Ok(())
 }
 
 /// Whatever was there reads as zeroes after this.

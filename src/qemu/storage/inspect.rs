@@ -12,11 +12,14 @@ use rustix::io::Errno;
 use super::image::{self, Facts, HEADER_LEN};
 use super::{Refusal, Result, VolumeError};
 use crate::conf::devices::StorageFormat;
-use crate::conf::storage::{Encryption, Moment, Permissions, Role, Target, Timestamps, Volume, VolumeType};
+use crate::conf::storage::{
+    Encryption, Moment, Permissions, Probed, Role, Target, Timestamps, Volume, VolumeType,
+};
 use crate::qemu::block;
 
 /// The sizes and the target of a file, as far as its inode tells them.
 struct Found {
+    probed: Probed,
     capacity: u64,
     allocation: u64,
     physical: u64,
@@ -28,6 +31,9 @@ struct Found {
 /// the last time: a file that has not changed since is not read again.
 pub fn probe(directory: &str, name: &str, before: Option<&Volume>) -> Result<Option<Volume>> {
     let path = format!("{directory}/{name}");
+    if let Some(volume) = before.and_then(|before| still(before, &path)) {
+        return Ok(Some(volume));
+    }
     let mut file = match open(&path) {
         Ok(file) => file,
         Err(VolumeError::System { source, .. })
@@ -43,14 +49,6 @@ pub fn probe(directory: &str, name: &str, before: Option<&Volume>) -> Result<Opt
     };
     let found = look(&file, &path)?;
     let is_directory = file.metadata().is_ok_and(|it| it.is_dir());
-    if let Some(before) = before.filter(|before| is_unchanged(before, &found)) {
-        let mut volume = before.clone();
-        volume.target.permissions = found.permissions;
-        volume.target.timestamps = Some(found.timestamps);
-        volume.allocation = found.allocation;
-        refresh_backing(&mut volume);
-        return Ok(Some(volume));
-    }
     let mut volume = Volume {
         name: name.into(),
         key: path.as_str().into(),
@@ -58,7 +56,7 @@ pub fn probe(directory: &str, name: &str, before: Option<&Volume>) -> Result<Opt
         capacity: found.capacity,
         allocation: found.allocation,
         has_allocation: false,
-        is_probed: true,
+        probed: found.probed,
         physical: found.physical,
         role: Role::Whole,
         extents: Vec::new(),
@@ -88,7 +86,7 @@ pub fn probe_device(name: &str, key: &str, path: &str) -> Result<Volume> {
         capacity: found.capacity,
         allocation: found.allocation,
         has_allocation: false,
-        is_probed: true,
+        probed: found.probed,
         physical: found.physical,
         role: Role::Whole,
         extents: Vec::new(),
@@ -102,14 +100,22 @@ pub fn probe_device(name: &str, key: &str, path: &str) -> Result<Volume> {
     })
 }
 
-/// Nothing was written since: the change time moves with every write, whatever the writer does to the others.
-fn is_unchanged(before: &Volume, found: &Found) -> bool {
-    let Some(times) = before.target.timestamps else { return false };
-    times.changed == found.timestamps.changed
-        && times.modified == found.timestamps.modified
-        && before.physical == found.physical
-        && before.target.format.is_some_and(|format| format != StorageFormat::Dir)
-        && before.is_probed
+/// The volume of before, if nothing was written to its file since: the change time moves with every write, whatever
+/// the writer does to the others.
+fn still(before: &Volume, path: &str) -> Option<Volume> {
+    let Probed::File(_) = before.probed else { return None };
+    let metadata = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    let (times, now) = (before.target.timestamps?, timestamps(&metadata));
+    let is_same = before.probed == Probed::File(metadata.ino())
+        && (times.changed, times.modified) == (now.changed, now.modified)
+        && before.physical == metadata.size();
+    is_same.then(|| {
+        let mut volume = before.clone();
+        volume.target.timestamps = Some(now);
+        volume.allocation = metadata.blocks().saturating_mul(512);
+        refresh_backing(&mut volume);
+        volume
+    })
 }
 
 fn apply(volume: &mut Volume, facts: Facts) {
@@ -221,8 +227,9 @@ fn look(file: &File, path: &str) -> Result<Found> {
     } else {
         (0, 0)
     };
-    let nanos = |nanos: i64| u32::try_from(nanos).unwrap_or(0);
+    let is_link = std::fs::symlink_metadata(path).map_or(true, |it| it.ino() != metadata.ino());
     Ok(Found {
+        probed: if is_link || !kind.is_file() { Probed::Link } else { Probed::File(metadata.ino()) },
         capacity,
         allocation,
         physical: capacity,
@@ -232,12 +239,17 @@ fn look(file: &File, path: &str) -> Result<Found> {
             group: Some(metadata.gid()),
             label: label(file),
         },
-        timestamps: Timestamps {
-            accessed: Moment(metadata.atime(), nanos(metadata.atime_nsec())),
-            modified: Moment(metadata.mtime(), nanos(metadata.mtime_nsec())),
-            changed: Moment(metadata.ctime(), nanos(metadata.ctime_nsec())),
-        },
+        timestamps: timestamps(&metadata),
     })
+}
+
+fn timestamps(metadata: &std::fs::Metadata) -> Timestamps {
+    let nanos = |nanos: i64| u32::try_from(nanos).unwrap_or(0);
+    Timestamps {
+        accessed: Moment(metadata.atime(), nanos(metadata.atime_nsec())),
+        modified: Moment(metadata.mtime(), nanos(metadata.mtime_nsec())),
+        changed: Moment(metadata.ctime(), nanos(metadata.ctime_nsec())),
+    }
 }
 
 /// The SELinux label, where there are such.
@@ -263,13 +275,18 @@ pub fn names(directory: &Path) -> std::io::Result<Vec<String>> {
     for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();
         match std::str::from_utf8(name.as_bytes()) {
-            Ok(text) if !text.chars().any(|char| char.is_ascii_control()) => names.push(text.to_owned()),
+            Ok(text) if is_name(text) => names.push(text.to_owned()),
             _ => {
                 tracing::warn!(path = %PathBuf::from(directory).join(&name).display(), "not a name for a volume")
             }
         }
     }
     Ok(names)
+}
+
+/// Whether a file of this name can be a volume.
+pub fn is_name(name: &str) -> bool {
+    !name.chars().any(|char| char.is_ascii_control())
 }
 
 /// What a directory is as a pool's target.

@@ -5,9 +5,11 @@
 //! | `image` | what the first bytes of an image say |
 //! | `inspect` | what a file is: sizes, owner, times, format, the image below it |
 //! | `raw` | images without a format |
+//! | `changes` | what has changed in a directory |
 //! | `copy` | bytes from one file to another, without their holes |
 //! | `qemu_img` | images in a format, through `qemu-img` |
 
+mod changes;
 mod copy;
 mod image;
 mod inspect;
@@ -20,9 +22,10 @@ use thiserror::Error;
 
 use crate::util::reason::Reason;
 
+pub use changes::{Changes, Watch};
 pub use copy::next_data;
 pub use image::Facts;
-pub use inspect::{directory, names, open, probe, probe_device, update};
+pub use inspect::{directory, is_name, names, open, probe, probe_device, update};
 pub use qemu_img::{Opening, QemuImg};
 pub use raw::{
     Allocate, Build, Reflink, build, build_directory, clear_ends, fill_device, make_directory,

@@ -148,7 +148,7 @@ struct Incoming(Upload);
 impl Sink for Incoming {
     async fn take(&mut self, piece: Piece) -> Result<()> {
         match piece {
-            Piece::Data(data) => self.0.write(&data).await,
+            Piece::Data(data) => self.0.write(data).await,
             Piece::Hole(len) => self.0.skip(len).await,
         }
     }

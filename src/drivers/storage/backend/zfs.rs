@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{BUILD, Found, Storage};
-use crate::conf::storage::{Permissions, Pool, Role, Sizes, Target, Volume, VolumeType};
+use crate::conf::storage::{Permissions, Pool, Probed, Role, Sizes, Target, Volume, VolumeType};
 use crate::drivers::storage::errors;
 use crate::drivers::storage::flags::{BuildFlags, no_flags};
 use crate::drivers::storage::pool::{PoolObject, Record, Volumes};
@@ -31,7 +31,7 @@ fn volume(line: &str, directory: &str) -> Option<Volume> {
         capacity,
         allocation,
         has_allocation: true,
-        is_probed: true,
+        probed: Probed::Link,
         physical: 0,
         role: if allocation < capacity { Role::Sparse } else { Role::Whole },
         extents: Vec::new(),
