@@ -6,6 +6,7 @@
 
 mod migration;
 pub mod qemu;
+pub mod secrets;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 
 use crate::config::qemu::QemuConfig;
+use crate::config::secrets::SecretsConfig;
 use crate::config::{Config, NetConfig, ServerConfig, SocketConfig};
 use crate::drivers::Drivers;
 use crate::logging::Logging;
@@ -65,6 +66,7 @@ pub struct Setup {
     pub paths: Paths,
     pub config: Config,
     pub qemu: QemuConfig,
+    pub secrets: SecretsConfig,
     /// $PATH: where QEMU and other helpers are.
     pub search_path: OsString,
     /// A pid file beside the standard ones.
@@ -96,7 +98,8 @@ pub struct Daemon {
 impl Daemon {
     /// Takes the directories, binds the sockets, loads what is there. Clients wait in the backlog meanwhile.
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
-        let Setup { paths, config, qemu, search_path, pid_file, logging, idle, activated, listen } = setup;
+        let Setup { paths, config, qemu, secrets, search_path, pid_file, logging, idle, activated, listen } =
+            setup;
         let directory = |path: PathBuf, mode| {
             file::make_directory(&path, mode).map_err(|source| StartError::Directory { path, source })
         };
@@ -133,7 +136,7 @@ impl Daemon {
         };
 
         let logs = paths.qemu_log();
-        let drivers = Arc::new(Drivers::new(paths, search_path, &qemu, config.host_uuid)?);
+        let drivers = Arc::new(Drivers::new(paths, search_path, &qemu, &secrets, config.host_uuid)?);
         drivers.secrets.load()?;
         drivers.storage.load().await?;
         drivers.domains.load().await?;

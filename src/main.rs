@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 use ferrovirt::config::Config;
 use ferrovirt::config::qemu::QemuConfig;
+use ferrovirt::config::secrets::SecretsConfig;
 use ferrovirt::daemon::{Daemon, Setup};
 use ferrovirt::logging;
 use ferrovirt::service;
@@ -90,22 +91,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn configuration(options: &Options, paths: &Paths) -> Result<(Config, QemuConfig), Failure> {
+fn configuration(options: &Options, paths: &Paths) -> Result<(Config, QemuConfig, SecretsConfig), Failure> {
     let config = match &options.config {
         Some(path) => Config::load(path)?,
         None => Config::load_if_there(&paths.config.join("libvirtd.conf"))?,
     };
-    Ok((config, QemuConfig::load_if_there(&paths.config.join("qemu.conf"))?))
+    let qemu = QemuConfig::load_if_there(&paths.config.join("qemu.conf"))?;
+    Ok((config, qemu, SecretsConfig::load_if_there(&paths.config.join("secret.conf"))?))
 }
 
 fn check(options: &Options) -> Result<ExitCode, Failure> {
     let paths = Environment::read().paths(options.root.as_deref())?;
-    let (config, qemu) = configuration(options, &paths)?;
+    let (config, qemu, secrets) = configuration(options, &paths)?;
     for remark in &config.remarks {
         println!("libvirtd.conf: {remark}");
     }
     for remark in &qemu.remarks {
         println!("qemu.conf: {remark}");
+    }
+    for remark in &secrets.remarks {
+        println!("secret.conf: {remark}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,7 +118,7 @@ fn check(options: &Options) -> Result<ExitCode, Failure> {
 fn foreground(options: Options) -> Result<ExitCode, Failure> {
     let environment = Environment::read();
     let paths = environment.paths(options.root.as_deref())?;
-    let (mut config, qemu) = configuration(&options, &paths)?;
+    let (mut config, qemu, secrets) = configuration(&options, &paths)?;
     environment.override_logging(&mut config, options.verbose);
     if options.in_background && config.log.outputs.is_empty() {
         std::fs::create_dir_all(&paths.log)?;
@@ -122,6 +127,9 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
     let logging = logging::start(&config.log)?;
     for remark in std::mem::take(&mut config.remarks) {
         tracing::warn!("configuration: {remark}");
+    }
+    for remark in &secrets.remarks {
+        tracing::warn!("configuration of secrets: {remark}");
     }
     for remark in &qemu.remarks {
         tracing::warn!("configuration of guests: {remark}");
@@ -133,6 +141,7 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         paths,
         config,
         qemu,
+        secrets,
         search_path: environment.search_path,
         pid_file,
         logging,
@@ -185,6 +194,9 @@ async fn serve(setup: Setup, ready: fn() -> io::Result<()>) -> Result<(), Failur
                 service::tell_reloading();
                 if let Err(error) = drivers.domains.reload().await {
                     tracing::error!(%error, "cannot read the definitions again");
+                }
+                if let Err(error) = drivers.storage.reload().await {
+                    tracing::error!(%error, "cannot read the storage pools again");
                 }
                 if let Some(Err(error)) = hypervisor.tls().map(|tls| tls.reload()) {
                     tracing::error!(%error, "the certificates of before stay in use");

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::qemu::QemuConfig;
+use crate::config::secrets::SecretsConfig;
 use crate::drivers::capabilities::HostCapabilities;
 use crate::drivers::domain::{Domains, Rules};
 use crate::drivers::event_bus::EventBus;
@@ -50,6 +51,7 @@ impl Drivers {
         paths: Paths,
         search_path: OsString,
         config: &QemuConfig,
+        kept: &SecretsConfig,
         host_uuid: Option<Uuid>,
     ) -> Result<Self> {
         let node = Node::new(Path::new("/"));
@@ -58,7 +60,8 @@ impl Drivers {
         let security = &rules.security;
         let capabilities = HostCapabilities::new(node.clone(), emulators.clone(), security, host_uuid)?;
         let events = Arc::new(EventBus::default());
-        let secrets = Arc::new(Secrets::new(&paths, Arc::clone(&events)));
+        let secrets = Secrets::new(&paths, Arc::clone(&events), kept.keeping, kept.key.as_deref());
+        let secrets = Arc::new(secrets);
         let storage = Storage::new(&paths, Arc::clone(&events), Arc::clone(&secrets), search_path.clone());
         let storage = Arc::new(storage);
         let domains = Domains::new(

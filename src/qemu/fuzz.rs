@@ -57,6 +57,13 @@ pub fn definition(text: &str, caps: &QemuCaps) -> Result<(), ConfError> {
     Ok(())
 }
 
+/// Looks at the first bytes of an image, which a guest may have written.
+pub fn header(bytes: &[u8]) {
+    let facts = super::storage::Facts::of(bytes);
+    assert!(facts.cluster_size == 0 || facts.cluster_size.is_power_of_two(), "{facts:?}");
+    assert!(facts.backing.is_none_or(|below| below.name.len() <= bytes.len()), "a name from elsewhere");
+}
+
 /// Reads a cookie of another host's; one that is accepted must read back as it was written.
 pub fn cookie(bytes: &[u8]) -> Result<(), ConfError> {
     let peer = Peer { name: "guest", uuid: COOKIES_GUEST, host_uuid: Uuid([9; 16]) };
@@ -193,6 +200,27 @@ mod tests {
                 assert!(done.is_ok(), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn no_change_of_a_header_brings_the_daemon_down() {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/header");
+        let seeds = fs::read_dir(seeds).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
+        let mut count = 0;
+        for seed in seeds {
+            count += 1;
+            for at in 0..seed.len().min(600) {
+                header(&seed[..at]);
+                for value in [0, 1, 0x7f, 0x80, 0xff] {
+                    for len in [1, 4, 8] {
+                        let mut changed = seed.clone();
+                        changed.iter_mut().skip(at).take(len).for_each(|byte| *byte = value);
+                        header(&changed);
+                    }
+                }
+            }
+        }
+        assert!(count >= 6, "{count}");
     }
 
     #[test]

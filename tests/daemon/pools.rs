@@ -20,12 +20,12 @@ const LVM_COMMANDS: &[&str] = &[
 ];
 
 /// A disk of its own for a test.
-struct Disk {
-    path: String,
+pub(crate) struct Disk {
+    pub path: String,
 }
 
 impl Disk {
-    fn new(daemon: &Daemon, mib: u64) -> Self {
+    pub(crate) fn new(daemon: &Daemon, mib: u64) -> Self {
         let image = daemon.path("disk.img");
         fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
         let path = run("losetup", &["--partscan", "--find", "--show", image.to_str().unwrap()]).ok();

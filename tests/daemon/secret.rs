@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use ferrovirt_compat::run;
 
-use crate::daemon;
+use crate::{daemon, on_upstream};
 
 const UUID: &str = "0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f";
 
@@ -29,8 +29,9 @@ fn a_value_is_kept_for_its_user_alone_and_survives_the_daemon() {
     let error = daemon.virsh(&["secret-get-value", UUID]).fails();
     assert!(error.contains(&format!("Secret not found: secret '{UUID}' does not have a value")), "{error}");
     daemon.ok(&["secret-set-value", UUID, "--base64", "aHVudGVyMg=="]);
-    let file = daemon.path(&format!("etc/libvirt/secrets/{UUID}.base64"));
-    assert_eq!(fs::read_to_string(&file).unwrap(), "aHVudGVyMg==");
+    let kept = if on_upstream() { "base64" } else { "aes256cbc" };
+    let file = daemon.path(&format!("etc/libvirt/secrets/{UUID}.{kept}"));
+    assert_eq!(fs::read_to_string(&file).unwrap() == "aHVudGVyMg==", on_upstream());
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     daemon.terminate();
     daemon.restart();
@@ -160,4 +161,46 @@ fn an_encrypted_volume_is_made_with_a_secret() {
     assert!(xml.contains("<capacity unit='bytes'>1048576</capacity>"), "{xml}");
     let left = fs::read_dir(daemon.path("run/libvirt/storage")).unwrap();
     assert!(left.flatten().all(|file| !file.file_name().to_string_lossy().contains("secret")));
+}
+
+/// Values are encrypted as they are set, and with `encrypt_data = 0` the daemon leaves all of them as an older libvirt
+/// reads them.
+#[test]
+fn values_at_rest_are_encrypted_and_find_the_way_back() {
+    if on_upstream() {
+        return;
+    }
+    let mut daemon = daemon();
+    daemon.with_xml(&secret("", VOLUME), |file| daemon.ok(&["secret-define", file]));
+    let file = |kept: &str| daemon.path(&format!("etc/libvirt/secrets/{UUID}.{kept}"));
+    let (plain, encrypted) = (file("base64"), file("aes256cbc"));
+    let (key, settings) =
+        (daemon.path("var/lib/libvirt/secrets/encryption-key"), daemon.path("etc/libvirt/secret.conf"));
+    // As libvirt left it.
+    daemon.terminate();
+    fs::write(&plain, "aHVudGVyMg==").unwrap();
+    daemon.restart();
+    assert_eq!(daemon.ok(&["secret-get-value", UUID]).trim(), "aHVudGVyMg==");
+    assert!(plain.exists() && !key.exists(), "nobody has set it since");
+    daemon.ok(&["secret-set-value", UUID, "--base64", "aHVudGVyMw=="]);
+    assert!(!plain.exists() && encrypted.exists());
+    let metadata = fs::metadata(&key).unwrap();
+    assert_eq!((metadata.len(), metadata.mode() & 0o777), (32, 0o600));
+    daemon.terminate();
+    daemon.restart();
+    assert_eq!(daemon.ok(&["secret-get-value", UUID]).trim(), "aHVudGVyMw==");
+    // Without its key the secret is left alone.
+    daemon.terminate();
+    fs::rename(&key, key.with_extension("away")).unwrap();
+    daemon.restart();
+    assert_eq!(daemon.ok(&["secret-list"]).trim(), "");
+    assert!(daemon.log().contains("cannot read the key of its value") && encrypted.exists());
+    daemon.terminate();
+    fs::rename(key.with_extension("away"), &key).unwrap();
+    fs::write(&settings, "encrypt_data = 0\n").unwrap();
+    daemon.restart();
+    assert_eq!(fs::read_to_string(&plain).unwrap(), "aHVudGVyMw==");
+    assert!(!encrypted.exists());
+    daemon.ok(&["secret-undefine", UUID]);
+    assert!(!plain.exists());
 }

@@ -25,6 +25,7 @@ pub(crate) fn setup(root: &Path, settings: &str) -> Setup {
         paths: Paths::system(root),
         config,
         qemu: QemuConfig::default(),
+        secrets: Default::default(),
         search_path: "/nowhere".into(),
         pid_file: None,
         logging: Logging::default(),

@@ -44,7 +44,7 @@ impl World {
         let root = TempDir::new().unwrap();
         let paths = Paths::system(root.path());
         let qemu = QemuConfig::default();
-        let drivers = Drivers::new(paths, "/nowhere".into(), &qemu, None).unwrap();
+        let drivers = Drivers::new(paths, "/nowhere".into(), &qemu, &Default::default(), None).unwrap();
         let drivers = Arc::new(drivers);
         let router = Router::builder()
             .program(remote::PROGRAM, remote::ENTRIES)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::config::qemu::QemuConfig;
+use crate::config::secrets::SecretsConfig;
 use crate::drivers::domain::event::EventId;
 use crate::drivers::domain::list::Existing;
 use crate::drivers::event_bus::{Event, Filter, Subscriber};
@@ -42,7 +43,8 @@ fn as_root() -> QemuConfig {
 
 fn drivers(root: &std::path::Path, mistake: &'static str) -> Arc<Drivers> {
     let path = std::env::var_os("PATH").unwrap();
-    let drivers = Drivers::new(Paths::system(root), path, &as_root(), None).unwrap();
+    let drivers =
+        Drivers::new(Paths::system(root), path, &as_root(), &SecretsConfig::default(), None).unwrap();
     let filter = Filter::Domain { domain: None, id: EventId::Lifecycle };
     drivers.events.subscribe(filter, Arc::new(Clumsy(mistake)));
     Arc::new(drivers)
@@ -125,8 +127,14 @@ async fn a_mistake_in_a_start_leaves_no_qemu_behind() {
         let domains = &drivers.domains;
         // What it held is free again, and the next one starts.
         let quiet = Arc::new(
-            Drivers::new(Paths::system(root.path()), std::env::var_os("PATH").unwrap(), &as_root(), None)
-                .unwrap(),
+            Drivers::new(
+                Paths::system(root.path()),
+                std::env::var_os("PATH").unwrap(),
+                &as_root(),
+                &SecretsConfig::default(),
+                None,
+            )
+            .unwrap(),
         );
         assert!(domains.list.by_id(1).is_err());
         let status = root.path().join("run/libvirt/qemu/guest.xml");

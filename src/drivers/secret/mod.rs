@@ -1,12 +1,14 @@
 //! Secrets: passphrases that disks are opened with. Values are cleared from memory when they are dropped,
 //! never logged, and given back to nobody if they are private.
 
+mod cipher;
 pub mod event;
 mod files;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
@@ -55,6 +57,15 @@ impl fmt::Debug for Value {
     }
 }
 
+/// How values lie on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keeping {
+    #[default]
+    Encrypted,
+    /// As a libvirt before 12.1 can read them.
+    Plain,
+}
+
 #[derive(Debug)]
 struct Entry {
     definition: Arc<Secret>,
@@ -71,8 +82,10 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    pub fn new(paths: &Paths, events: Arc<EventBus>) -> Self {
-        Self { writing: Mutex::default(), entries: Mutex::default(), files: Files::new(paths), events }
+    /// `key` is what values are encrypted with, unless it is the daemon's own.
+    pub fn new(paths: &Paths, events: Arc<EventBus>, keeping: Keeping, key: Option<&Path>) -> Self {
+        let files = Files::new(paths, keeping, key);
+        Self { writing: Mutex::default(), entries: Mutex::default(), files, events }
     }
 
     pub fn load(&self) -> Result<()> {

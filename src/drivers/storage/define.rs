@@ -35,6 +35,25 @@ impl Storage {
         Ok(())
     }
 
+    /// Reads the definitions again: what an administrator put there or changed by hand counts from now on, and what
+    /// starts with the host is started. What is defined stays so without its file, as in libvirt.
+    pub async fn reload(self: &Arc<Self>) -> Result<()> {
+        let storage = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || storage.load_definitions()).await;
+        let ended = |_| errors::ours(Error::internal_error("a task ended early"));
+        read.map_err(ended)?.map_err(|error| Self::io("cannot read storage pools", error))?;
+        for object in self.list.all() {
+            let state = object.state();
+            if state.is_active || !state.autostart {
+                continue;
+            }
+            if let Err(error) = self.start_object(&object, super::flags::CreateFlags::empty()).await {
+                tracing::error!(pool = %state.current.name, %error, "cannot start a pool");
+            }
+        }
+        Ok(())
+    }
+
     async fn take_up(self: &Arc<Self>, object: &Arc<PoolObject>, is_first: bool) {
         let state = object.state();
         if state.is_active {
@@ -56,6 +75,11 @@ impl Storage {
                 Err(error) => tracing::error!(pool = %pool.name, %error, "skipped an active pool"),
             }
         }
+        self.load_definitions()?;
+        self.files.is_first_start()
+    }
+
+    fn load_definitions(&self) -> std::io::Result<()> {
         for (pool, autostart) in self.files.definitions()? {
             match self.list.add(&pool) {
                 Ok(Added::New(object) | Added::Known(object)) => object.update(
@@ -69,7 +93,7 @@ impl Storage {
                 Err(error) => tracing::error!(pool = %pool.name, %error, "skipped a pool"),
             }
         }
-        self.files.is_first_start()
+        Ok(())
     }
 
     /// An earlier daemon left this pool active.

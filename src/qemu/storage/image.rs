@@ -23,7 +23,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub(super) fn of(header: &[u8]) -> Self {
+    pub fn of(header: &[u8]) -> Self {
         let format = block::probe(header);
         let is_qcow2 = format == StorageFormat::Qcow2;
         let luks = format == StorageFormat::Raw && is_luks(header);
