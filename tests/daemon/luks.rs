@@ -91,10 +91,11 @@ fn watched<T>(work: impl FnOnce() -> T) -> T {
             }
             found
         });
-        let done = work();
+        // Whatever becomes of it: who watches must hear that it is over.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         over.store(true, Ordering::Relaxed);
         assert_eq!(watching.join().unwrap(), [""; 0]);
-        done
+        done.unwrap_or_else(|reason| std::panic::resume_unwind(reason))
     })
 }
 

@@ -199,6 +199,7 @@ fn values_at_rest_are_encrypted_and_find_the_way_back() {
     fs::rename(key.with_extension("away"), &key).unwrap();
     fs::write(&settings, "encrypt_data = 0\n").unwrap();
     daemon.restart();
+    assert_eq!(daemon.ok(&["secret-get-value", UUID]).trim(), "aHVudGVyMw==");
     assert_eq!(fs::read_to_string(&plain).unwrap(), "aHVudGVyMw==");
     assert!(!encrypted.exists());
     daemon.ok(&["secret-undefine", UUID]);
