@@ -217,3 +217,14 @@ fn a_guest_lets_go_of_a_disk_and_everybody_hears_of_it() {
     events.expect("15 virtio-disk0");
     assert_eq!(count(&daemon, "penguin", "<target dev='vda'"), (0, 0));
 }
+
+#[test]
+fn a_q35_guest_has_a_port_left_and_says_how_to_get_more() {
+    let daemon = daemon();
+    let card = "<interface type='user'><model type='virtio'/></interface>";
+    daemon.run(&halting("small").machine("q35").device(card));
+    attach(&daemon, "small", card, &["--live"]);
+    let error =
+        daemon.with_xml(card, |file| daemon.virsh(&["attach-device", "small", file, "--live"])).fails();
+    assert!(error.contains("No more available PCI slots"), "{error}");
+}

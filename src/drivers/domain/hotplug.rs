@@ -386,7 +386,9 @@ impl Domains {
             fresh.panics.clear();
         }
         if !has_pci && fresh.controllers.iter().any(|it| matches!(it.kind, ControllerKind::Pci(_))) {
-            return Err(Error::internal_error("No more available PCI slots"));
+            let way_out =
+                "define one more controller of type 'pci', on q35 a pcie-root-port, for the next start";
+            return Err(Error::internal_error("No more available PCI slots").with_way_out(way_out));
         }
         refuse_plugging(&fresh).map_err(Error::operation_unsupported)?;
         let mut named = live.clone();
