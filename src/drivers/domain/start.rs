@@ -41,9 +41,18 @@ use crate::qemu::setup;
 use crate::qemu::traffic;
 use crate::util::local_time;
 
-/// How long QEMU may take until it answers, and how much longer for each GiB of memory it has to prepare.
+/// How long QEMU may take until it answers, how much longer for each GiB of memory it has to prepare, and for each
+/// encrypted image: its key is made slow to find on purpose, by the measure of an idle processor.
 const START_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT_PER_GIB: Duration = Duration::from_secs(1);
+const START_LIMIT_PER_KEY: Duration = Duration::from_secs(30);
+
+fn encrypted_images(definition: &Domain) -> u32 {
+    let images = definition.devices.disks.iter().flat_map(|disk| {
+        std::iter::once(&disk.storage).chain(disk.storage.layers().map(|layer| &layer.storage))
+    });
+    u32::try_from(images.filter(|image| image.encryption.is_some()).count()).unwrap_or(u32::MAX)
+}
 
 /// How a guest begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -434,7 +443,9 @@ impl Attempt {
             env,
             versions: versions(caps),
             taints: Vec::new(),
-            limit: START_LIMIT + START_LIMIT_PER_GIB * gib,
+            limit: START_LIMIT
+                + START_LIMIT_PER_GIB * gib
+                + START_LIMIT_PER_KEY * encrypted_images(definition),
             run_as,
         };
         Ok((self, prepared, launch, helpers))
