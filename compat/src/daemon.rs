@@ -95,7 +95,7 @@ impl Daemon {
                     }
                     None => command(path),
                 };
-                ours.arg("--root").arg(root).env("PATH", path_with(root));
+                ours.arg("--root").arg(root);
                 ours
             }
         };
@@ -320,12 +320,4 @@ pub fn gone_within(pid: i32, limit: Duration) -> bool {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
     let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
     poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).is_ok_and(|ready| ready == 1)
-}
-
-/// Programs in `bin` below the root stand in for the host's.
-fn path_with(root: &Path) -> std::ffi::OsString {
-    let mut path = root.join("bin").into_os_string();
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
-    path
 }

@@ -22,8 +22,8 @@ fn a_disk_that_is_full_leaves_the_guest_running_and_no_half_file() {
         return;
     }
     let daemon = daemon();
-    let small = Small::new(&daemon.path("small"), "2m");
-    let kept = Small::new(&daemon.path("var/lib/libvirt/qemu/save"), "2m");
+    let small = Small::new(&daemon.path("small"), "64k");
+    let kept = Small::new(&daemon.path("var/lib/libvirt/qemu/save"), "64k");
     let file = small.0.join("saved");
     let file = file.to_str().unwrap();
     daemon.run(&counting("penguin"));

@@ -141,7 +141,7 @@ fn a_client_that_leaves_in_mid_stream_leaves_the_pool_free() {
     daemon.ok(&["vol-create-as", "p", "v", "1G", "--allocation", "0"]);
     let mut client = daemon.python_beside(
         "v = conn.storagePoolLookupByName('p').storageVolLookupByName('v')\n\
-         s = conn.newStream()\nv.upload(s, 0, 0)\ns.send(b'x' * 65536)\nprint('sending', flush=True)\nimport time\ntime.sleep(60)",
+         s = conn.newStream()\nv.upload(s, 0, 0)\ns.send(b'x' * 65536)\nprint('sending', flush=True)\nimport sys\nsys.stdin.read()",
     );
     client.expect("sending\n");
     let error = daemon.virsh(&["vol-delete", "v", "p"]).fails();

@@ -131,6 +131,7 @@ fn a_guest_is_not_started_beside_itself() {
     }
     // A boot that is refused forgets no saved state either.
     let kept = daemon.path("var/lib/libvirt/qemu/save/twin.save");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
     fs::write(&kept, "kept").unwrap();
     let error = daemon.virsh(&["start", "twin", "--force-boot"]).fails();
     assert!(error.contains("runs already") && kept.exists(), "{error}");

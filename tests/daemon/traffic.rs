@@ -9,7 +9,7 @@ use crate::daemon;
 
 /// Puts a program of ours before the host's.
 fn stub(daemon: &Daemon, name: &str, script: &str) {
-    let directory = daemon.path("bin");
+    let directory = daemon.path("tools");
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();

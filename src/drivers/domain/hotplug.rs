@@ -608,7 +608,11 @@ impl Domains {
         if device.infos().next().is_none() {
             return Ok(());
         }
-        let steps = self.steps_of(live, guest.files(), &device).await?;
+        // It is gone whether or not it is known what stood behind it.
+        let steps = self.steps_of(live, guest.files(), &device).await.unwrap_or_else(|error| {
+            tracing::warn!(alias, %error, "what stood behind a device stays");
+            Vec::new()
+        });
         self.clear_device_away(&job, &steps, &device, alias).await
     }
 }
