@@ -152,11 +152,9 @@ impl Daemon {
         let administration = Administration::new(logging, idle);
         let admin = server("admin", routes::administration(&administration)?, limits(&config.admin));
         administration.introduce([&hypervisor, &admin]);
+        let scraped = || Metrics::new(Arc::clone(&drivers), [&hypervisor, &admin]);
         let metrics = match &config.metrics {
-            Some(place) => {
-                let metrics = Metrics::new(Arc::clone(&drivers), [&hypervisor, &admin]);
-                Some((http::Listener::bind(place).await?, metrics))
-            }
+            Some(place) => Some((http::Listener::bind(place).await?, scraped())),
             None => None,
         };
         Ok(Self {
