@@ -39,10 +39,10 @@ async fn calls_clients_and_guests_are_counted() {
     assert!(head.contains(&format!("Content-Length: {}\r\n", text.len())), "{head}");
     for line in [
         "ferrovirt_clients{server=\"libvirtd\"} 1",
-        "ferrovirt_calls_total{api=\"virConnectGetLibVersion\",outcome=\"ok\"} 3",
-        "ferrovirt_calls_total{api=\"virConnectGetLibVersion\",outcome=\"error\"} 0",
-        "ferrovirt_call_duration_seconds_bucket{api=\"virConnectGetLibVersion\",le=\"+Inf\"} 3",
-        "ferrovirt_call_duration_seconds_count{api=\"virConnectGetLibVersion\"} 3",
+        "ferrovirt_calls_total{api=\"virConnectGetLibVersion\",procedure=\"connect_get_lib_version\",outcome=\"ok\"} 3",
+        "ferrovirt_calls_total{api=\"virConnectGetLibVersion\",procedure=\"connect_get_lib_version\",outcome=\"error\"} 0",
+        "ferrovirt_call_duration_seconds_bucket{api=\"virConnectGetLibVersion\",procedure=\"connect_get_lib_version\",le=\"+Inf\"} 3",
+        "ferrovirt_call_duration_seconds_count{api=\"virConnectGetLibVersion\",procedure=\"connect_get_lib_version\"} 3",
         "libvirt_up 1",
         "libvirt_domains_number 0",
         "ferrovirt_domains{state=\"running\"} 0",

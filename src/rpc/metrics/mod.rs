@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use ferrovirt_protocol::procedure::Entry;
+
 use self::exposition::{Exposition, Kind};
 use super::server::Server;
 use crate::drivers::Drivers;
@@ -105,6 +107,11 @@ fn clients(text: &mut Exposition, servers: &[Arc<Server>]) {
     }
 }
 
+/// One function of the API may have several procedures, older and newer ones.
+fn labels(entry: &Entry, more: Option<(&'static str, &'static str)>) -> Vec<(&'static str, &'static str)> {
+    [("api", entry.api), ("procedure", entry.name)].into_iter().chain(more).collect()
+}
+
 /// Of calls that were never made nothing is told.
 fn calls(text: &mut Exposition, servers: &[Arc<Server>]) {
     let meters = || {
@@ -114,7 +121,7 @@ fn calls(text: &mut Exposition, servers: &[Arc<Server>]) {
     text.family("ferrovirt_calls_total", Kind::Counter, "Calls by API function and outcome.");
     for (entry, meter) in meters() {
         for (name, outcome) in [("ok", Outcome::Answered), ("error", Outcome::Failed)] {
-            text.sample(&[("api", entry.api), ("outcome", name)], meter.read(outcome));
+            text.sample(&labels(entry, Some(("outcome", name))), meter.read(outcome));
         }
     }
     let name = "ferrovirt_call_duration_seconds";
@@ -123,12 +130,12 @@ fn calls(text: &mut Exposition, servers: &[Arc<Server>]) {
         let mut within = 0;
         for ((_, bound), counter) in BOUNDS.iter().zip(&meter.within) {
             within += counter.load(Ordering::Relaxed);
-            text.part("_bucket", &[("api", entry.api), ("le", bound)], within);
+            text.part("_bucket", &labels(entry, Some(("le", bound))), within);
         }
         // Counters go on meanwhile; a histogram has to fit together.
         let all = (meter.read(Outcome::Answered) + meter.read(Outcome::Failed)).max(within);
-        text.part("_bucket", &[("api", entry.api), ("le", "+Inf")], all);
-        text.part("_sum", &[("api", entry.api)], meter.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9);
-        text.part("_count", &[("api", entry.api)], all);
+        text.part("_bucket", &labels(entry, Some(("le", "+Inf"))), all);
+        text.part("_sum", &labels(entry, None), meter.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9);
+        text.part("_count", &labels(entry, None), all);
     }
 }
