@@ -18,6 +18,7 @@ use super::block_jobs::{check_idle, check_supported, disk_of};
 use super::checkpoint::{self, Planned, add_action, bitmaps, check_bitmap, remove_action};
 use super::flags::CallFlags;
 use super::reads::running;
+use super::snapshot::offline;
 use super::start::seconds_since_1970;
 use crate::conf::backup::{Backup, BackupDisk, BackupMode, BackupServer, BackupState, ServerTransport};
 use crate::conf::checkpoint::Checkpoint;
@@ -325,7 +326,7 @@ impl Domains {
         self.take_back_devices(&state, devices).await;
         if state.backup.is_none() && !is_reused(job.flags) {
             // It was begun under another daemon, and nobody else knows of it.
-            remove_files(file_of(&store.storage).into_iter().collect()).await;
+            offline::remove(file_of(&store.storage).into_iter().collect()).await;
         }
         if let (Some(bitmap), Some(nodes)) = (bitmap, Layers::of(disk).nodes(0)) {
             live.monitor().execute(Transaction { actions: vec![remove_action(&nodes.top, bitmap)] }).await?;
@@ -413,7 +414,7 @@ async fn remove_images(running: &RunningBackup) {
     if running.reused {
         return;
     }
-    remove_files(running.backup.wanted().filter_map(|disk| file_of(disk.store.as_ref()?)).collect()).await;
+    offline::remove(running.backup.wanted().filter_map(|disk| file_of(disk.store.as_ref()?)).collect()).await;
 }
 
 fn is_reused(flags: u32) -> bool {
@@ -422,16 +423,6 @@ fn is_reused(flags: u32) -> bool {
 
 fn file_of(store: &Storage) -> Option<PathBuf> {
     store.path().filter(|_| store.kind() == StorageKind::File).map(PathBuf::from)
-}
-
-async fn remove_files(files: Vec<PathBuf>) {
-    for path in files {
-        if let Err(error) = tokio::fs::remove_file(&path).await
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "cannot remove the image of a backup");
-        }
-    }
 }
 
 fn complete_server(backup: &mut Backup) -> Result<()> {

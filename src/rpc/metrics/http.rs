@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::Metrics;
@@ -81,18 +81,12 @@ impl Listener {
             let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
             let metrics = Arc::clone(&metrics);
             let accepted = match &self {
-                Self::Path(socket, _) => socket.accept().await.map(|(peer, _)| {
-                    scrapes.spawn(async move {
-                        within_limit(answer(peer, &metrics)).await;
-                        drop(place);
-                    });
-                }),
-                Self::Address(socket) => socket.accept().await.map(|(peer, _)| {
-                    scrapes.spawn(async move {
-                        within_limit(answer(peer, &metrics)).await;
-                        drop(place);
-                    });
-                }),
+                Self::Path(socket, _) => {
+                    socket.accept().await.map(|(peer, _)| scrapes.spawn(scrape(peer, metrics, place)))
+                }
+                Self::Address(socket) => {
+                    socket.accept().await.map(|(peer, _)| scrapes.spawn(scrape(peer, metrics, place)))
+                }
             };
             if let Err(error) = accepted {
                 tracing::warn!(%error, "cannot take in a scrape");
@@ -122,8 +116,13 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn within_limit(answer: impl Future<Output = io::Result<()>>) {
-    match tokio::time::timeout(LIMIT, answer).await {
+/// One scrape, which keeps its place until it is over.
+async fn scrape(
+    peer: impl AsyncRead + AsyncWrite + Unpin,
+    metrics: Arc<Metrics>,
+    _place: OwnedSemaphorePermit,
+) {
+    match tokio::time::timeout(LIMIT, answer(peer, &metrics)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a scrape ended early"),
         Err(_) => tracing::debug!("a scrape took too long"),

@@ -13,7 +13,7 @@ mod active;
 mod create;
 mod delete;
 mod merge;
-mod offline;
+pub(super) mod offline;
 mod revert;
 
 use std::sync::Arc;

@@ -117,13 +117,13 @@ impl Domains {
     }
 }
 
-/// Images that were just made.
-pub(super) async fn remove(paths: Vec<PathBuf>) {
+/// Images that nobody needs any more; one that stays is told of in the log.
+pub(in crate::drivers::domain) async fn remove(paths: Vec<PathBuf>) {
     for path in paths {
         if let Err(error) = tokio::fs::remove_file(&path).await
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %path.display(), %error, "cannot remove a snapshot's image");
+            tracing::warn!(path = %path.display(), %error, "cannot remove an image");
         }
     }
 }
