@@ -69,10 +69,15 @@ impl Qemu {
         }
     }
 
-    /// Until its stream has come so far.
-    fn wait(&mut self, status: &str) {
-        let status = format!("\"status\": \"{status}\"");
-        while !self.line().contains(&status) {}
+    /// Until its stream has come to one of these points; says which.
+    fn wait<'a>(&mut self, statuses: &[&'a str]) -> &'a str {
+        loop {
+            let line = self.line();
+            let reached = statuses.iter().find(|status| line.contains(&format!("\"status\": \"{status}\"")));
+            if let Some(reached) = reached {
+                return reached;
+            }
+        }
     }
 
     fn set(&mut self, floor: Floor) {
@@ -132,12 +137,12 @@ impl Floor {
             // After the first pass over memory, as virsh does it.
             while !source.line().contains("\"pass\": 2") {}
             source.ask("migrate-start-postcopy", "{}");
-            destination.wait("postcopy-active");
-            destination.ask("cont", "{}");
-            destination.wait("completed");
-        } else {
-            destination.wait("completed");
-            destination.ask("cont", "{}");
+        }
+        // A guest that writes little is there before the switch to post-copy has begun.
+        let reached = destination.wait(&["postcopy-active", "completed"]);
+        destination.ask("cont", "{}");
+        if reached != "completed" {
+            destination.wait(&["completed"]);
         }
         while destination.turned.is_none() {
             destination.line();

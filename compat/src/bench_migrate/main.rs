@@ -2,7 +2,7 @@
 //! the floor, which is QEMU to QEMU by hand over the same kind of socket.
 //!
 //! ```text
-//! ferrovirt-bench-migrate [ROUNDS]
+//! ferrovirt-bench-migrate [ROUNDS [WAY…]]
 //! ```
 //!
 //! The total is what a user waits for: from the command until the guest runs there, start of the QEMU that waits
@@ -49,42 +49,78 @@ const WAYS: [Way; 6] = [
     Way { name: "with disk", options: &["--copy-storage-all"], floor: None },
 ];
 
+impl Way {
+    fn has_disk(&self) -> bool {
+        self.options.contains(&"--copy-storage-all")
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Took {
     pub total: Duration,
     pub stood_still: Duration,
 }
 
+/// A pair of daemons of one kind.
+struct Side {
+    name: &'static str,
+    hosts: [Daemon; 2],
+}
+
 fn main() -> ExitCode {
-    let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
-    let mut sides = vec![("ours", Kind::Ours(ours()))];
+    let mut arguments = std::env::args().skip(1);
+    let rounds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let only: Vec<String> = arguments.collect();
+    let mut sides = vec![Side::new("ours", Kind::Ours(ours()))];
     if ["libvirtd", "virtlogd"].iter().all(|name| run("which", &[name]).success) {
-        sides.push(("libvirt's", Kind::Upstream));
+        sides.push(Side::new("libvirt's", Kind::Upstream));
     }
     println!(
         "milliseconds in all / standing still, medians of {rounds}; beside the floor: + is what is added to it"
     );
     println!("{:22} {:>16} {:>32} {:>32}", "", "floor", "ours", "libvirt's");
-    for (kind, guest) in [("idle", counting(GUEST)), ("dirties 200 MiB/s", dirtying(GUEST))] {
+    for (kind, rom, guest) in
+        [("idle", "count.rom", counting(GUEST)), ("dirties 200 MiB/s", "dirty.rom", dirtying(GUEST))]
+    {
         let guest = guest.memory_mib(MEMORY_MIB);
-        let measured: Vec<Vec<Option<Took>>> =
-            sides.iter().map(|(_, side)| daemons(*side, &guest, rounds)).collect();
-        for (index, way) in WAYS.iter().enumerate() {
-            let rom = if kind == "idle" { "count.rom" } else { "dirty.rom" };
-            let floor =
-                way.floor.map(|floor| median((0..rounds).map(|_| floor.measure(rom, MEMORY_MIB)).collect()));
-            let mut line =
-                format!("{:22} {:>16}", format!("{kind}, {}", way.name), floor.map_or("-".into(), shown));
-            for side in &measured {
-                line.push_str(&format!(
-                    " {:>32}",
-                    side[index].map_or("-".into(), |took| beside(took, floor))
-                ));
-            }
-            println!("{line}");
+        let wanted = |way: &&Way| only.is_empty() || only.iter().any(|name| name == way.name);
+        for way in WAYS.iter().filter(wanted) {
+            row(&format!("{kind}, {}", way.name), way, rom, &guest, &mut sides, rounds);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Measures one way on all sides. They take turns, so that whatever else the machine does meets all of them.
+fn row(name: &str, way: &Way, rom: &str, guest: &Guest, sides: &mut [Side], rounds: usize) {
+    let mut floors = Vec::new();
+    let mut all: Vec<Vec<Took>> = sides.iter().map(|_| Vec::new()).collect();
+    for side in &*sides {
+        side.settle(way, guest);
+    }
+    for _ in 0..rounds {
+        floors.extend(way.floor.map(|floor| floor.measure(rom, MEMORY_MIB)));
+        for (side, all) in sides.iter_mut().zip(&mut all) {
+            match once(&side.hosts, way) {
+                Ok(took) => {
+                    all.push(took);
+                    side.hosts.swap(0, 1);
+                }
+                Err(refused) => eprintln!("{}, {}: {}", side.name, way.name, refused.trim()),
+            }
+        }
+    }
+    for side in &*sides {
+        side.clear();
+    }
+    let floor = (!floors.is_empty()).then(|| median(floors));
+    let mut line = format!("{name:22} {:>16}", floor.map_or("-".into(), shown));
+    for all in all {
+        // Medians of fewer would not compare.
+        let whole = all.len() == rounds;
+        line.push_str(&format!(" {:>32}", if whole { beside(median(all), floor) } else { "-".into() }));
+    }
+    println!("{line}");
 }
 
 fn ours() -> &'static str {
@@ -117,47 +153,36 @@ fn median(mut all: Vec<Took>) -> Took {
     Took { total, stood_still: all[middle].stood_still }
 }
 
-/// Every way between two daemons of a kind; none where it is refused.
-fn daemons(kind: Kind, guest: &Guest, rounds: usize) -> Vec<Option<Took>> {
-    let uuid = |digit: &str| format!("host_uuid = \"{0}-1111-4111-8111-111111111111\"\n", digit.repeat(8));
-    let mut hosts = [Daemon::start(kind, &uuid("1")), Daemon::start(kind, &uuid("2"))];
-    let mut results = Vec::new();
-    for way in &WAYS {
-        let with_disk = way.options.contains(&"--copy-storage-all");
-        if with_disk {
-            for host in &hosts {
+impl Side {
+    fn new(name: &'static str, kind: Kind) -> Self {
+        let uuid =
+            |digit: &str| format!("host_uuid = \"{0}-1111-4111-8111-111111111111\"\n", digit.repeat(8));
+        Self { name, hosts: [Daemon::start(kind, &uuid("1")), Daemon::start(kind, &uuid("2"))] }
+    }
+
+    /// Has the guest run on the first of the two, with all of its memory filled.
+    fn settle(&self, way: &Way, guest: &Guest) {
+        let here = &self.hosts[0];
+        let mut guest = guest.clone();
+        if way.has_disk() {
+            for host in &self.hosts {
                 fs::write(host.path("disk.img"), vec![7; DISK_MIB << 20]).expect("the root takes it");
             }
+            guest = guest.device(&format!(
+                "<disk type='file'><driver name='qemu' type='raw'/><source file='{}'/>\
+                 <target dev='vda' bus='virtio'/></disk>",
+                here.path("disk.img").display()
+            ));
         }
-        let disk = |host: &Daemon| {
-            let path = host.path("disk.img");
-            let path = path.display();
-            format!(
-                "<disk type='file'><driver name='qemu' type='raw'/><source file='{path}'/>\
-                 <target dev='vda' bus='virtio'/></disk>"
-            )
-        };
-        let guest = if with_disk { guest.clone().device(&disk(&hosts[0])) } else { guest.clone() };
-        hosts[0].create(&guest);
-        // All of its memory is filled then.
-        hosts[0].console(GUEST).expect("count ");
-        let mut all = Vec::new();
-        for _ in 0..rounds {
-            match once(&hosts, way) {
-                Ok(took) => all.push(took),
-                Err(refused) => {
-                    eprintln!("{}: {}", way.name, refused.trim());
-                    break;
-                }
-            }
-            hosts.swap(0, 1);
-        }
-        results.push((all.len() == rounds).then(|| median(all)));
-        for host in &hosts {
+        here.create(&guest);
+        here.console(GUEST).expect("count ");
+    }
+
+    fn clear(&self) {
+        for host in &self.hosts {
             host.virsh(&["destroy", GUEST]);
         }
     }
-    results
 }
 
 fn once(hosts: &[Daemon; 2], way: &Way) -> Result<Took, String> {
@@ -175,8 +200,7 @@ fn once(hosts: &[Daemon; 2], way: &Way) -> Result<Took, String> {
     let xml = source.ok(&["dumpxml", GUEST, "--migratable"]).replace(&here, &there);
     let (total, ran) = source.with_xml(&xml, |xml| {
         let elsewhere = ["--xml", xml, "--disks-uri", &nbd];
-        let with_disk = way.options.contains(&"--copy-storage-all");
-        let all = [&arguments[..], if with_disk { &elsewhere } else { &[] }].concat();
+        let all = [&arguments[..], if way.has_disk() { &elsewhere } else { &[] }].concat();
         let begin = Instant::now();
         let ran = source.virsh(&all);
         (begin.elapsed(), ran)
