@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 
+use super::auth::identity::PeerProcess;
 use super::server::Server;
-use super::session::{Authentication, Identity, Peer, Rights};
+use super::session::{Authentication, Peer, Rights};
 use super::transport::UnixTransport;
 use crate::error::{Error, Result};
 use crate::util::file;
@@ -115,7 +116,7 @@ impl Listener {
             match self.socket.accept().await {
                 Ok((socket, _)) => {
                     let Some(place) = server.place(Authentication::None).await else { return };
-                    let peer = Peer::Unix(identity(&socket));
+                    let peer = Peer::Unix(PeerProcess::of(&socket));
                     let transport = UnixTransport::new(socket);
                     server.serve(transport, peer, rights, Authentication::None, place);
                 }
@@ -137,9 +138,4 @@ impl Drop for Listener {
             tracing::warn!(socket = %self.path.display(), %error, "cannot remove");
         }
     }
-}
-
-fn identity(socket: &UnixStream) -> Option<Identity> {
-    let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
-    Some(Identity { uid: peer.uid.as_raw(), gid: peer.gid.as_raw(), pid: peer.pid.as_raw_nonzero().get() })
 }

@@ -11,6 +11,7 @@
 
 pub mod access;
 pub mod administration;
+pub mod auth;
 pub mod connection;
 pub mod convert;
 mod distinguished_name;

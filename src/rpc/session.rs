@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
+
+use super::auth::identity::{Identity, PeerProcess};
 use super::events::Subscriptions;
 use super::outbox::{Ending, Outbox};
 use super::places::Taken;
@@ -19,19 +22,11 @@ use super::stream::Streams;
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 
-/// The peer of a unix socket, as the kernel names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    pub uid: u32,
-    pub gid: u32,
-    pub pid: i32,
-}
-
 /// Where a client comes from, and what is known of it through that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// `None`: the kernel does not say.
-    Unix(Option<Identity>),
+    Unix(Option<PeerProcess>),
     Tcp {
         address: SocketAddr,
     },
@@ -43,13 +38,6 @@ pub enum Peer {
 }
 
 impl Peer {
-    pub fn identity(&self) -> Option<Identity> {
-        match self {
-            Self::Unix(identity) => *identity,
-            Self::Tcp { .. } | Self::Tls { .. } => None,
-        }
-    }
-
     /// Whether nobody on the way can listen.
     pub fn is_secure(&self) -> bool {
         !matches!(self, Self::Tcp { .. })
@@ -85,6 +73,7 @@ pub struct Client {
     pub outbox: Arc<Outbox>,
     pub streams: Streams,
     pub subscriptions: Subscriptions,
+    identity: ArcSwap<Identity>,
     authenticated: AtomicBool,
     read_only: AtomicBool,
     keepalive: AtomicBool,
@@ -100,6 +89,7 @@ impl Client {
         let outbox = Arc::new(Outbox::default());
         Self {
             id,
+            identity: ArcSwap::from_pointee(Identity::of(&peer)),
             peer,
             since: SystemTime::now(),
             authentication,
@@ -114,6 +104,16 @@ impl Client {
             close_callback: AtomicBool::new(false),
             anonymous: Mutex::default(),
         }
+    }
+
+    /// Who the client is, as far as it is known by now.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.load_full()
+    }
+
+    /// The client has shown more of itself, or speaks for another.
+    pub fn set_identity(&self, identity: Identity) {
+        self.identity.store(Arc::new(identity));
     }
 
     pub fn is_authenticated(&self) -> bool {

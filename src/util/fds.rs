@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use bytes::BytesMut;
+use nix::libc;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -133,6 +134,21 @@ fn recv_into(
         return Err(io::Error::new(io::ErrorKind::InvalidData, "peer sent too many descriptors at once"));
     }
     Ok(received.bytes)
+}
+
+/// The security context of the process that connected a unix socket, where the kernel labels processes.
+#[allow(unsafe_code)]
+pub fn peer_context(socket: BorrowedFd<'_>) -> Option<String> {
+    let mut context = [0u8; 512];
+    let mut length: libc::socklen_t = 512;
+    // SAFETY: the kernel writes at most `length` bytes to the buffer, which is as long, and their number to `length`.
+    let failed = unsafe {
+        let place = context.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERSEC, place, &raw mut length)
+    };
+    let context = context.get(..length as usize).filter(|_| failed == 0)?;
+    let context = context.split(|byte| *byte == 0).next()?;
+    std::str::from_utf8(context).ok().filter(|context| !context.is_empty()).map(str::to_owned)
 }
 
 /// A descriptor to wait for; it has to be one that does not block.

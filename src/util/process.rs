@@ -543,8 +543,8 @@ fn split_zero(text: &[u8]) -> Vec<String> {
     text.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
-/// The 22nd field of /proc/PID/stat.
-fn start_time(pid: Pid) -> io::Result<u64> {
+/// When a process started, in clock ticks since the host's boot: the 22nd field of /proc/PID/stat.
+pub fn start_time(pid: Pid) -> io::Result<u64> {
     let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
     parse_start_time(&std::fs::read_to_string(Path::new(&path))?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no start time in {path}")))

@@ -16,11 +16,12 @@ use crate::drivers::params::{ParamType, Params};
 use crate::error::{Error, Origin, Result};
 use crate::logging::LogError;
 use crate::rpc::administration::Administration;
+use crate::rpc::auth::identity::Identity;
 use crate::rpc::convert;
 use crate::rpc::handlers::connect::LIB_VERSION;
 use crate::rpc::router::{Call, Routes};
 use crate::rpc::server::{Server as Served, Workers};
-use crate::rpc::session::{Client as Connected, Identity, Peer};
+use crate::rpc::session::{Client as Connected, Peer};
 
 /// `virClientTransport`
 const UNIX: u32 = 0;
@@ -210,16 +211,18 @@ fn client_info(admin: &Administration, args: ClientGetInfoArgs) -> Result<Client
     flagless(args.flags, "adminClientGetInfo")?;
     let mut params = Params::default();
     params.push("readonly", connected.is_read_only());
+    let identity = connected.identity();
+    let mut text = |name, value: Option<String>| value.into_iter().for_each(|value| params.push(name, value));
+    let owned = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+    text("sasl_user_name", owned(&identity.sasl_name));
     match &connected.peer {
-        Peer::Unix(identity) => identity.iter().for_each(|identity| identify(&mut params, *identity)),
-        Peer::Tcp { address } => params.push("sock_addr", place(*address)),
-        Peer::Tls { address, name } => {
-            params.push("sock_addr", place(*address));
-            if let Some(name) = name {
-                params.push("tls_x509_dname", &**name);
-            }
+        Peer::Unix(_) => identify(&mut params, &identity),
+        Peer::Tcp { address } | Peer::Tls { address, .. } => {
+            text("sock_addr", Some(place(*address)));
+            text("tls_x509_dname", owned(&identity.x509_name));
         }
     }
+    identity.selinux_context.iter().for_each(|context| params.push("selinux_context", &**context));
     Ok(ClientGetInfoRet { params: convert::params(params) })
 }
 
@@ -229,19 +232,12 @@ fn place(address: SocketAddr) -> String {
 }
 
 /// Numbers as the kernel gave them, names where there are any.
-fn identify(params: &mut Params, identity: Identity) {
-    let Identity { uid, gid, pid } = identity;
-    let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
-    let group = nix::unistd::Group::from_gid(gid.into()).ok().flatten();
-    params.push("unix_user_id", uid.cast_signed());
-    if let Some(user) = user {
-        params.push("unix_user_name", user.name);
-    }
-    params.push("unix_group_id", gid.cast_signed());
-    if let Some(group) = group {
-        params.push("unix_group_name", group.name);
-    }
-    params.push("unix_process_id", pid);
+fn identify(params: &mut Params, identity: &Identity) {
+    identity.uid.iter().for_each(|uid| params.push("unix_user_id", uid.cast_signed()));
+    identity.user_name().into_iter().for_each(|name| params.push("unix_user_name", name));
+    identity.gid.iter().for_each(|gid| params.push("unix_group_id", gid.cast_signed()));
+    identity.group_name().into_iter().for_each(|name| params.push("unix_group_name", name));
+    identity.pid.iter().for_each(|pid| params.push("unix_process_id", *pid));
 }
 
 fn client_close(admin: &Administration, args: ClientCloseArgs) -> Result<()> {

@@ -1,0 +1,3 @@
+//! Who clients are, and how they show it.
+
+pub mod identity;
