@@ -6,7 +6,8 @@
 #   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it)
 #   make bench-migrate   guests on their way between two daemons, beside QEMU to QEMU by hand and beside libvirt's
 #   make soak       a thousand migrations that are disturbed at random moments (ROUNDS, SEED; some minutes, an hour at most)
-#   make compat     the tests of the running daemon on libvirt's own, which decides what is expected of ours
+#   make compat     the same commands on libvirt's own daemon and on ours, every difference in the answers (UPDATE=1 writes the report)
+#   make compat-tests   the tests of the running daemon on libvirt's own, which decides what is expected of ours
 #   make compat-corpus   upstream's own test data through our definitions and command line (fetches its source package)
 #   make guest      the sample guest that tests and demo boot; make guest-check tries it
 #   make fmt lint   what CI checks first
@@ -22,7 +23,7 @@ SEED ?= $(shell date +%s)
 export BINARY ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench bench-migrate soak compat compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
+.PHONY: demo test run bench bench-migrate soak compat compat-tests compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -50,6 +51,11 @@ soak: guest
 	    timeout 3600 $(CARGO) test --quiet --locked --test daemon migrate_soak -- --nocapture
 
 compat: guest
+	scripts/deps upstream
+	$(CARGO) build --quiet --locked --workspace --bins
+	target/debug/ferrovirt-compat $(SCENARIOS)
+
+compat-tests: guest
 	scripts/deps upstream
 	FERROVIRT_TEST_DAEMON=upstream $(CARGO) test --locked --test daemon
 

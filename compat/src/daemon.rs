@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, kill_process, pidfd_open};
 use tempfile::TempDir;
 
 use super::guest::Guest;
@@ -33,6 +33,19 @@ impl Kind {
             _ => Self::Ours(ours),
         }
     }
+
+    /// The `ferrovirtd` that was built beside this program.
+    pub fn built() -> Self {
+        let this = std::env::current_exe().expect("a running program has a path");
+        let path = this.with_file_name("ferrovirtd");
+        assert!(path.exists(), "{} is not built: cargo build --workspace --bins", path.display());
+        Self::Ours(Box::leak(path.to_string_lossy().into_owned().into_boxed_str()))
+    }
+}
+
+/// Whether libvirt's own daemon can be started: its programs are installed, and this runs as root.
+pub fn upstream_is_here() -> bool {
+    geteuid().is_root() && ["libvirtd", "virtlogd"].iter().all(|name| run("which", &[name]).success)
 }
 
 /// A running daemon. Dropping it ends it and every guest it left.

@@ -11,7 +11,7 @@ mod guest;
 mod program;
 pub mod wire;
 
-pub use daemon::{Daemon, Kind, gone_within, signal};
+pub use daemon::{Daemon, Kind, gone_within, signal, upstream_is_here};
 pub use guest::{Guest, counting, dirtying, halting, linux, part};
 pub use program::{LIMIT, Program, Ran, command, eventually, run};
 pub use rustix::process::Signal;

@@ -61,3 +61,25 @@ def console(conn, name):
             return
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
+
+
+def watch_all_events(conn):
+    """Prints every event of a domain: its kind, the domain, what else comes with it."""
+    kinds = {getattr(libvirt, name): name.removeprefix("VIR_DOMAIN_EVENT_ID_").lower() for name in dir(libvirt)
+             if name.startswith("VIR_DOMAIN_EVENT_ID_") and not name.endswith("_LAST")}
+
+    def watch(kind, name):
+        def heard(conn, domain, *rest):
+            if name == "lifecycle":
+                event = list(LIFECYCLE)[rest[0]]
+                rest = (LIFECYCLE[event][rest[1]], None)
+                print(domain.name(), event, *rest[:-1])
+            else:
+                print(domain.name(), name, *rest[:-1])
+
+        conn.domainEventRegisterAny(None, kind, heard, None)
+
+    for kind, name in sorted(kinds.items()):
+        watch(kind, name)
+    print("watching")
+    run_events()

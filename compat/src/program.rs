@@ -30,6 +30,8 @@ pub fn command(program: &str) -> Command {
 #[derive(Debug)]
 pub struct Ran {
     pub success: bool,
+    /// None if a signal ended it.
+    pub code: Option<i32>,
     pub out: String,
     pub err: String,
 }
@@ -62,6 +64,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Ran {
         .expect("timeout is part of coreutils");
     Ran {
         success: output.status.success(),
+        code: output.status.code(),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }

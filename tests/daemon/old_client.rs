@@ -46,7 +46,7 @@ fn virsh_of_libvirt_9_works_as_well() {
             .unwrap();
         let [out, err] =
             [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        Ran { success: output.status.success(), out, err }
+        Ran { success: output.status.success(), code: output.status.code(), out, err }
     };
     assert!(virsh(&["version"]).ok().contains("Using library: libvirt 9.0.0"));
     daemon.with_xml(&halting("tiny").xml(), |file| virsh(&["define", file]).ok());

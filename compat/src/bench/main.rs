@@ -22,8 +22,8 @@ mod timing;
 
 use std::process::ExitCode;
 
-use ferrovirt_compat::{Daemon, Kind, run};
-use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use ferrovirt_compat::{Daemon, Kind, upstream_is_here};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use table::Side;
 
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 
     let mut sides = Vec::new();
     if only != Some("upstream") {
-        sides.push((Side::Ours, Kind::Ours(ours())));
+        sides.push((Side::Ours, Kind::built()));
     }
     if only != Some("ours") && upstream_is_here() {
         sides.push((Side::Upstream, Kind::Upstream));
@@ -89,15 +89,4 @@ fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     // Refused at most when a thousand connections would not fit anyway, and then they say so.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
-fn ours() -> &'static str {
-    let this = std::env::current_exe().expect("a running program has a path");
-    let path = this.with_file_name("ferrovirtd");
-    assert!(path.exists(), "{} is not built: cargo build --release", path.display());
-    Box::leak(path.to_string_lossy().into_owned().into_boxed_str())
-}
-
-fn upstream_is_here() -> bool {
-    geteuid().is_root() && ["libvirtd", "virtlogd"].iter().all(|name| run("which", &[name]).success)
 }

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let rounds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(5);
     let only: Vec<String> = arguments.collect();
-    let mut sides = vec![Side::new("ours", Kind::Ours(ours()))];
+    let mut sides = vec![Side::new("ours", Kind::built())];
     if ["libvirtd", "virtlogd"].iter().all(|name| run("which", &[name]).success) {
         sides.push(Side::new("libvirt's", Kind::Upstream));
     }
@@ -121,13 +121,6 @@ fn row(name: &str, way: &Way, rom: &str, guest: &Guest, sides: &mut [Side], roun
         line.push_str(&format!(" {:>32}", if whole { beside(median(all), floor) } else { "-".into() }));
     }
     println!("{line}");
-}
-
-fn ours() -> &'static str {
-    let this = std::env::current_exe().expect("a running program has a path");
-    let path = this.with_file_name("ferrovirtd");
-    assert!(path.exists(), "{} is not built: cargo build --release", path.display());
-    Box::leak(path.to_string_lossy().into_owned().into_boxed_str())
 }
 
 fn ms(duration: Duration) -> f64 {
