@@ -75,7 +75,9 @@ def watch_all_events(conn):
                 rest = (LIFECYCLE[event][rest[1]], None)
                 print(domain.name(), event, *rest[:-1])
             else:
-                print(domain.name(), name, *rest[:-1])
+                # How much and how fast is another matter in each run; what is told of it is not.
+                known = [sorted(part) if isinstance(part, dict) and "data_total" in part else part for part in rest]
+                print(domain.name(), name, *known[:-1])
 
         conn.domainEventRegisterAny(None, kind, heard, None)
 

@@ -11,11 +11,13 @@ pub(crate) struct Normaliser {
     macs: HashMap<String, usize>,
 }
 
-const UUID: &str = "hhhhhhhh-hhhh-hhhh-hhhh-hhhhhhhhhhhh";
+const UUID: &str = "XXXXXXXX-XXXX-XXXX-XXXX-XXXXXXXXXXXX";
 /// Of the range that hypervisors give out.
-const MAC: &str = "52:54:00:hh:hh:hh";
+const MAC: &str = "52:54:00:XX:XX:XX";
 /// `2026-01-31 23:59:59`, also with a T.
 const MOMENT: &str = "dddd-dd-dd?dd:dd:dd";
+/// What virsh gives to an editor.
+const EDITED: &str = "virsh??????.xml";
 /// Seconds of this decade.
 const SECONDS: &str = "17dddddddd";
 const SECONDS_LATER: &str = "18dddddddd";
@@ -58,6 +60,9 @@ impl Normaliser {
         if leading(rest, MOMENT).is_some() {
             return Some((MOMENT.len(), "MOMENT".to_owned()));
         }
+        if leading(rest, EDITED).is_some() {
+            return Some((EDITED.len(), "EDITED.xml".to_owned()));
+        }
         if leading(rest, SECONDS).or(leading(rest, SECONDS_LATER)).is_some() {
             return Some((SECONDS.len(), "SECONDS".to_owned()));
         }
@@ -74,11 +79,11 @@ fn number(known: &mut HashMap<String, usize>, identity: String) -> usize {
     *known.entry(identity).or_insert(next)
 }
 
-/// What `rest` begins with if it is of this form and ends there: `h` a hexadecimal digit, `d` a decimal one, `?` any.
+/// What `rest` begins with if it is of this form and ends there: `X` a hexadecimal digit, `d` a decimal one, `?` any.
 fn leading(rest: &[u8], form: &str) -> Option<String> {
     let found = rest.get(..form.len())?;
     let alike = found.iter().zip(form.bytes()).all(|(byte, form)| match form {
-        b'h' => byte.is_ascii_hexdigit(),
+        b'X' => byte.is_ascii_hexdigit(),
         b'd' => byte.is_ascii_digit(),
         b'?' => true,
         literal => *byte == literal,
@@ -103,6 +108,7 @@ mod tests {
             ("mac='52:54:00:12:34:56'", "mac='MAC1'"),
             ("at 2026-11-21 22:36:26.123+0000", "at MOMENT.123+0000"),
             ("<creationTime>1795300000</creationTime>", "<creationTime>SECONDS</creationTime>"),
+            ("/tmp/virsh8GHZ3A.xml)", "/tmp/EDITED.xml)"),
             ("/dev/pts/17'", "/dev/pts/N'"),
             ("17953000001", "17953000001"),
             ("grüße", "grüße"),

@@ -34,12 +34,12 @@ pub(crate) fn unexpected(one: &Judged) -> String {
 pub(crate) fn page(judged: &[Judged]) -> String {
     let total = |verdict| judged.iter().map(|one| one.count(verdict)).sum::<usize>();
     let asked: usize = judged.iter().map(|one| one.questions.len()).sum();
-    let mut text = format!(
+    let mut text = String::from(
         "# Beside libvirt's own daemon\n\n\
          Printed by `make compat`: the same virsh 11.3 and the same libvirt-python on libvirtd 11.3 and on ferrovirtd, \
          the answers compared: exit status, output, errors, events in order, XML. \
          Identities, paths and moments are left out of it.\n\n\
-         | scenario | questions | same | accepted | different |\n| --- | --: | --: | --: | --: |\n"
+         | scenario | questions | same | accepted | different |\n| --- | --: | --: | --: | --: |\n",
     );
     for one in judged {
         let _ = writeln!(text, "{}", row(one));

@@ -75,7 +75,9 @@ async fn get_xml_desc(call: Call, args: SecretGetXmlDescArgs) -> Result<SecretGe
 async fn set_value(call: Call, args: SecretSetValueArgs) -> Result<()> {
     if args.value.is_empty() {
         let sentence = "value in virSecretSetValue must not be NULL";
-        return Err(Error::bare(Origin::Secret, ErrorCode::InvalidArg, sentence));
+        return Err(
+            Error::refused_argument("virSecretSetValue", "value", sentence).from_origin(Origin::SECRET)
+        );
     }
     call.drivers.secrets.set_value(Uuid(args.secret.uuid), Value::new(args.value), args.flags).await
 }
