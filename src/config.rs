@@ -33,7 +33,8 @@ pub enum ConfigError {
 pub struct SocketConfig {
     pub directory: Option<PathBuf>,
     pub group: Option<String>,
-    pub mode: u32,
+    /// `None`: everybody's where polkit decides, else the daemon's user's.
+    pub mode: Option<u32>,
     pub read_only_mode: u32,
     pub admin_mode: u32,
 }
@@ -47,14 +48,34 @@ pub struct NetConfig {
     pub address: Option<String>,
     pub tcp_port: u16,
     pub tls_port: u16,
-    /// What would restrict who comes over TCP and cannot be had here; `None` if nothing does.
-    pub tcp_authentication: Option<String>,
+    pub tcp_authentication: Scheme,
+    pub tls_authentication: Scheme,
     pub key: Option<PathBuf>,
     pub certificate: Option<PathBuf>,
     pub authority: Option<PathBuf>,
     pub revoked: Option<PathBuf>,
     pub verify: bool,
     pub allowed_names: Option<Vec<String>>,
+}
+
+/// How clients show who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    None,
+    Sasl,
+    Polkit,
+}
+
+/// Who is let in on the unix sockets, and who by SASL on any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// `None`: polkit decides about the system's daemon; a user's has no others anyway.
+    pub read_write: Option<Scheme>,
+    pub read_only: Option<Scheme>,
+    /// Patterns of names; `None` lets everybody in.
+    pub sasl_names: Option<Vec<String>>,
+    /// How strong the encryption of plain TCP has to be.
+    pub tcp_min_ssf: u32,
 }
 
 /// What the clients of one server may take.
@@ -87,6 +108,7 @@ pub struct LogConfig {
 pub struct Config {
     pub sockets: SocketConfig,
     pub net: NetConfig,
+    pub auth: AuthConfig,
     pub server: ServerConfig,
     pub admin: ServerConfig,
     pub log: LogConfig,
@@ -105,7 +127,7 @@ impl Default for Config {
             sockets: SocketConfig {
                 directory: None,
                 group: None,
-                mode: 0o700,
+                mode: None,
                 read_only_mode: 0o777,
                 admin_mode: 0o700,
             },
@@ -115,7 +137,8 @@ impl Default for Config {
                 address: None,
                 tcp_port: 16509,
                 tls_port: 16514,
-                tcp_authentication: Some("sasl".to_owned()),
+                tcp_authentication: Scheme::Sasl,
+                tls_authentication: Scheme::None,
                 key: None,
                 certificate: None,
                 authority: None,
@@ -123,6 +146,7 @@ impl Default for Config {
                 verify: true,
                 allowed_names: None,
             },
+            auth: AuthConfig { read_write: None, read_only: None, sasl_names: None, tcp_min_ssf: MIN_SSF },
             server: ServerConfig {
                 max_clients: 5000,
                 max_queued_clients: 1000,
@@ -154,15 +178,16 @@ impl Default for Config {
     }
 }
 
-/// Keys of libvirt's without a meaning here: there is no SASL, no audit.
+/// The weakest encryption of plain TCP that may be asked for.
+const MIN_SSF: u32 = 56;
+
+/// Keys of libvirt's without a meaning here: there is no audit.
 const WITHOUT_EFFECT: &[&str] = &[
     "admin_keepalive_required",
     "audit_level",
     "audit_logging",
     "keepalive_required",
     "ovs_timeout",
-    "sasl_allowed_username_list",
-    "tcp_min_ssf",
     "tls_no_sanity_certificate",
     "tls_priority",
 ];
@@ -225,8 +250,8 @@ impl Config {
             "listen_addr" => net.address = Some(text(setting)?),
             "tcp_port" => net.tcp_port = port(setting)?,
             "tls_port" => net.tls_port = port(setting)?,
-            "auth_tcp" => net.tcp_authentication = Some(text(setting)?).filter(|kind| kind != "none"),
-            "auth_tls" => without_authentication(setting)?,
+            "auth_tcp" => net.tcp_authentication = scheme_of_remote(setting)?,
+            "auth_tls" => net.tls_authentication = scheme_of_remote(setting)?,
             "key_file" => net.key = path(setting)?,
             "cert_file" => net.certificate = path(setting)?,
             "ca_file" => net.authority = path(setting)?,
@@ -242,10 +267,13 @@ impl Config {
         match setting.key.as_str() {
             "unix_sock_dir" => self.sockets.directory = Some(text(setting)?.into()),
             "unix_sock_group" => self.sockets.group = Some(text(setting)?),
-            "unix_sock_rw_perms" => self.sockets.mode = mode(setting)?,
+            "unix_sock_rw_perms" => self.sockets.mode = Some(mode(setting)?),
             "unix_sock_ro_perms" => self.sockets.read_only_mode = mode(setting)?,
             "unix_sock_admin_perms" => self.sockets.admin_mode = mode(setting)?,
-            "auth_unix_rw" | "auth_unix_ro" => without_authentication(setting)?,
+            "auth_unix_rw" => self.auth.read_write = Some(scheme(setting)?),
+            "auth_unix_ro" => self.auth.read_only = Some(scheme(setting)?),
+            "sasl_allowed_username_list" => self.auth.sasl_names = Some(texts(setting)?),
+            "tcp_min_ssf" => self.auth.tcp_min_ssf = min_ssf(&setting)?,
             "access_drivers" => without_access_drivers(setting)?,
             "log_level" => self.log.level = number(&setting)?,
             "log_filters" => self.log.filters = text(setting)?,
@@ -340,12 +368,29 @@ fn mode(setting: Setting) -> Result<u32, String> {
     }
 }
 
-fn without_authentication(setting: Setting) -> Result<(), String> {
+fn scheme(setting: Setting) -> Result<Scheme, String> {
     let key = setting.key.clone();
     match text(setting)?.as_str() {
-        "none" => Ok(()),
-        known @ ("sasl" | "polkit") => Err(format!("{key}: authentication '{known}' is not supported")),
-        other => Err(format!("unsupported auth {other}")),
+        "none" => Ok(Scheme::None),
+        "sasl" => Ok(Scheme::Sasl),
+        "polkit" => Ok(Scheme::Polkit),
+        other => Err(format!("{key}: unsupported auth {other}")),
+    }
+}
+
+/// polkit knows processes of this host, and no others.
+fn scheme_of_remote(setting: Setting) -> Result<Scheme, String> {
+    let key = setting.key.clone();
+    match scheme(setting)? {
+        Scheme::Polkit => Err(format!("{key}: unsupported auth polkit: it knows nobody from other hosts")),
+        scheme => Ok(scheme),
+    }
+}
+
+fn min_ssf(setting: &Setting) -> Result<u32, String> {
+    match number(setting)? {
+        weak if weak < MIN_SSF => Err(format!("minimum SSF levels lower than {MIN_SSF} are not supported")),
+        strength => Ok(strength),
     }
 }
 
@@ -378,7 +423,8 @@ mod tests {
         .unwrap();
         assert_eq!((config.server.max_clients, config.admin.max_clients), (7, 3));
         assert_eq!((config.server.keepalive_interval, config.admin.keepalive_count), (-1, 9));
-        assert_eq!((config.sockets.mode, config.sockets.group.as_deref()), (0o770, Some("kvm")));
+        assert_eq!((config.sockets.mode, config.sockets.group.as_deref()), (Some(0o770), Some("kvm")));
+        assert_eq!((config.auth.read_write, config.auth.read_only), (Some(Scheme::None), None));
         assert_eq!(config.log.filters, "1:qemu");
         assert_eq!(config.remarks, [""; 0]);
     }
@@ -390,11 +436,12 @@ mod tests {
              tls_allowed_dn_list = [ 'C=GB,*', \"CN=x\" ]\ntls_no_verify_certificate = 1\nca_file = ''\n",
         );
         let net = read("").unwrap().net;
-        assert!(!net.tcp && net.tls && net.verify && net.tcp_authentication.is_some());
+        assert!(!net.tcp && net.tls && net.verify);
+        assert_eq!((net.tcp_authentication, net.tls_authentication), (Scheme::Sasl, Scheme::None));
         let net = config.unwrap().net;
         assert!(net.tcp && !net.tls && !net.verify);
         assert_eq!((net.address.as_deref(), net.tcp_port, net.tls_port), (Some("::1"), 1, 16514));
-        assert_eq!((net.tcp_authentication, net.authority), (None, None));
+        assert_eq!((net.tcp_authentication, net.authority), (Scheme::None, None));
         assert_eq!(net.allowed_names.unwrap(), ["C=GB,*", "CN=x"]);
     }
 
@@ -420,10 +467,13 @@ mod tests {
             ("max_clients = -1", "/x.conf:1: value -1 for 'max_clients' parameter is out of range"),
             ("max_clients = 0", "/x.conf:1: 'max_clients' must be greater than 0"),
             ("unix_sock_ro_perms = '0888'", "/x.conf:1: Failed to parse mode '0888'"),
-            ("auth_unix_rw = 'polkit'", "/x.conf:1: auth_unix_rw: authentication 'polkit' is not supported"),
-            ("auth_unix_ro = 'x'", "/x.conf:1: unsupported auth x"),
+            ("auth_unix_ro = 'x'", "/x.conf:1: auth_unix_ro: unsupported auth x"),
+            ("tcp_min_ssf = 55", "/x.conf:1: minimum SSF levels lower than 56 are not supported"),
             ("tcp_port = 'http'", "/x.conf:1: tcp_port: 'http' is not the number of a port"),
-            ("auth_tls = 'sasl'", "/x.conf:1: auth_tls: authentication 'sasl' is not supported"),
+            (
+                "auth_tls = 'polkit'",
+                "/x.conf:1: auth_tls: unsupported auth polkit: it knows nobody from other hosts",
+            ),
             ("host_uuid = 'x'", "/x.conf:1: invalid host UUID: x"),
             (
                 "host_uuid = '00000000-0000-0000-0000-000000000000'",

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::future::Future;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +14,17 @@ use tokio::task::JoinSet;
 
 use crate::config::qemu::QemuConfig;
 use crate::config::secrets::SecretsConfig;
-use crate::config::{Config, NetConfig, ServerConfig, SocketConfig};
+use crate::config::{AuthConfig, Config, NetConfig, Scheme, ServerConfig};
 use crate::drivers::Drivers;
 use crate::logging::Logging;
 use crate::qemu::log_limit;
 use crate::rpc::administration::Administration;
+use crate::rpc::auth::polkit::Polkit;
+use crate::rpc::auth::sasl::{self, SaslError};
+use crate::rpc::auth::{Authentication, SaslRules};
 use crate::rpc::keepalive::Patience;
 use crate::rpc::listen::{self, Access, Listener, Service};
-use crate::rpc::listen_net::{NetListener, Protection};
+use crate::rpc::listen_net::{Conditions, NetListener, Protection};
 use crate::rpc::metrics::{Metrics, http};
 use crate::rpc::router::RouteError;
 use crate::rpc::routes;
@@ -50,10 +53,8 @@ pub enum StartError {
     Group(String),
     #[error(transparent)]
     Failed(#[from] crate::error::Error),
-    #[error(
-        "auth_tcp: authentication '{0}' is not supported; only 'none' is, for networks that protect themselves"
-    )]
-    TcpAuthentication(String),
+    #[error(transparent)]
+    Sasl(#[from] SaslError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -82,7 +83,7 @@ pub struct Setup {
 
 #[derive(Debug)]
 pub struct Daemon {
-    listeners: Vec<(Listener, Service)>,
+    listeners: Vec<(Listener, Service, Authentication)>,
     net_listeners: Vec<NetListener>,
     metrics: Option<(http::Listener, Arc<Metrics>)>,
     hypervisor: Arc<Server>,
@@ -120,10 +121,15 @@ impl Daemon {
         let mut listeners = activated.into_iter().map(Listener::adopt).collect::<Result<Vec<_>, _>>()?;
         let own = if listeners.is_empty() { listen::names(paths.scope) } else { &[] };
         for &(name, service) in own {
-            let access = Access { mode: socket_mode(&config.sockets, service), group };
+            let access = Access { mode: socket_mode(&config, service, paths.scope), group };
             let backlog = server_config(&config, service).max_queued_clients;
             listeners.push((Listener::bind(&sockets.join(name), access, backlog)?, service));
         }
+        let schemes = Schemes::new(&config, &paths);
+        let listeners = listeners.into_iter().map(|(listener, service)| {
+            Ok((listener, service, schemes.authentication(scheme(&config, service, paths.scope))?))
+        });
+        let listeners = listeners.collect::<Result<_, StartError>>()?;
 
         let tls = if listen && config.net.tls {
             Some(Arc::new(Tls::load(tls(&config.net, &paths))?))
@@ -131,7 +137,7 @@ impl Daemon {
             None
         };
         let net_listeners = match listen {
-            true => bind_net(&config, tls.as_ref()).await?,
+            true => bind_net(&config, tls.as_ref(), &schemes).await?,
             false => Vec::new(),
         };
 
@@ -183,14 +189,14 @@ impl Daemon {
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         let Self { listeners, net_listeners, metrics, hypervisor, admin, .. } = self;
         let mut accepting = JoinSet::new();
-        for (listener, service) in listeners {
+        for (listener, service, asked) in listeners {
             let (server, rights) = match service {
                 Service::ReadWrite => (&hypervisor, Rights::ReadWrite),
                 Service::ReadOnly => (&hypervisor, Rights::ReadOnly),
                 Service::Admin => (&admin, Rights::ReadWrite),
             };
             let server = Arc::clone(server);
-            accepting.spawn(async move { listener.accept_all(server, rights).await });
+            accepting.spawn(async move { listener.accept_all(server, rights, asked).await });
         }
         for listener in net_listeners {
             let server = Arc::clone(&hypervisor);
@@ -245,19 +251,55 @@ impl Daemon {
     }
 }
 
-async fn bind_net(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Vec<NetListener>, StartError> {
+/// What the schemes of the configuration mean, each made once.
+struct Schemes {
+    sasl: Arc<SaslRules>,
+    sasl_directory: Option<PathBuf>,
+    polkit: Arc<Polkit>,
+}
+
+impl Schemes {
+    fn new(config: &Config, paths: &Paths) -> Self {
+        let AuthConfig { sasl_names, tcp_min_ssf, .. } = &config.auth;
+        // The library's own places are more than the one that a private root stands for.
+        let is_private = paths.sasl != Path::new("/etc/sasl2");
+        Self {
+            sasl: Arc::new(SaslRules::new(sasl_names.clone(), *tcp_min_ssf)),
+            sasl_directory: is_private.then(|| paths.sasl.clone()),
+            polkit: Arc::default(),
+        }
+    }
+
+    /// The library is made ready when the first socket needs it.
+    fn authentication(&self, scheme: Scheme) -> Result<Authentication, StartError> {
+        match scheme {
+            Scheme::None => Ok(Authentication::None),
+            Scheme::Polkit => Ok(Authentication::Polkit(Arc::clone(&self.polkit))),
+            Scheme::Sasl => {
+                sasl::prepare(self.sasl_directory.as_deref())?;
+                Ok(Authentication::Sasl(Arc::clone(&self.sasl)))
+            }
+        }
+    }
+}
+
+async fn bind_net(
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+    schemes: &Schemes,
+) -> Result<Vec<NetListener>, StartError> {
     let (net, backlog) = (&config.net, config.server.max_queued_clients);
     let address = net.address.as_deref();
     let mut bound = Vec::new();
     if net.tcp {
-        if let Some(kind) = &net.tcp_authentication {
-            return Err(StartError::TcpAuthentication(kind.clone()));
-        }
-        bound.extend(NetListener::bind(address, net.tcp_port, backlog, &Protection::None).await?);
+        let authentication = schemes.authentication(net.tcp_authentication)?;
+        let conditions = Conditions { backlog, protection: Protection::None, authentication };
+        bound.extend(NetListener::bind(address, net.tcp_port, &conditions).await?);
     }
     if let Some(tls) = tls {
-        let protection = Protection::Tls(Arc::clone(tls));
-        bound.extend(NetListener::bind(address, net.tls_port, backlog, &protection).await?);
+        let authentication = schemes.authentication(net.tls_authentication)?;
+        let conditions = Conditions { backlog, protection: Protection::Tls(Arc::clone(tls)), authentication };
+        bound.extend(NetListener::bind(address, net.tls_port, &conditions).await?);
     }
     Ok(bound)
 }
@@ -282,11 +324,28 @@ fn server_config(config: &Config, service: Service) -> &ServerConfig {
     }
 }
 
-fn socket_mode(sockets: &SocketConfig, service: Service) -> u32 {
+/// How clients of a unix socket show who they are.
+fn scheme(config: &Config, service: Service, scope: Scope) -> Scheme {
+    let usual = match scope {
+        Scope::System => Scheme::Polkit,
+        Scope::Session => Scheme::None,
+    };
     match service {
-        Service::ReadWrite => sockets.mode,
-        Service::ReadOnly => sockets.read_only_mode,
-        Service::Admin => sockets.admin_mode,
+        Service::ReadWrite => config.auth.read_write.unwrap_or(usual),
+        Service::ReadOnly => config.auth.read_only.unwrap_or(usual),
+        Service::Admin => Scheme::None,
+    }
+}
+
+fn socket_mode(config: &Config, service: Service, scope: Scope) -> u32 {
+    let usual = || match scheme(config, service, scope) {
+        Scheme::Polkit => 0o777,
+        Scheme::None | Scheme::Sasl => 0o700,
+    };
+    match service {
+        Service::ReadWrite => config.sockets.mode.unwrap_or_else(usual),
+        Service::ReadOnly => config.sockets.read_only_mode,
+        Service::Admin => config.sockets.admin_mode,
     }
 }
 

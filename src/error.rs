@@ -36,6 +36,7 @@ impl Origin {
     pub const CAPABILITIES: Self = Self(44);
     pub const URI: Self = Self(45);
     pub const AUTH: Self = Self(46);
+    pub const DBUS: Self = Self(47);
     pub const DEVICE: Self = Self(49);
     pub const IDENTITY: Self = Self(53);
     pub const CGROUP: Self = Self(54);
@@ -165,6 +166,7 @@ codes! {
     76 STORAGE_POOL_BUILT storage_pool_built "Storage pool already built" "Storage pool already built: {}";
     77 SNAPSHOT_REVERT_RISKY snapshot_revert_risky "revert requires force" "revert requires force: {}";
     78 OPERATION_ABORTED operation_aborted "operation aborted" "operation aborted: {}";
+    79 AUTH_CANCELLED auth_cancelled "authentication cancelled" "authentication cancelled: {}";
     80 NO_DOMAIN_METADATA no_domain_metadata "metadata not found" "metadata not found: {}";
     81 MIGRATE_UNSAFE migrate_unsafe "Unsafe migration" "Unsafe migration: {}";
     82 OVERFLOW overflow "numerical overflow" "numerical overflow: {}";
@@ -173,6 +175,7 @@ codes! {
     86 AGENT_UNRESPONSIVE agent_unresponsive "Guest agent is not responding" "Guest agent is not responding: {}";
     87 RESOURCE_BUSY resource_busy "resource busy" "resource busy: {}";
     88 ACCESS_DENIED access_denied "access denied" "access denied: {}";
+    89 DBUS_SERVICE dbus_service "error from service" "error from service: {}";
     90 STORAGE_VOL_EXIST storage_vol_exist "this storage volume exists already" "storage volume {} exists already";
     91 CPU_INCOMPATIBLE cpu_incompatible "the CPU is incompatible with host CPU" "the CPU is incompatible with host CPU: {}";
     92 XML_INVALID_SCHEMA xml_invalid_schema "XML document failed to validate against schema" "XML document failed to validate against schema: {}";

@@ -51,12 +51,9 @@ pub fn refusal(entry: &Entry) -> Error {
     Error::operation_denied(format!("read only access prevents {}", entry.api)).from_origin(origin(entry.api))
 }
 
-/// What a call without a handler answers. Nobody is asked to authenticate in a way that is not offered.
+/// What a call without a handler answers.
 pub fn unsupported(entry: &Entry) -> Error {
-    match entry.name.starts_with("auth_") {
-        true => Error::auth_failed("authentication failed").from_origin(Origin::RPC),
-        false => Error::no_support(entry.api).from_origin(origin(entry.api)),
-    }
+    Error::no_support(entry.api).from_origin(origin(entry.api))
 }
 
 /// The part of libvirt's public API a function belongs to.

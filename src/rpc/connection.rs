@@ -49,6 +49,10 @@ pub enum End {
     Kind { kind: i32 },
     #[error("{announced} descriptors announced, at most {max} are accepted")]
     Descriptors { announced: u32, max: usize },
+    #[error("did not show in time who it is")]
+    Unknown,
+    #[error("something was sent before the protection that it was agreed on was in place")]
+    Unprotected,
     #[error("{0}")]
     Socket(#[from] io::Error),
 }
@@ -185,7 +189,19 @@ impl<T: Transport> Connection<T> {
         if self.output.is_empty() && self.output.capacity() > KEPT_BUFFER {
             self.output = BytesMut::new();
         }
-        Ok(self.sent > start)
+        Ok(self.protect()? || self.sent > start)
+    }
+
+    /// Puts a layer in place once all that comes before it is sent. What is here already came unprotected, and
+    /// somebody on the way may have put it there.
+    fn protect(&mut self) -> Result<bool, End> {
+        let layer = if self.flushed { self.client.outbox.take_layer(self.sent) } else { None };
+        let Some(layer) = layer else { return Ok(false) };
+        if !self.input.is_empty() || !self.held.is_empty() || self.incomplete.is_some() {
+            return Err(End::Unprotected);
+        }
+        self.transport.protect(layer)?;
+        Ok(true)
     }
 
     fn room(&mut self) -> Room {
@@ -193,7 +209,7 @@ impl<T: Transport> Connection<T> {
             self.stalled = self.client.streams.is_full();
         }
         let status = self.client.outbox.status();
-        if self.stalled || status.full || status.ending.is_some() {
+        if self.stalled || status.full || status.awaits_layer || status.ending.is_some() {
             Room::None
         } else if status.running < self.server.limits().requests_per_client {
             Room::ForCalls

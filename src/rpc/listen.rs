@@ -14,9 +14,10 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 
+use super::auth::Authentication;
 use super::auth::identity::PeerProcess;
 use super::server::Server;
-use super::session::{Authentication, Peer, Rights};
+use super::session::{Peer, Rights};
 use super::transport::UnixTransport;
 use crate::error::{Error, Result};
 use crate::util::file;
@@ -111,14 +112,16 @@ impl Listener {
     }
 
     /// Takes in clients for as long as it is polled.
-    pub async fn accept_all(&self, server: Arc<Server>, rights: Rights) {
+    pub async fn accept_all(&self, server: Arc<Server>, rights: Rights, asked: Authentication) {
         loop {
             match self.socket.accept().await {
                 Ok((socket, _)) => {
-                    let Some(place) = server.place(Authentication::None).await else { return };
-                    let peer = Peer::Unix(PeerProcess::of(&socket));
+                    let process = PeerProcess::of(&socket);
+                    let authentication = asked.of_local(process.as_ref());
+                    let Some(place) = server.place(&authentication).await else { return };
+                    let peer = Peer::Unix(process);
                     let transport = UnixTransport::new(socket);
-                    server.serve(transport, peer, rights, Authentication::None, place);
+                    server.serve(transport, peer, rights, authentication, place);
                 }
                 Err(error) => {
                     tracing::error!(socket = %self.path.display(), %error, "cannot accept a client");

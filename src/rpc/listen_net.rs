@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
+use super::auth::Authentication;
 use super::server::{Place, Server};
-use super::session::{Authentication, Peer, Rights};
-use super::tls::Tls;
+use super::session::{Peer, Rights};
+use super::tls::{self, Tls};
 use super::transport::StreamTransport;
 use crate::error::{Error, Origin, Result};
 
@@ -32,16 +33,20 @@ pub struct NetListener {
     address: SocketAddr,
     socket: TcpListener,
     protection: Protection,
+    authentication: Authentication,
+}
+
+/// What a socket is bound with beside its address.
+#[derive(Debug, Clone)]
+pub struct Conditions {
+    pub backlog: u32,
+    pub protection: Protection,
+    pub authentication: Authentication,
 }
 
 impl NetListener {
     /// Binds a port of an address, or of all addresses of the host.
-    pub async fn bind(
-        address: Option<&str>,
-        port: u16,
-        backlog: u32,
-        protection: &Protection,
-    ) -> Result<Vec<Self>> {
+    pub async fn bind(address: Option<&str>, port: u16, conditions: &Conditions) -> Result<Vec<Self>> {
         let addresses: Vec<SocketAddr> = match address {
             None => vec![([0u8; 4], port).into(), ([0u16; 8], port).into()],
             Some(name) => {
@@ -53,8 +58,11 @@ impl NetListener {
         };
         let mut bound = Vec::new();
         for address in addresses {
-            match listen(address, backlog) {
-                Ok(socket) => bound.push(Self { address, socket, protection: protection.clone() }),
+            match listen(address, conditions.backlog) {
+                Ok(socket) => {
+                    let Conditions { protection, authentication, .. } = conditions.clone();
+                    bound.push(Self { address, socket, protection, authentication });
+                }
                 // A host without IPv6 has no such addresses.
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
                 }
@@ -76,14 +84,18 @@ impl NetListener {
         loop {
             match self.socket.accept().await {
                 Ok((socket, from)) => {
-                    let authentication = match self.protection {
-                        Protection::None => Authentication::None,
-                        Protection::Tls(_) => Authentication::Certificate,
+                    let protection = self.protection.clone();
+                    // Who takes his time over the handshake is nobody known either.
+                    let pending = match protection {
+                        Protection::None => &self.authentication,
+                        Protection::Tls(_) => &Authentication::Certificate,
                     };
-                    let Some(place) = server.place(authentication).await else { return };
-                    let (server, protection) = (Arc::clone(&server), self.protection.clone());
+                    let Some(place) = server.place(pending).await else { return };
+                    let (server, authentication) = (Arc::clone(&server), self.authentication.clone());
                     // A client that takes its time over the handshake holds up nobody else's.
-                    tokio::spawn(async move { take_in(&server, socket, from, protection, place).await });
+                    tokio::spawn(async move {
+                        take_in(&server, socket, from, (protection, authentication), place).await
+                    });
                 }
                 Err(error) => {
                     tracing::error!(address = %self.address, %error, "cannot accept a client");
@@ -114,7 +126,7 @@ async fn take_in(
     server: &Arc<Server>,
     socket: TcpStream,
     from: SocketAddr,
-    protection: Protection,
+    (protection, authentication): (Protection, Authentication),
     place: Place,
 ) {
     // Small answers leave at once; a peer that is gone without a word is noticed in the end.
@@ -128,14 +140,15 @@ async fn take_in(
     match protection {
         Protection::None => {
             let peer = Peer::Tcp { address: from };
-            server.serve(StreamTransport::new(socket), peer, Rights::ReadWrite, Authentication::None, place);
+            server.serve(StreamTransport::new(socket), peer, Rights::ReadWrite, authentication, place);
         }
         Protection::Tls(tls) => match tls.welcome(socket).await {
             Ok((stream, name)) => {
                 tracing::info!(%from, name = name.as_deref().unwrap_or("none"), "TLS client");
-                let peer = Peer::Tls { address: from, name: name.map(Into::into) };
+                let key_bits = tls::key_bits(&stream);
+                let peer = Peer::Tls { address: from, name: name.map(Into::into), key_bits };
                 let transport = StreamTransport::new(stream);
-                server.serve(transport, peer, Rights::ReadWrite, Authentication::None, place);
+                server.serve(transport, peer, Rights::ReadWrite, authentication, place);
             }
             Err(error) => tracing::warn!(%from, %error, "a client was not let in"),
         },

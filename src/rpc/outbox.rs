@@ -19,6 +19,8 @@ use bytes::BytesMut;
 use ferrovirt_protocol::frame::{self, Header};
 use ferrovirt_protocol::xdr::{Encode, EncodeResult};
 
+use super::auth::sasl::Layer;
+
 /// Over this many unsent bytes a connection takes no further calls and streams wait.
 const FULL_BYTES: usize = 256 * 1024;
 /// Over this many unsent bytes of events the client is not reading: it is cut off.
@@ -74,11 +76,32 @@ struct State {
     task: Option<Waker>,
     room: Vec<Waker>,
     ending: Option<Ending>,
+    protection: Option<Protection>,
+}
+
+/// What the bytes behind a certain reply go through.
+#[derive(Debug)]
+struct Protection {
+    /// The serial number of the call.
+    after: u32,
+    /// Where the reply ends, once it is there.
+    from: Option<u64>,
+    layer: Layer,
 }
 
 impl State {
     fn is_full(&self) -> bool {
         self.end - self.sent > FULL_BYTES as u64
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            full: self.is_full(),
+            running: self.running,
+            ending: self.ending,
+            unsent: self.end - self.sent,
+            awaits_layer: self.protection.is_some(),
+        }
     }
 
     /// Notes a change; the waker to wake once the lock is released, if the task sleeps.
@@ -102,6 +125,8 @@ pub struct Status {
     pub running: usize,
     pub ending: Option<Ending>,
     pub unsent: u64,
+    /// A layer is agreed on and not in place yet.
+    pub awaits_layer: bool,
 }
 
 impl Outbox {
@@ -122,7 +147,24 @@ impl Outbox {
 
     /// Appends one frame. Replies are never refused: the connection bounds the calls that cause them.
     pub fn put<T: Encode + ?Sized>(&self, header: &Header, payload: &T) -> EncodeResult {
-        self.update(|state| state.append(|buffer| frame::put(buffer, header, payload)))
+        self.update(|state| {
+            state.append(|buffer| frame::put(buffer, header, payload))?;
+            let end = state.end;
+            let protection = state.protection.as_mut().filter(|protection| protection.after == header.serial);
+            protection.into_iter().for_each(|protection| protection.from = Some(end));
+            Ok(())
+        })
+    }
+
+    /// What follows the reply to a call goes through `layer`; nothing is received until it is in place.
+    pub fn protect_after(&self, serial: u32, layer: Layer) {
+        self.update(|state| state.protection = Some(Protection { after: serial, from: None, layer }));
+    }
+
+    /// The layer for all that follows, once everything before it has been sent.
+    pub(super) fn take_layer(&self, sent: u64) -> Option<Layer> {
+        let protection = &mut self.lock().protection;
+        protection.take_if(|protection| protection.from == Some(sent)).map(|protection| protection.layer)
     }
 
     /// Appends one frame with descriptors: their count stands before the payload, a byte for each behind.
@@ -250,15 +292,15 @@ impl Outbox {
             state.event_bytes -= len;
         }
         if bytes.is_empty() {
-            std::mem::swap(&mut state.buffer, bytes);
+            let from = state.protection.as_ref().and_then(|protection| protection.from);
+            match from.and_then(|from| usize::try_from(from - sent).ok()) {
+                // What is to be protected waits. Descriptors travel on unix sockets alone, which have no layers.
+                Some(before) if before < state.buffer.len() => *bytes = state.buffer.split_to(before),
+                _ => std::mem::swap(&mut state.buffer, bytes),
+            }
             descriptors.append(&mut state.descriptors);
         }
-        let status = Status {
-            full: state.is_full(),
-            running: state.running,
-            ending: state.ending,
-            unsent: state.end - state.sent,
-        };
+        let status = state.status();
         let waiting = if was_full && !status.full { std::mem::take(&mut state.room) } else { Vec::new() };
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
@@ -266,13 +308,7 @@ impl Outbox {
     }
 
     pub(super) fn status(&self) -> Status {
-        let state = self.lock();
-        Status {
-            full: state.is_full(),
-            running: state.running,
-            ending: state.ending,
-            unsent: state.end - state.sent,
-        }
+        self.lock().status()
     }
 
     /// Whether the task may sleep: nothing changed since it last took.

@@ -426,6 +426,8 @@ impl Router {
                 (route.start)(call, frame.payload, reply).map(|running| (running, entry))
             }
             Err(error) => {
+                let procedure = frame.header.procedure;
+                tracing::info!(client = client.id.0, identity = %client.identity(), procedure, %error, "call refused");
                 reply.fail(&error);
                 None
             }

@@ -13,6 +13,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
     Router::builder()
         .program(remote::PROGRAM, remote::ENTRIES)
         .program(qemu::PROGRAM, qemu::ENTRIES)
+        .routes(handlers::auth::routes)
         .routes(handlers::block_jobs::routes)
         .routes(handlers::checkpoints::routes)
         .routes(handlers::connect::routes)

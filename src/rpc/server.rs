@@ -12,12 +12,13 @@ use ferrovirt_protocol::frame::Frame;
 use ferrovirt_protocol::procedure::Entry;
 use tokio::sync::watch;
 
+use super::auth::Authentication;
 use super::connection::{self, End};
 use super::keepalive::Patience;
 use super::outbox::Ending;
 use super::places::{Places, Taken};
 use super::router::{Router, Running};
-use super::session::{Authentication, Client, Peer, Rights};
+use super::session::{Client, Peer, Rights};
 use super::tls::Tls;
 use super::transport::Transport;
 use crate::drivers::{ClientId, Drivers};
@@ -68,6 +69,17 @@ impl Drop for RunningCall {
     fn drop(&mut self) {
         self.0.calls.send_modify(|calls| *calls -= 1);
     }
+}
+
+/// Ready when a client has had its time to show who it is, and has not.
+async fn stays_unknown(client: &Client) {
+    if let Some(patience) = client.authentication.patience() {
+        tokio::time::sleep(patience).await;
+        if !client.is_authenticated() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Room for one more client.
@@ -160,10 +172,10 @@ impl Server {
 
     /// Waits for room. Who has been accepted without room waits unserved, the others in the backlog.
     /// The few places for clients that still have to show who they are are not for the others.
-    pub async fn place(&self, authentication: Authentication) -> Option<Place> {
-        let anonymous = match authentication {
-            Authentication::None => None,
-            Authentication::Certificate => Some(self.anonymous_places.take().await?),
+    pub async fn place(&self, authentication: &Authentication) -> Option<Place> {
+        let anonymous = match authentication.is_pending() {
+            false => None,
+            true => Some(self.anonymous_places.take().await?),
         };
         Some(Place { client: self.places.take().await?, anonymous })
     }
@@ -184,7 +196,11 @@ impl Server {
         let server = Arc::clone(self);
         self.insert(Arc::clone(&client));
         tokio::spawn(async move {
-            let end = connection::serve(Arc::clone(&server), Arc::clone(&client), transport).await;
+            let serving = connection::serve(Arc::clone(&server), Arc::clone(&client), transport);
+            let end = tokio::select! {
+                end = serving => end,
+                () = stays_unknown(&client) => End::Unknown,
+            };
             match end {
                 End::Client | End::Daemon => tracing::debug!(client = id.0, %end, "connection closed"),
                 _ => tracing::warn!(client = id.0, peer = ?client.peer, %end, "connection cut off"),

@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 
 use super::auth::identity::{Identity, PeerProcess};
+use super::auth::{Authentication, Login};
 use super::events::Subscriptions;
 use super::outbox::{Ending, Outbox};
 use super::places::Taken;
@@ -34,6 +35,8 @@ pub enum Peer {
         address: SocketAddr,
         /// The distinguished name of its certificate, if it has one.
         name: Option<Box<str>>,
+        /// How long the keys of the encryption are.
+        key_bits: u32,
     },
 }
 
@@ -56,20 +59,13 @@ pub enum Rights {
     ReadOnly,
 }
 
-/// Whether a client must show who it is before it may call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Authentication {
-    None,
-    /// By its certificate, before it is served.
-    Certificate,
-}
-
 /// A connected client.
 pub struct Client {
     pub id: ClientId,
     pub peer: Peer,
     pub since: SystemTime,
     pub authentication: Authentication,
+    pub login: Login,
     pub outbox: Arc<Outbox>,
     pub streams: Streams,
     pub subscriptions: Subscriptions,
@@ -92,11 +88,12 @@ impl Client {
             identity: ArcSwap::from_pointee(Identity::of(&peer)),
             peer,
             since: SystemTime::now(),
-            authentication,
+            login: Login::default(),
             streams: Streams::new(Arc::clone(&outbox)),
             subscriptions: Subscriptions::new(Arc::clone(&outbox)),
             outbox,
-            authenticated: AtomicBool::new(authentication == Authentication::None),
+            authenticated: AtomicBool::new(!authentication.is_pending()),
+            authentication,
             read_only: AtomicBool::new(rights == Rights::ReadOnly),
             keepalive: AtomicBool::new(false),
             opened: Mutex::default(),
@@ -183,6 +180,11 @@ impl Client {
     /// Closes the connection at once, whatever is under way.
     pub fn disconnect(&self) {
         self.outbox.end(Ending::Now);
+    }
+
+    /// Closes the connection once its calls have been answered.
+    pub fn close_after_calls(&self) {
+        self.outbox.end(Ending::Drain);
     }
 
     /// Closes the connection once what was said has been sent.

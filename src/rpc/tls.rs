@@ -124,6 +124,12 @@ impl Tls {
     }
 }
 
+/// How long the keys are that a connection is encrypted with.
+pub(super) fn key_bits(stream: &TlsStream<TcpStream>) -> u32 {
+    let suite = stream.get_ref().1.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+    if suite.is_some_and(|name| name.contains("AES_128")) { 128 } else { 256 }
+}
+
 fn read(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain: Vec<CertificateDer<'static>> = all("server certificate", &settings.certificate)?;

@@ -10,10 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest};
 use tokio::net::UnixStream;
 
+use super::auth::sasl::Layer;
 use super::outbox::Descriptor;
 use crate::util::fds;
 
@@ -38,6 +39,9 @@ pub trait Transport: Send + 'static {
         descriptors: &mut VecDeque<Descriptor>,
         sent: u64,
     ) -> Poll<io::Result<usize>>;
+
+    /// From here on everything goes through `layer`.
+    fn protect(&mut self, layer: Layer) -> io::Result<()>;
 
     /// Sends what the transport has kept of what was written to it.
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -89,6 +93,10 @@ fn attempt(
 }
 
 impl Transport for UnixTransport {
+    fn protect(&mut self, _: Layer) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
@@ -149,24 +157,79 @@ pub struct StreamTransport<S> {
     stream: S,
     /// Something was written since the last complete flush.
     unflushed: bool,
+    protected: Option<Box<Protected>>,
+}
+
+/// What lies between the bytes and the stream.
+#[derive(Debug)]
+struct Protected {
+    layer: Layer,
+    /// As it came; empty between reads.
+    received: BytesMut,
+    /// Encrypted and not written yet.
+    unwritten: Bytes,
 }
 
 impl<S> StreamTransport<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, unflushed: false }
+        Self { stream, unflushed: false, protected: None }
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
+    /// Writes what has been encrypted.
+    fn poll_unwritten(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(protected) = &mut self.protected else { return Poll::Ready(Ok(())) };
+        while !protected.unwritten.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(context, &protected.unwritten))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => protected.unwritten.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Reads what is there to the end of `bytes`.
+fn poll_read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    context: &mut Context<'_>,
+    bytes: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    bytes.reserve(fds::MIN_READ);
+    let mut room = bytes.limit(fds::MAX_READ);
+    pin!(stream.read_buf(&mut room)).poll(context)
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for StreamTransport<S> {
+    fn protect(&mut self, layer: Layer) -> io::Result<()> {
+        let protected = Protected { layer, received: BytesMut::new(), unwritten: Bytes::new() };
+        self.protected = Some(Box::new(protected));
+        Ok(())
+    }
+
     fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
         bytes: &mut BytesMut,
         _: &mut VecDeque<OwnedFd>,
     ) -> Poll<io::Result<usize>> {
-        bytes.reserve(fds::MIN_READ);
-        let mut room = bytes.limit(fds::MAX_READ);
-        pin!(self.stream.read_buf(&mut room)).poll(context)
+        let Some(protected) = &mut self.protected else {
+            return poll_read(&mut self.stream, context, bytes);
+        };
+        loop {
+            let read = ready!(poll_read(&mut self.stream, context, &mut protected.received))?;
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            let received = std::mem::take(&mut protected.received);
+            let clear = protected.layer.decode(&received).map_err(io::Error::other)?;
+            // A packet that is not complete waits for its rest.
+            if !clear.is_empty() {
+                bytes.extend_from_slice(&clear);
+                return Poll::Ready(Ok(clear.len()));
+            }
+        }
     }
 
     fn poll_send(
@@ -176,8 +239,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for StreamTra
         _: &mut VecDeque<Descriptor>,
         _: u64,
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        ready!(self.poll_unwritten(context))?;
         self.unflushed = true;
+        if let Some(protected) = &mut self.protected {
+            let before = bytes.len();
+            protected.unwritten = protected.layer.encode(bytes).map_err(io::Error::other)?;
+            return Poll::Ready(Ok(before - bytes.len()));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         bytes.advance(written);
         match written {
             0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -187,6 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for StreamTra
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unflushed {
+            ready!(self.poll_unwritten(context))?;
             ready!(Pin::new(&mut self.stream).poll_flush(context))?;
             self.unflushed = false;
         }

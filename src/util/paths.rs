@@ -8,6 +8,7 @@
 //! | log | /var/log/libvirt | $XDG_CACHE_HOME/libvirt | DIR/var/log/libvirt |
 //! | cache | /var/cache/libvirt | $XDG_CACHE_HOME/libvirt | DIR/var/cache/libvirt |
 //! | pki | /etc/pki | /etc/pki | DIR/etc/pki |
+//! | sasl | /etc/sasl2 | /etc/sasl2 | DIR/etc/sasl2 |
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,8 @@ pub struct Paths {
     pub cache: PathBuf,
     /// Certificates of the host.
     pub pki: PathBuf,
+    /// Configuration of SASL.
+    pub sasl: PathBuf,
     /// The directory of the daemon's own pid file: /run, or the runtime directory of a session.
     pub pidfile: PathBuf,
 }
@@ -47,6 +50,7 @@ impl Paths {
             log: below("var/log/libvirt"),
             cache: below("var/cache/libvirt"),
             pki: below("etc/pki"),
+            sasl: below("etc/sasl2"),
             pidfile: below("run"),
         }
     }
@@ -61,6 +65,7 @@ impl Paths {
             log: cache_home.join("libvirt"),
             cache: cache_home.join("libvirt"),
             pki: "/etc/pki".into(),
+            sasl: "/etc/sasl2".into(),
             pidfile: runtime_dir.join("libvirt"),
         }
     }

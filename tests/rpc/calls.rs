@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ferrovirt::error::Result;
+use ferrovirt::rpc::auth::Authentication;
 use ferrovirt::rpc::router::{Call, Routes, WithDescriptors};
-use ferrovirt::rpc::session::{Authentication, Rights};
+use ferrovirt::rpc::session::Rights;
 use ferrovirt_protocol::client::Client;
 use ferrovirt_protocol::frame::{FrameType, Status};
 use ferrovirt_protocol::procedure::{Procedure, Program};
@@ -126,7 +127,7 @@ async fn stopping_waits_for_calls_whose_client_left() {
     assert!(soon(waiting).await.unwrap().is_err());
     let server = Arc::clone(&world.server);
     let stopping = tokio::spawn(async move { server.stop(std::time::Duration::from_secs(60)).await });
-    while world.server.place(Authentication::None).await.is_some() {}
+    while world.server.place(&Authentication::None).await.is_some() {}
     soon(world.server.client_count().wait_for(|&clients| clients == 0)).await.unwrap();
     assert!(!stopping.is_finished());
     gate.gate.add_permits(1);
@@ -145,7 +146,7 @@ async fn stopping_lets_running_calls_answer() {
     }
     let server = Arc::clone(&world.server);
     let stopping = tokio::spawn(async move { server.stop(std::time::Duration::from_secs(60)).await });
-    while world.server.place(Authentication::None).await.is_some() {}
+    while world.server.place(&Authentication::None).await.is_some() {}
     gate.gate.add_permits(1);
     soon(waiting).await.unwrap().unwrap();
     soon(stopping).await.unwrap();

@@ -6,6 +6,7 @@
 mod authority;
 
 mod admin;
+mod auth;
 mod calls;
 mod daemon;
 mod events;

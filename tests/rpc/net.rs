@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrovirt::daemon::{Daemon, StartError};
+use ferrovirt::daemon::Daemon;
 use ferrovirt_compat::{Ran, run};
 use ferrovirt_protocol::client::Client;
 use ferrovirt_protocol::remote::procedure::ConnectGetType;
@@ -19,7 +19,7 @@ use crate::world::{open, soon};
 
 impl Authority {
     /// The files that virsh takes with `pkipath`.
-    fn client_files(&self, name: &str) -> TempDir {
+    pub(crate) fn client_files(&self, name: &str) -> TempDir {
         let directory = TempDir::new().unwrap();
         let (certificate, key) = self.certify(name);
         for (file, text) in
@@ -30,7 +30,7 @@ impl Authority {
         directory
     }
 
-    fn serve_from(&self, root: &Path) {
+    pub(crate) fn serve_from(&self, root: &Path) {
         let pki = root.join("etc/pki");
         fs::create_dir_all(pki.join("CA")).unwrap();
         fs::create_dir_all(pki.join("libvirt/private")).unwrap();
@@ -83,9 +83,6 @@ async fn virsh_comes_over_tcp_where_it_is_asked_for() {
 #[tokio::test]
 async fn nothing_listens_unless_asked_and_no_protection_is_left_out_in_silence() {
     let root = TempDir::new().unwrap();
-    let mut asked = setup(root.path(), "listen_tcp = 1\nlisten_tls = 0");
-    asked.listen = true;
-    assert!(matches!(Daemon::start(asked).await, Err(StartError::TcpAuthentication(kind)) if kind == "sasl"));
     let mut without_certificates = setup(root.path(), "");
     without_certificates.listen = true;
     let refusal = Daemon::start(without_certificates).await.unwrap_err().to_string();

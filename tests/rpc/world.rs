@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use ferrovirt::config::qemu::QemuConfig;
 use ferrovirt::drivers::Drivers;
+use ferrovirt::rpc::auth::Authentication;
 use ferrovirt::rpc::handlers;
 use ferrovirt::rpc::keepalive::Patience;
 use ferrovirt::rpc::router::{Router, Routes};
 use ferrovirt::rpc::server::{Limits, Server, Workers};
-use ferrovirt::rpc::session::{Authentication, Peer, Rights};
+use ferrovirt::rpc::session::{Peer, Rights};
 use ferrovirt::rpc::transport::UnixTransport;
 use ferrovirt::util::paths::Paths;
 use ferrovirt_protocol::client::{CallError, Client, Events};
@@ -49,6 +50,7 @@ impl World {
         let router = Router::builder()
             .program(remote::PROGRAM, remote::ENTRIES)
             .program(qemu::PROGRAM, qemu::ENTRIES)
+            .routes(handlers::auth::routes)
             .routes(handlers::connect::routes)
             .routes(handlers::events::routes)
             .routes(routes)
@@ -60,9 +62,14 @@ impl World {
 
     /// The client's end of a connection on which nothing has been said.
     pub(crate) async fn socket(&self, rights: Rights) -> UnixStream {
+        self.socket_of(Peer::Unix(None), rights, Authentication::None).await
+    }
+
+    /// The same for a certain client that has to show who it is.
+    pub(crate) async fn socket_of(&self, peer: Peer, rights: Rights, asked: Authentication) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let place = self.server.place(Authentication::None).await.unwrap();
-        self.server.serve(UnixTransport::new(ours), Peer::Unix(None), rights, Authentication::None, place);
+        let place = self.server.place(&asked).await.unwrap();
+        self.server.serve(UnixTransport::new(ours), peer, rights, asked, place);
         theirs
     }
 

@@ -5,7 +5,7 @@ use ferrovirt_protocol::remote::*;
 
 use crate::error::{Error, Origin, Result};
 use crate::rpc::router::{Call, Routes};
-use crate::rpc::session::{Authentication, Rights};
+use crate::rpc::session::Rights;
 use crate::util::paths::Scope;
 
 /// The version of libvirt whose behaviour this daemon has: 11.3.0.
@@ -14,7 +14,6 @@ pub const LIB_VERSION: u64 = 11_003_000;
 const OPEN_READ_ONLY: u32 = 1;
 
 pub fn routes(r: &mut Routes) {
-    r.on::<AuthList>(auth_list);
     r.on::<ConnectOpen>(open);
     r.on::<ConnectClose>(close);
     r.on::<ConnectSupportsFeature>(supports_feature);
@@ -26,13 +25,6 @@ pub fn routes(r: &mut Routes) {
     r.on::<ConnectSetIdentity>(set_identity);
     r.on::<ConnectRegisterCloseCallback>(register_close_callback);
     r.on::<ConnectUnregisterCloseCallback>(unregister_close_callback);
-}
-
-async fn auth_list(call: Call, (): ()) -> Result<AuthListRet> {
-    let types = match call.client.authentication {
-        Authentication::None | Authentication::Certificate => vec![AuthType::NONE],
-    };
-    Ok(AuthListRet { types })
 }
 
 async fn open(call: Call, args: ConnectOpenArgs) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What each call does: one file per part of the API, each opening with its routes.
 
 pub mod admin;
+pub mod auth;
 pub mod block_jobs;
 pub mod checkpoints;
 pub mod connect;

@@ -1,0 +1,97 @@
+//! polkit's word on whether a local user may come in.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use zbus::zvariant::{Fd, Value};
+
+use super::identity::PeerProcess;
+use super::refusal;
+use crate::error::{Error, Origin, Result};
+use crate::rpc::session::Rights;
+
+/// The user may be asked for a password meanwhile.
+const PATIENCE: Duration = Duration::from_secs(4 * 60);
+const NAME: &str = "org.freedesktop.PolicyKit1";
+const AUTHORITY: &str = "/org/freedesktop/PolicyKit1/Authority";
+const INTERFACE: &str = "org.freedesktop.PolicyKit1.Authority";
+/// `CheckAuthorizationFlags`: an agent may ask the user.
+const ALLOW_USER_INTERACTION: u32 = 1;
+
+/// Whether it lets in, whether an agent could ask, and what else there is to know.
+type Verdict = (bool, bool, HashMap<String, String>);
+
+/// Where polkit is asked.
+#[derive(Debug, Default)]
+pub struct Polkit {
+    address: Option<String>,
+}
+
+impl Polkit {
+    /// On another bus than the system's.
+    pub fn on_bus(address: &str) -> Self {
+        Self { address: Some(address.to_owned()) }
+    }
+
+    /// Whether a process may have these rights; the refusal is what the client is told.
+    pub async fn check(&self, process: &PeerProcess, rights: Rights) -> Result<()> {
+        let action = match rights {
+            Rights::ReadOnly => "org.libvirt.unix.monitor",
+            Rights::ReadWrite => "org.libvirt.unix.manage",
+        };
+        let asking = tokio::time::timeout(PATIENCE, self.ask(process, action));
+        let (is_authorized, is_challenge, details) = asking.await.map_err(|_| {
+            tracing::warn!(action, "polkit does not answer");
+            refusal()
+        })??;
+        let dismissed = details.get("polkit.dismissed").is_some_and(|dismissed| dismissed == "true");
+        let refused = match (is_authorized, dismissed, is_challenge) {
+            (true, ..) => return Ok(()),
+            (_, true, _) => Error::auth_cancelled("user cancelled authentication process"),
+            (_, _, true) => Error::auth_unavailable(format!(
+                "no polkit agent available to authenticate action '{action}'"
+            )),
+            _ => Error::auth_failed("access denied by policy"),
+        };
+        Err(refused.from_origin(Origin::POLKIT))
+    }
+
+    /// The bus is connected to for each question: it may have been restarted since the last.
+    async fn ask(&self, process: &PeerProcess, action: &str) -> Result<Verdict> {
+        let no_bus = |error: zbus::Error| {
+            Error::internal_error(format!("Unable to get system bus connection: {error}"))
+                .from_origin(Origin::DBUS)
+        };
+        let builder = match &self.address {
+            Some(address) => zbus::connection::Builder::address(address.as_str()),
+            None => zbus::connection::Builder::system(),
+        };
+        let bus = builder.map_err(no_bus)?.build().await.map_err(no_bus)?;
+        let subject = ("unix-process", self::subject(process)?);
+        let details: HashMap<&str, &str> = HashMap::new();
+        let question = (subject, action, details, ALLOW_USER_INTERACTION, "");
+        let call = bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), "CheckAuthorization", &question);
+        let failed = |error: zbus::Error| Error::dbus_service(error.to_string()).from_origin(Origin::DBUS);
+        call.await.map_err(failed)?.body().deserialize().map_err(failed)
+    }
+}
+
+/// A process as polkit names it: newer ones take the descriptor, which cannot mean another process.
+fn subject(process: &PeerProcess) -> Result<HashMap<&'static str, Value<'static>>> {
+    let pid = Pid::from_raw(process.pid);
+    let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let (Some(start_time), true) = (process.start_time, process.is_still_there()) else {
+        tracing::warn!(pid = process.pid, "the process that asks is gone");
+        return Err(refusal());
+    };
+    let mut subject = HashMap::from([
+        ("pid", Value::from(process.pid.cast_unsigned())),
+        ("start-time", Value::from(start_time)),
+        ("uid", Value::from(process.uid.cast_signed())),
+    ]);
+    if let Some(handle) = handle {
+        subject.insert("pidfd", Value::Fd(Fd::from(handle)));
+    }
+    Ok(subject)
+}

@@ -1,0 +1,389 @@
+//! Clients that have to show who they are: by SASL with stock virsh, by polkit, in order, in time, in turn.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use ferrovirt::daemon::Daemon;
+use ferrovirt::rpc::auth::identity::PeerProcess;
+use ferrovirt::rpc::auth::polkit::Polkit;
+use ferrovirt::rpc::auth::{Authentication, SaslRules};
+use ferrovirt::rpc::session::{Peer, Rights};
+use ferrovirt_compat::{Ran, command, run};
+use ferrovirt_protocol::client::Client;
+use ferrovirt_protocol::remote::procedure::*;
+use ferrovirt_protocol::remote::*;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use zbus::zvariant::OwnedValue;
+
+use crate::authority::Authority;
+use crate::daemon::{connect, serve, setup};
+use crate::world::{World, call, open, said, soon};
+
+/// What a client is told, whatever the reason.
+fn refused() -> (i32, i32, String) {
+    (45, 7, "authentication failed: authentication failed".to_owned())
+}
+
+// ---- SASL ----
+
+/// Configuration and passwords: one for all tests, for the library reads it once in a process.
+fn sasl() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let directory = TempDir::new().unwrap().keep();
+        let place = directory.display();
+        let settings = format!(
+            "mech_list: SCRAM-SHA-256 DIGEST-MD5 PLAIN\npwcheck_method: auxprop saslauthd\n\
+             sasldb_path: {place}/passwd.db\nsaslauthd_path: {place}/mux\n"
+        );
+        fs::write(directory.join("libvirt.conf"), settings).unwrap();
+        for (user, password) in [("fred", "secret"), ("guest", "guest")] {
+            let script =
+                format!("printf %s {password} | saslpasswd2 -p -c -a libvirt -f {place}/passwd.db {user}");
+            run("sh", &["-c", &script]).ok();
+        }
+        directory
+    })
+}
+
+const NAMES: &str = "sasl_allowed_username_list = [ 'fred*', 'slow*' ]\n";
+
+async fn listening(root: &Path, settings: &str) -> Daemon {
+    let settings = format!("listen_addr = '127.0.0.1'\ntcp_port = '0'\ntls_port = '0'\n{NAMES}{settings}");
+    let mut setup = setup(root, &settings);
+    setup.listen = true;
+    setup.paths.sasl = sasl().to_owned();
+    Daemon::start(setup).await.unwrap()
+}
+
+fn auth_file(directory: &Path, user: &str, password: &str) -> PathBuf {
+    let file = directory.join(format!("auth-{user}-{password}"));
+    let text = format!(
+        "[credentials-test]\nauthname={user}\npassword={password}\n[auth-libvirt-default]\ncredentials=test\n"
+    );
+    fs::write(&file, text).unwrap();
+    file
+}
+
+/// virsh as a user with a password in its file.
+async fn virsh(uri: &str, (user, password): (&str, &str), command: &[&str]) -> Ran {
+    let directory = TempDir::new().unwrap();
+    let file = format!("LIBVIRT_AUTH_FILE={}", auth_file(directory.path(), user, password).display());
+    let arguments = [&[&*file, "virsh", "-c", uri], command].concat();
+    let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    tokio::task::spawn_blocking(move || {
+        let _until_then = directory;
+        run("env", &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    })
+    .await
+    .unwrap()
+}
+
+const FRED: (&str, &str) = ("fred", "secret");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn virsh_logs_in_over_tcp_and_what_follows_is_encrypted() {
+    let root = TempDir::new().unwrap();
+    let daemon = listening(root.path(), "listen_tls = 0\nlisten_tcp = 1").await;
+    let port = daemon.net_listeners()[0].address().unwrap().port();
+    let (_stop, _serving) = serve(daemon);
+    let uri = format!("qemu+tcp://127.0.0.1:{port}/system");
+    assert!(virsh(&uri, FRED, &["uri"]).await.ok().contains(&uri));
+
+    // More than one packet in both directions.
+    let text = "much to tell ".repeat(20_000);
+    let xml = format!(
+        "<secret><description>{text}</description><usage type='volume'><volume>x</volume></usage></secret>"
+    );
+    let file = root.path().join("secret.xml");
+    fs::write(&file, xml).unwrap();
+    virsh(&uri, FRED, &["secret-define", file.to_str().unwrap()]).await.ok();
+    let uuid = virsh(&uri, FRED, &["-q", "secret-list"]).await.ok();
+    let uuid = uuid.split_whitespace().next().unwrap().to_owned();
+    assert!(virsh(&uri, FRED, &["secret-dumpxml", &uuid]).await.ok().contains(text.trim_end()));
+
+    for who in [("fred", "wrong"), ("guest", "guest"), ("nobody", "secret")] {
+        let ran = virsh(&uri, who, &["uri"]).await;
+        assert!(!ran.success && ran.err.contains("authentication failed"), "{who:?}: {}", ran.err);
+    }
+    // What shows the password, or protects nothing that follows, is not offered.
+    for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
+        let ran = virsh(&format!("{uri}?auth=sasl.{mechanism}"), FRED, &["uri"]).await;
+        assert!(!ran.success && ran.err.contains("not supported by server"), "{}", ran.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inside_tls_and_on_unix_sockets_any_mechanism_will_do() {
+    let root = TempDir::new().unwrap();
+    let authority = Authority::new("ours");
+    authority.serve_from(root.path());
+    let daemon = listening(root.path(), "auth_tls = 'sasl'\nauth_unix_rw = 'sasl'").await;
+    let port = daemon.net_listeners()[0].address().unwrap().port();
+    let (_stop, _serving) = serve(daemon);
+    let files = authority.client_files("client");
+    let tls = format!("qemu+tls://127.0.0.1:{port}/system?pkipath={}", files.path().display());
+    let local = format!("qemu+unix:///system?socket={}/run/libvirt/libvirt-sock", root.path().display());
+    for uri in [tls, local] {
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "DIGEST-MD5"] {
+            let uri = format!("{uri}&auth=sasl.{mechanism}");
+            virsh(&uri, FRED, &["list"]).await.ok();
+            let ran = virsh(&uri, ("fred", "wrong"), &["list"]).await;
+            assert!(!ran.success && ran.err.contains("authentication failed"), "{mechanism}: {}", ran.err);
+        }
+    }
+}
+
+async fn plain(client: &Client, user: &str, password: &str) -> Result<AuthSaslStartRet, (i32, i32, String)> {
+    let init = call::<AuthSaslInit>(client, ()).await;
+    assert!(init.map_err(|error| error.to_string()).unwrap().mechlist.contains("PLAIN"));
+    let data = format!("\0{user}\0{password}").into_bytes();
+    let start = AuthSaslStartArgs { mech: "PLAIN".to_owned(), nil: 0, data };
+    match call::<AuthSaslStart>(client, start).await {
+        Ok(ret) => Ok(ret),
+        error => Err(said(error)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_before_the_client_is_known_and_no_step_out_of_order() {
+    let root = TempDir::new().unwrap();
+    let daemon = listening(root.path(), "listen_tls = 0\nauth_unix_rw = 'sasl'").await;
+    let admin = Arc::clone(daemon.administration());
+    let (_stop, _serving) = serve(daemon);
+    let client = connect(root.path(), "libvirt-sock").await;
+    assert_eq!(call::<AuthList>(&client, ()).await.unwrap().types, [AuthType::SASL]);
+    let required = (39, 7, "authentication required".to_owned());
+    assert_eq!(said(soon(open(&client, 0)).await), required);
+    assert_eq!(said(call::<ConnectGetType>(&client, ()).await), required);
+    // The library itself would follow a null pointer here.
+    call::<AuthSaslInit>(&client, ()).await.unwrap();
+    assert_eq!(said(call::<AuthSaslStep>(&client, AuthSaslStepArgs::default()).await), refused());
+    assert_eq!(said(call::<AuthPolkit>(&client, ()).await), refused());
+    assert_eq!(plain(&client, "fred", "secret").await.unwrap().complete, 1);
+    soon(open(&client, 0)).await.unwrap();
+    assert_eq!(call::<AuthList>(&client, ()).await.unwrap().types, [AuthType::NONE]);
+    let identity = admin.server("libvirtd").unwrap().clients()[0].identity();
+    assert!(identity.sasl_name.as_deref().unwrap().starts_with("fred"), "{identity}");
+    assert!(identity.uid.is_some());
+
+    // Who fails too often has to come again.
+    let client = connect(root.path(), "libvirt-sock").await;
+    for _ in 0..3 {
+        assert_eq!(plain(&client, "fred", "wrong").await, Err(refused()));
+    }
+    soon(client.closed()).await;
+    let client = connect(root.path(), "libvirt-sock").await;
+    assert_eq!(plain(&client, "guest", "guest").await, Err(refused()), "not on the list");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_that_takes_its_time_keeps_nobody_else_waiting() {
+    let root = TempDir::new().unwrap();
+    let daemon = listening(root.path(), "listen_tls = 0\nauth_unix_rw = 'sasl'").await;
+    let (_stop, _serving) = serve(daemon);
+    // It asks the daemon of passwords about whom it does not know.
+    let passwords = UnixListener::bind(sasl().join("mux")).unwrap();
+    let slow = connect(root.path(), "libvirt-sock").await;
+    let waiting = tokio::spawn(async move { plain(&slow, "slow", "secret").await });
+    let mut asked = tokio::task::spawn_blocking(move || passwords.accept().unwrap().0).await.unwrap();
+    let other = connect(root.path(), "libvirt-sock").await;
+    plain(&other, "fred", "secret").await.unwrap();
+    soon(open(&other, 0)).await.unwrap();
+    assert!(!waiting.is_finished());
+    let mut question = [0; 64];
+    assert!(asked.read(&mut question).unwrap() > 0);
+    asked.write_all(b"\0\x02OK").unwrap();
+    assert_eq!(soon(waiting).await.unwrap().unwrap().complete, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_few_places_for_who_is_not_known() {
+    let root = TempDir::new().unwrap();
+    let settings = "listen_tls = 0\nauth_unix_rw = 'sasl'\nauth_unix_ro = 'none'\nmax_anonymous_clients = 2";
+    let daemon = listening(root.path(), settings).await;
+    let server = daemon.administration().server("libvirtd").unwrap();
+    let (_stop, _serving) = serve(daemon);
+    let (first, second) =
+        (connect(root.path(), "libvirt-sock").await, connect(root.path(), "libvirt-sock").await);
+    call::<AuthList>(&first, ()).await.unwrap();
+    call::<AuthList>(&second, ()).await.unwrap();
+    let third = connect(root.path(), "libvirt-sock").await;
+    let waiting = tokio::spawn({
+        let third = third.clone();
+        async move { call::<AuthList>(&third, ()).await }
+    });
+    let other = connect(root.path(), "libvirt-sock-ro").await;
+    soon(open(&other, 0)).await.unwrap();
+    assert_eq!(server.anonymous_count(), 2);
+    assert!(!waiting.is_finished());
+    // The first gives its place up by being known.
+    plain(&first, "fred", "secret").await.unwrap();
+    soon(waiting).await.unwrap().unwrap();
+    assert_eq!(server.anonymous_count(), 2);
+    soon(open(&first, 0)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_say_who_it_is_does_not_stay() {
+    let world = World::new(|_| {});
+    let asked = Authentication::Sasl(Arc::new(SaslRules::new(None, 56)));
+    let mut silent = world.socket_of(Peer::Unix(None), Rights::ReadWrite, asked).await;
+    let since = tokio::time::Instant::now();
+    assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0);
+    assert_eq!(since.elapsed().as_secs(), 60);
+}
+
+// ---- polkit ----
+
+/// What was asked: action, flags, and the process.
+type Asked = (String, u32, Vec<(String, String)>);
+
+struct FakeAuthority {
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+#[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
+impl FakeAuthority {
+    async fn check_authorization(
+        &self,
+        subject: (String, HashMap<String, OwnedValue>),
+        action: String,
+        _details: HashMap<String, String>,
+        flags: u32,
+        _cancellation: String,
+    ) -> ((bool, bool, HashMap<String, String>),) {
+        let uid = i32::try_from(&subject.1["uid"]).unwrap();
+        let mut facts: Vec<_> =
+            subject.1.iter().map(|(name, value)| (name.clone(), format!("{:?}", **value))).collect();
+        facts.push(("kind".to_owned(), subject.0));
+        facts.sort();
+        self.asked.lock().unwrap().push((action, flags, facts));
+        let dismissed = HashMap::from([("polkit.dismissed".to_owned(), "true".to_owned())]);
+        (match uid {
+            1 => (true, false, HashMap::new()),
+            2 => (false, true, HashMap::new()),
+            3 => (false, false, dismissed),
+            _ => (false, false, HashMap::new()),
+        },)
+    }
+}
+
+/// A bus of a test's own.
+struct Bus {
+    daemon: Child,
+    directory: TempDir,
+}
+
+impl Bus {
+    fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let settings = format!(
+            "<busconfig><type>session</type><listen>unix:path={}/bus</listen><policy context='default'>\
+             <allow send_destination='*'/><allow receive_sender='*'/><allow own='*'/><allow user='*'/></policy></busconfig>",
+            directory.path().display()
+        );
+        let file = directory.path().join("bus.conf");
+        fs::write(&file, settings).unwrap();
+        let mut daemon = command("dbus-daemon");
+        daemon.arg(format!("--config-file={}", file.display())).args([
+            "--nofork",
+            "--nopidfile",
+            "--print-address=1",
+        ]);
+        let mut daemon = daemon.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        // It says where it listens once it does.
+        assert!(daemon.stdout.as_mut().unwrap().read(&mut [0; 8]).unwrap() > 0);
+        Self { daemon, directory }
+    }
+
+    fn address(&self) -> String {
+        format!("unix:path={}/bus", self.directory.path().display())
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+fn process(uid: u32) -> PeerProcess {
+    let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    PeerProcess { uid, ..PeerProcess::of(&ours).unwrap() }
+}
+
+async fn local(world: &World, bus: &str, process: PeerProcess, rights: Rights) -> Client {
+    let asked = Authentication::Polkit(Arc::new(Polkit::on_bus(bus)));
+    Client::unix(world.socket_of(Peer::Unix(Some(process)), rights, asked).await).0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polkit_is_asked_who_may_come_in() {
+    let bus = Bus::start();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let authority = FakeAuthority { asked: Arc::clone(&asked) };
+    let _serving = zbus::connection::Builder::address(&*bus.address())
+        .unwrap()
+        .name("org.freedesktop.PolicyKit1")
+        .unwrap()
+        .serve_at("/org/freedesktop/PolicyKit1/Authority", authority)
+        .unwrap()
+        .build()
+        .await
+        .unwrap();
+    let world = World::new(|_| {});
+    let client = local(&world, &bus.address(), process(1), Rights::ReadWrite).await;
+    assert_eq!(call::<AuthList>(&client, ()).await.unwrap().types, [AuthType::POLKIT]);
+    assert_eq!(said(soon(open(&client, 0)).await), (39, 7, "authentication required".to_owned()));
+    assert_eq!(call::<AuthPolkit>(&client, ()).await.unwrap().complete, 1);
+    soon(open(&client, 0)).await.unwrap();
+    let (action, flags, facts) = asked.lock().unwrap().remove(0);
+    assert_eq!((&*action, flags), ("org.libvirt.unix.manage", 1));
+    let facts: HashMap<_, _> = facts.into_iter().collect();
+    assert_eq!(facts["kind"], "unix-process");
+    assert!(facts["pid"].contains(&std::process::id().to_string()), "{facts:?}");
+    assert!(facts["start-time"].contains(&process(1).start_time.unwrap().to_string()), "{facts:?}");
+    assert!(facts.contains_key("pidfd"), "{facts:?}");
+
+    let no_agent = "authentication unavailable: no polkit agent available to authenticate action 'org.libvirt.unix.monitor'";
+    for (uid, refusal) in [
+        (2, (94, 60, no_agent)),
+        (3, (79, 60, "authentication cancelled: user cancelled authentication process")),
+        (4, (45, 60, "authentication failed: access denied by policy")),
+    ] {
+        let client = local(&world, &bus.address(), process(uid), Rights::ReadOnly).await;
+        let (code, origin, sentence) = said(call::<AuthPolkit>(&client, ()).await);
+        assert_eq!((code, origin, &*sentence), refusal);
+        assert_eq!(said(soon(open(&client, 0)).await).0, 39, "still nobody known");
+    }
+    // A process that is gone, whose number another may have by now.
+    let gone = PeerProcess { start_time: Some(1), ..process(1) };
+    let client = local(&world, &bus.address(), gone, Rights::ReadWrite).await;
+    assert_eq!(said(call::<AuthPolkit>(&client, ()).await), refused());
+    assert_eq!(asked.lock().unwrap().len(), 3, "nobody was asked about it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_bus_or_an_authority_nobody_comes_in() {
+    let world = World::new(|_| {});
+    let client = local(&world, "unix:path=/nowhere/bus", process(1), Rights::ReadWrite).await;
+    let (code, origin, sentence) = said(call::<AuthPolkit>(&client, ()).await);
+    assert_eq!((code, origin), (1, 47));
+    assert!(sentence.starts_with("internal error: Unable to get system bus connection: "), "{sentence}");
+    let bus = Bus::start();
+    let client = local(&world, &bus.address(), process(1), Rights::ReadWrite).await;
+    let (code, origin, sentence) = said(call::<AuthPolkit>(&client, ()).await);
+    assert_eq!((code, origin), (89, 47));
+    assert!(
+        sentence.starts_with("error from service: ") && sentence.contains("org.freedesktop.PolicyKit1"),
+        "{sentence}"
+    );
+}
