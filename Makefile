@@ -95,6 +95,7 @@ install: $(if $(BINARY),,release)
 	    link=$(DESTDIR)$(PREFIX)/sbin/$$name; \
 	    if [ -e $$link ] && [ ! -L $$link ]; then echo "$$link is not ours, left alone"; \
 	    else ln -sf ferrovirtd $$link; fi; done
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/polkit-1/actions packaging/polkit/ferrovirt.policy
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -d -m 711 $(DESTDIR)/var/lib/libvirt/boot $(DESTDIR)/var/lib/libvirt/images
 	for unit in packaging/systemd/*; do \

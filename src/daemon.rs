@@ -117,19 +117,8 @@ impl Daemon {
         let pid_files = standard.iter().chain(&extra).map(|path| PidFile::acquire(path));
         let pid_files = pid_files.collect::<Result<_, _>>()?;
 
-        let group = config.sockets.group.as_deref().map(group_id).transpose()?;
-        let mut listeners = activated.into_iter().map(Listener::adopt).collect::<Result<Vec<_>, _>>()?;
-        let own = if listeners.is_empty() { listen::names(paths.scope) } else { &[] };
-        for &(name, service) in own {
-            let access = Access { mode: socket_mode(&config, service, paths.scope), group };
-            let backlog = server_config(&config, service).max_queued_clients;
-            listeners.push((Listener::bind(&sockets.join(name), access, backlog)?, service));
-        }
         let schemes = Schemes::new(&config, &paths);
-        let listeners = listeners.into_iter().map(|(listener, service)| {
-            Ok((listener, service, schemes.authentication(scheme(&config, service, paths.scope))?))
-        });
-        let listeners = listeners.collect::<Result<_, StartError>>()?;
+        let listeners = bind_unix(&config, &paths, activated, &schemes)?;
 
         let tls = if listen && config.net.tls {
             Some(Arc::new(Tls::load(tls(&config.net, &paths))?))
@@ -281,6 +270,29 @@ impl Schemes {
             }
         }
     }
+}
+
+/// The unix sockets: a service manager's if it has bound any, else our own.
+fn bind_unix(
+    config: &Config,
+    paths: &Paths,
+    activated: Vec<OwnedFd>,
+    schemes: &Schemes,
+) -> Result<Vec<(Listener, Service, Authentication)>, StartError> {
+    let group = config.sockets.group.as_deref().map(group_id).transpose()?;
+    let directory = config.sockets.directory.as_ref().unwrap_or(&paths.runtime);
+    let mut listeners = activated.into_iter().map(Listener::adopt).collect::<Result<Vec<_>, _>>()?;
+    let own = if listeners.is_empty() { listen::names(paths.scope) } else { &[] };
+    for &(name, service) in own {
+        let access = Access { mode: socket_mode(config, service, paths.scope), group };
+        let backlog = server_config(config, service).max_queued_clients;
+        listeners.push((Listener::bind(&directory.join(name), access, backlog)?, service));
+    }
+    let with_scheme = |(listener, service)| {
+        let asked = schemes.authentication(scheme(config, service, paths.scope))?;
+        Ok((listener, service, asked))
+    };
+    listeners.into_iter().map(with_scheme).collect()
 }
 
 async fn bind_net(

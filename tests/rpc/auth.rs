@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use bytes::BytesMut;
 use ferrovirt::daemon::Daemon;
 use ferrovirt::rpc::auth::identity::PeerProcess;
 use ferrovirt::rpc::auth::polkit::Polkit;
@@ -15,10 +16,13 @@ use ferrovirt::rpc::auth::{Authentication, SaslRules};
 use ferrovirt::rpc::session::{Peer, Rights};
 use ferrovirt_compat::{Ran, command, run};
 use ferrovirt_protocol::client::Client;
+use ferrovirt_protocol::frame::{self, FrameType, Header, Status};
+use ferrovirt_protocol::procedure::Procedure;
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use zbus::zvariant::OwnedValue;
 
 use crate::authority::Authority;
@@ -119,6 +123,68 @@ async fn virsh_logs_in_over_tcp_and_what_follows_is_encrypted() {
     }
 }
 
+/// Lets one client through to a daemon, and behind its last unencrypted frame some of its own.
+async fn somebody_on_the_way(daemon: u16, says: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let server = TcpStream::connect(("127.0.0.1", daemon)).await.unwrap();
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+        let mut last = false;
+        while !last {
+            let length = from_client.read_u32().await.unwrap();
+            let mut frame = length.to_be_bytes().to_vec();
+            frame.resize(length as usize, 0);
+            from_client.read_exact(&mut frame[4..]).await.unwrap();
+            last = i32::from_be_bytes(frame[12..16].try_into().unwrap()) == AuthSaslStep::NUMBER;
+            if last {
+                frame.extend_from_slice(&says);
+            }
+            to_server.write_all(&frame).await.unwrap();
+        }
+        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+    });
+    port
+}
+
+fn framed<P: Procedure>(serial: u32, args: &P::Args) -> Vec<u8> {
+    let header = Header {
+        program: PROGRAM.number,
+        version: PROGRAM.version,
+        procedure: P::NUMBER,
+        kind: FrameType::CALL,
+        serial,
+        status: Status::OK,
+    };
+    let mut bytes = BytesMut::new();
+    frame::put(&mut bytes, &header, args).unwrap();
+    bytes.to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_on_the_way_speaks_for_a_client_that_logs_in() {
+    let root = TempDir::new().unwrap();
+    let daemon = listening(root.path(), "listen_tls = 0\nlisten_tcp = 1").await;
+    let port = daemon.net_listeners()[0].address().unwrap().port();
+    let (_stop, _serving) = serve(daemon);
+    let xml = "<secret><usage type='volume'><volume>planted</volume></usage></secret>".to_owned();
+    let planted = [
+        framed::<ConnectOpen>(7, &ConnectOpenArgs::default()),
+        framed::<SecretDefineXml>(8, &SecretDefineXmlArgs { xml, flags: 0 }),
+    ];
+    let proxy = somebody_on_the_way(port, planted.concat()).await;
+    let ran = virsh(&format!("qemu+tcp://127.0.0.1:{proxy}/system"), FRED, &["uri"]).await;
+    assert!(!ran.success, "{}", ran.out);
+    let uri = format!("qemu+tcp://127.0.0.1:{port}/system");
+    assert_eq!(virsh(&uri, FRED, &["-q", "secret-list"]).await.ok().trim(), "", "a call of somebody else's");
+    // Who adds nothing is not noticed.
+    let proxy = somebody_on_the_way(port, Vec::new()).await;
+    virsh(&format!("qemu+tcp://127.0.0.1:{proxy}/system"), FRED, &["uri"]).await.ok();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn inside_tls_and_on_unix_sockets_any_mechanism_will_do() {
     let root = TempDir::new().unwrap();
@@ -172,6 +238,13 @@ async fn nothing_is_answered_before_the_client_is_known_and_no_step_out_of_order
     let identity = admin.server("libvirtd").unwrap().clients()[0].identity();
     assert!(identity.sasl_name.as_deref().unwrap().starts_with("fred"), "{identity}");
     assert!(identity.uid.is_some());
+    let place =
+        format!("libvirtd+unix:///system?socket={}/run/libvirt/libvirt-admin-sock", root.path().display());
+    let info = move || run("virt-admin", &["-c", &place, "client-info", "libvirtd", "1"]).ok();
+    let info = tokio::task::spawn_blocking(info).await.unwrap();
+    let info: Vec<Vec<_>> = info.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(info.contains(&vec!["sasl_user_name", ":", "fred"]), "{info:?}");
+    assert!(info.iter().any(|line| line[..].starts_with(&["unix_process_id:"])), "{info:?}");
 
     // Who fails too often has to come again.
     let client = connect(root.path(), "libvirt-sock").await;
@@ -228,6 +301,29 @@ async fn there_are_few_places_for_who_is_not_known() {
     soon(waiting).await.unwrap().unwrap();
     assert_eq!(server.anonymous_count(), 2);
     soon(open(&first, 0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_proxy_says_for_whom_it_speaks() {
+    let world = World::new(|_| {});
+    let said_by = |identity: &str| -> Vec<TypedParam> {
+        let text = |text: &str| TypedParamValue::String(text.to_owned());
+        [("user-name", text(identity)), ("unix-user-id", TypedParamValue::Ullong(77))]
+            .map(|(field, value)| TypedParam { field: field.to_owned(), value })
+            .into()
+    };
+    for (rights, known) in [(Rights::ReadWrite, "uid 77, user 'jane'"), (Rights::ReadOnly, "nobody known")] {
+        let client = world.client_with(rights, 0).await;
+        let args = ConnectSetIdentityArgs { params: said_by("jane"), flags: 0 };
+        call::<ConnectSetIdentity>(&client, args).await.unwrap();
+        let last = world.server.clients().pop().unwrap();
+        assert_eq!(last.identity().to_string(), known);
+        let wrong = vec![TypedParam { field: "process-id".to_owned(), value: TypedParamValue::Int(1) }];
+        let wrong =
+            call::<ConnectSetIdentity>(&client, ConnectSetIdentityArgs { params: wrong, flags: 0 }).await;
+        let sentence = "invalid argument: invalid type 'int' for parameter 'process-id', expected 'llong'";
+        assert_eq!(said(wrong), (8, 0, sentence.to_owned()));
+    }
 }
 
 #[tokio::test(start_paused = true)]

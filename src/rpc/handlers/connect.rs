@@ -3,7 +3,10 @@
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
+use crate::drivers::params::ParamType;
 use crate::error::{Error, Origin, Result};
+use crate::rpc::auth::identity::Identity;
+use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes};
 use crate::rpc::session::Rights;
 use crate::util::paths::Scope;
@@ -107,22 +110,41 @@ async fn is_secure(_: Call, (): ()) -> Result<ConnectIsSecureRet> {
 
 /// A proxy says on whose behalf it calls.
 async fn set_identity(call: Call, args: ConnectSetIdentityArgs) -> Result<()> {
-    const KNOWN: &[&str] = &[
-        "user-name",
-        "unix-user-id",
-        "group-name",
-        "unix-group-id",
-        "process-id",
-        "process-time",
-        "sasl-user-name",
-        "x509-distinguished-name",
-        "selinux-context",
+    const KNOWN: &[(&str, ParamType)] = &[
+        ("user-name", ParamType::Text),
+        ("unix-user-id", ParamType::Ullong),
+        ("group-name", ParamType::Text),
+        ("unix-group-id", ParamType::Ullong),
+        ("process-id", ParamType::Llong),
+        ("process-time", ParamType::Ullong),
+        ("sasl-user-name", ParamType::Text),
+        ("x509-distinguished-name", ParamType::Text),
+        ("selinux-context", ParamType::Text),
     ];
-    if let Some(unknown) = args.params.iter().find(|param| !KNOWN.contains(&param.field.as_str())) {
-        let detail = format!("parameter '{}' not supported", unknown.field);
-        return Err(Error::argument_unsupported(detail).from_origin(Origin::NONE));
+    let params = convert::from_params(args.params);
+    params.validate(KNOWN)?;
+    let text = |name| params.text(name).map(|text| text.as_str().into());
+    let id = |name| params.ullong(name).and_then(|&id| u32::try_from(id).ok());
+    let forwarded = Identity {
+        way: call.client.identity().way,
+        uid: id("unix-user-id"),
+        gid: id("unix-group-id"),
+        pid: params.llong("process-id").and_then(|&pid| i32::try_from(pid).ok()),
+        start_time: params.ullong("process-time").copied(),
+        user: text("user-name"),
+        group: text("group-name"),
+        sasl_name: text("sasl-user-name"),
+        x509_name: text("x509-distinguished-name"),
+        selinux_context: text("selinux-context"),
+    };
+    let (client, own) = (call.client.id.0, call.client.identity());
+    if call.client.is_read_only() {
+        // libvirt lets it say so; nothing may follow from its word.
+        tracing::debug!(client, %own, %forwarded, "the word of a read-only client does not count");
+    } else {
+        tracing::info!(client, %own, %forwarded, "identity forwarded");
+        call.client.set_identity(forwarded);
     }
-    tracing::debug!(client = call.client.id.0, identity = ?args.params, "identity forwarded");
     Ok(())
 }
 
