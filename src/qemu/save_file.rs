@@ -22,6 +22,7 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 
 use super::save_image::SaveFormat;
+use crate::util::accounts::{Ids, or_as_user};
 use crate::util::file;
 use crate::util::process::{Child, Command, Exit, ProcessError};
 use crate::util::reason::Reason;
@@ -137,13 +138,16 @@ pub struct Growing {
     /// The name that it has meanwhile. None: it is written where it is, as a disk is.
     partial: Option<PathBuf>,
     file: File,
+    /// Who may where this daemon may not.
+    user: Option<Ids>,
 }
 
 impl Growing {
-    /// Opens what is to be `path`. `mark` is in the name that it has meanwhile, so that two do not meet.
-    pub fn create(path: &Path, mark: &str, cache: Cache) -> Result<Self, SaveFileError> {
+    /// Opens what is to be `path`. `mark` is in the name that it has meanwhile, so that two do not meet. What root may
+    /// not do there, as on a server that squashes it, is done as `user`.
+    pub fn create(path: &Path, mark: &str, cache: Cache, user: Option<Ids>) -> Result<Self, SaveFileError> {
         let failed = |source| SaveFileError::Open { verb: "create", path: path.to_owned(), source };
-        let is_file = match fs::metadata(path) {
+        let is_file = match or_as_user(user, || fs::metadata(path)) {
             Ok(found) => found.file_type().is_file(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(error) => return Err(failed(error)),
@@ -153,21 +157,25 @@ impl Growing {
         if !is_file {
             // A pipe without a reader would keep whoever opens it for ever.
             let flags = flags | OFlags::NONBLOCK.bits().cast_signed();
-            let file = OpenOptions::new().write(true).custom_flags(flags).open(path).map_err(failed)?;
+            let options = OpenOptions::new().write(true).custom_flags(flags).clone();
+            let file = or_as_user(user, || options.open(path)).map_err(failed)?;
             rustix::fs::fcntl_getfl(&file)
                 .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK))
                 .map_err(|error| failed(error.into()))?;
-            return Ok(Self { target: path.to_owned(), partial: None, file });
+            return Ok(Self { target: path.to_owned(), partial: None, file, user });
         }
         // A link stays one, and what it leads to is replaced.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let target = or_as_user(user, || fs::canonicalize(path)).unwrap_or_else(|_| path.to_owned());
         let mut partial = target.clone().into_os_string();
         partial.push(format!(".{mark}{PARTIAL}"));
         let partial = PathBuf::from(partial);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600).custom_flags(flags);
-        let opened = file::remove_if_there(&partial).and_then(|()| options.open(&partial));
-        Ok(Self { target, file: opened.map_err(failed)?, partial: Some(partial) })
+        let opened = or_as_user(user, || {
+            file::remove_if_there(&partial)?;
+            options.open(&partial)
+        });
+        Ok(Self { target, file: opened.map_err(failed)?, partial: Some(partial), user })
     }
 
     /// The file as the writer of it has it.
@@ -179,7 +187,8 @@ impl Growing {
     pub fn bypassing(&self) -> Result<File, SaveFileError> {
         let path = self.partial.as_ref().unwrap_or(&self.target);
         let flags = OFlags::DIRECT.bits().cast_signed();
-        OpenOptions::new().write(true).custom_flags(flags).open(path).map_err(|source| self.broken(source))
+        let options = OpenOptions::new().write(true).custom_flags(flags).clone();
+        or_as_user(self.user, || options.open(path)).map_err(|source| self.broken(source))
     }
 
     /// Writes what comes first, over what stood there.
@@ -201,9 +210,10 @@ impl Growing {
     pub fn commit(mut self) -> Result<(), SaveFileError> {
         self.sync()?;
         if let Some(partial) = &self.partial {
-            fs::rename(partial, &self.target).map_err(|source| self.broken(source))?;
+            or_as_user(self.user, || fs::rename(partial, &self.target))
+                .map_err(|source| self.broken(source))?;
             self.partial = None;
-            let directory = self.target.parent().map(File::open);
+            let directory = self.target.parent().map(|path| or_as_user(self.user, || File::open(path)));
             // The file is there; at worst its name is not after a power cut.
             if let Some(Err(error)) = directory.map(|opened| opened.and_then(|it| it.sync_all())) {
                 tracing::warn!(path = %self.target.display(), %error, "cannot sync the directory");
@@ -223,7 +233,7 @@ pub const PARTIAL: &str = ".partial";
 impl Drop for Growing {
     fn drop(&mut self) {
         if let Some(partial) = &self.partial
-            && let Err(error) = file::remove_if_there(partial)
+            && let Err(error) = or_as_user(self.user, || file::remove_if_there(partial))
         {
             tracing::warn!(path = %partial.display(), %error, "cannot remove what is not whole");
         }
@@ -323,8 +333,9 @@ impl Feed {
         offset: u64,
         packer: Option<&Packer>,
         cache: Cache,
+        user: Option<Ids>,
     ) -> Result<(OwnedFd, Self), SaveFileError> {
-        let mut file = open(path, cache)?;
+        let mut file = open(path, cache, user)?;
         let broken = |source| SaveFileError::Read { path: path.to_owned(), source };
         let (mut source, reader) = match cache {
             Cache::Used => {
@@ -368,11 +379,15 @@ fn flat(ended: Result<io::Result<()>, tokio::task::JoinError>) -> io::Result<()>
     ended.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
-/// A file that is read only.
-pub fn open(path: &Path, cache: Cache) -> Result<File, SaveFileError> {
+/// A file that is read only; opened as `user` if this daemon may not.
+pub fn open(path: &Path, cache: Cache, user: Option<Ids>) -> Result<File, SaveFileError> {
     let direct = if cache == Cache::Bypassed { OFlags::DIRECT } else { OFlags::empty() };
-    let opened = OpenOptions::new().read(true).custom_flags(direct.bits().cast_signed()).open(path);
-    opened.map_err(|source| SaveFileError::Open { verb: "open", path: path.to_owned(), source })
+    let options = OpenOptions::new().read(true).custom_flags(direct.bits().cast_signed()).clone();
+    or_as_user(user, || options.open(path)).map_err(|source| SaveFileError::Open {
+        verb: "open",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), SaveFileError> {
@@ -444,6 +459,10 @@ fn unpump(mut from: &File, offset: u64, into: &mut File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use rustix::thread::CapabilitySet;
+
     use super::*;
 
     /// No multiple of anything.
@@ -456,7 +475,7 @@ mod tests {
         let path = directory.path().join("saved");
         let search_path = std::env::var("PATH").unwrap();
         let Ok(packer) = Packer::find(format, &search_path, "save") else { return };
-        let growing = Growing::create(&path, "mark", cache).unwrap();
+        let growing = Growing::create(&path, "mark", cache, None).unwrap();
         let (end, drain) = Drain::open(&growing, b"head".to_vec(), packer.as_ref()).await.unwrap();
         let writing = tokio::task::spawn_blocking(move || File::from(end).write_all(&content()));
         drain.finish().await.unwrap();
@@ -465,7 +484,7 @@ mod tests {
         growing.write_head(b"HEAD").unwrap();
         growing.commit().unwrap();
         assert_eq!(&fs::read(&path).unwrap()[..4], b"HEAD");
-        let (end, feed) = Feed::open(&path, 4, packer.as_ref(), cache).await.unwrap();
+        let (end, feed) = Feed::open(&path, 4, packer.as_ref(), cache, None).await.unwrap();
         let reading = tokio::task::spawn_blocking(move || {
             let mut read = Vec::new();
             File::from(end).read_to_end(&mut read).map(|_| read)
@@ -489,7 +508,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("saved");
         fs::write(&path, "the one before").unwrap();
-        let growing = Growing::create(&path, "mark", Cache::Used).unwrap();
+        let growing = Growing::create(&path, "mark", Cache::Used, None).unwrap();
         growing.write_head(b"half").unwrap();
         drop(growing);
         assert_eq!(fs::read_to_string(&path).unwrap(), "the one before");
@@ -503,7 +522,7 @@ mod tests {
         fs::write(&path, "this is nothing that gzip made").unwrap();
         let search_path = std::env::var("PATH").unwrap();
         let packer = Packer::find(SaveFormat::Gzip, &search_path, "save").unwrap();
-        let (end, feed) = Feed::open(&path, 0, packer.as_ref(), Cache::Used).await.unwrap();
+        let (end, feed) = Feed::open(&path, 0, packer.as_ref(), Cache::Used, None).await.unwrap();
         drop(tokio::task::spawn_blocking(move || File::from(end).read_to_end(&mut Vec::new())).await);
         let error = feed.finish().await.unwrap_err().to_string();
         assert!(
@@ -519,11 +538,55 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_disk_ends_the_stream() {
-        let growing = Growing::create(Path::new("/dev/full"), "mark", Cache::Used).unwrap();
+        let growing = Growing::create(Path::new("/dev/full"), "mark", Cache::Used, None).unwrap();
         let (end, drain) = Drain::open(&growing, Vec::new(), None).await.unwrap();
         let writing = tokio::task::spawn_blocking(move || File::from(end).write_all(&vec![1; 8 * CHUNK]));
         let error = drain.finish().await.unwrap_err().to_string();
         assert_eq!(error, "cannot write to '/dev/full': No space left on device");
         assert_eq!(writing.await.unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// What is done as root is refused as a server refuses it that takes root for nobody.
+    fn squash_root() {
+        let squashed = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        let mut own = rustix::thread::capabilities(None).unwrap();
+        own.effective -= squashed;
+        own.permitted -= squashed;
+        rustix::thread::set_capabilities(None, own).unwrap();
+    }
+
+    #[test]
+    fn where_root_is_squashed_the_guest_s_user_reads_and_writes() {
+        if Ids::own().user != 0 {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let share = directory.path().join("share");
+        fs::create_dir(&share).unwrap();
+        fs::set_permissions(&share, fs::Permissions::from_mode(0o700)).unwrap();
+        let ids = Ids { user: 64_999, group: 64_998 };
+        std::os::unix::fs::chown(&share, Some(ids.user), Some(ids.group)).unwrap();
+        let path = share.join("saved");
+        // Capabilities are a thread's own, and this one does nothing else.
+        let squashed = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                squash_root();
+                Growing::create(&path, "mark", Cache::Used, None).unwrap_err();
+                drop(Growing::create(&path, "mark", Cache::Used, Some(ids)).unwrap());
+                let growing = Growing::create(&path, "mark", Cache::Used, Some(ids)).unwrap();
+                growing.bypassing().unwrap();
+                growing.write_head(b"HEAD").unwrap();
+                growing.commit().unwrap();
+                open(&path, Cache::Used, None).unwrap_err();
+                let mut read = String::new();
+                open(&path, Cache::Used, Some(ids)).unwrap().read_to_string(&mut read).unwrap();
+                read
+            }
+        });
+        assert_eq!(squashed.join().unwrap(), "HEAD");
+        assert_eq!(fs::metadata(&path).unwrap().uid(), ids.user);
+        assert_eq!(fs::read_dir(&share).unwrap().count(), 1);
     }
 }

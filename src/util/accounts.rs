@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setfsgid, setfsuid};
@@ -109,6 +110,15 @@ pub fn as_user<R>(ids: Ids, work: impl FnOnce() -> R) -> R {
     setfsgid(Gid::from_raw(ids.group));
     setfsuid(Uid::from_raw(ids.user));
     work()
+}
+
+/// Does something with files as this daemon, and again as a user if it may not: where a server of files takes root for
+/// nobody, he may.
+pub fn or_as_user<R>(user: Option<Ids>, work: impl Fn() -> io::Result<R>) -> io::Result<R> {
+    match (work(), user) {
+        (Err(error), Some(ids)) if error.kind() == io::ErrorKind::PermissionDenied => as_user(ids, work),
+        (done, _) => done,
+    }
 }
 
 #[cfg(test)]

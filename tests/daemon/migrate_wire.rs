@@ -4,7 +4,7 @@ use ferrovirt_compat::wire::Wire;
 use ferrovirt_compat::{Daemon, Kind, eventually, halting};
 use ferrovirt_protocol::remote::{self, TypedParam, TypedParamValue, procedure};
 
-use crate::migrate::{DESTINATION, Hosts, SOURCE, counting, expect_states};
+use crate::migrate::{DESTINATION, Hosts, SOURCE, expect_states};
 use crate::migrate_failures::Migration;
 use crate::takeover::has_upstream;
 

@@ -105,7 +105,8 @@ impl Domains {
         let packing = Some(self.rules.saving.dump_format).filter(|format| *format != SaveFormat::Sparse);
         let packer = Packer::find(packing.unwrap_or_default(), self.search_path(), "dump")?;
         let mark = job.state().uuid.to_string();
-        let growing = create(path, mark, cache(flags.contains(DumpFlags::BYPASS_CACHE))).await?;
+        let user = self.user_of_files(&job.state())?;
+        let growing = create(path, mark, cache(flags.contains(DumpFlags::BYPASS_CACHE)), user).await?;
         if flags.contains(DumpFlags::MEMORY_ONLY) {
             dump_memory(job, &growing, format).await?;
         } else {

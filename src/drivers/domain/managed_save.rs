@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::qemu::job::{AsyncJob, DomainHandle, Start, State};
 use crate::qemu::save_file::PARTIAL;
 use crate::qemu::save_image::{Prologue, Whole};
+use crate::util::accounts::{Ids, or_as_user};
 use crate::util::file;
 
 impl Domains {
@@ -102,7 +103,7 @@ impl Domains {
         if flags.contains(ImageStateFlags::RUNNING | ImageStateFlags::PAUSED) {
             return Err(exclusive("VIR_DOMAIN_SAVE_RUNNING", "VIR_DOMAIN_SAVE_PAUSED"));
         }
-        let Image { path, mut prologue, definition } = self.look_into(Path::new(path)).await?;
+        let Image { path, user, mut prologue, definition } = self.look_into(Path::new(path)).await?;
         let runs = match flags {
             flags if flags.contains(ImageStateFlags::RUNNING) => true,
             flags if flags.contains(ImageStateFlags::PAUSED) => false,
@@ -114,7 +115,7 @@ impl Domains {
         prologue.runs = runs;
         let given = self.replacement(&definition, xml).await?;
         prologue.xml = given.to_xml(Form::SECURE | Form::MIGRATABLE);
-        rewrite(&path, prologue).await
+        rewrite(&path, user, prologue).await
     }
 
     /// The same of a guest's kept state.
@@ -163,13 +164,14 @@ fn check_belongs(image: &Image, state: &State) -> Result<()> {
 }
 
 /// Replaces a file's first part; what comes behind stays where it is.
-async fn rewrite(path: &Path, prologue: Prologue) -> Result<()> {
+async fn rewrite(path: &Path, user: Option<Ids>, prologue: Prologue) -> Result<()> {
     use std::os::unix::fs::FileExt;
 
     let path = path.to_owned();
     blocking(move || {
         let bytes = prologue.encode(Whole::Yes)?;
-        let written = std::fs::File::options().write(true).open(&path).and_then(|file| {
+        let opened = or_as_user(user, || std::fs::File::options().write(true).open(&path));
+        let written = opened.and_then(|file| {
             file.write_all_at(&bytes, 0)?;
             file.sync_data()
         });

@@ -23,11 +23,14 @@ use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
 use crate::qemu::save_file::{self, Cache, Feed, Packer};
 use crate::qemu::save_image::{Prologue, SaveFormat, SaveImageError};
+use crate::util::accounts::Ids;
 
 /// A file that was looked into.
 #[derive(Debug)]
 pub(super) struct Image {
     pub path: PathBuf,
+    /// Who may read it if root may not.
+    pub user: Option<Ids>,
     pub prologue: Prologue,
     pub definition: Domain,
 }
@@ -108,9 +111,10 @@ impl Domains {
 
     /// What a file says of the guest in it.
     pub(super) async fn look_into(&self, path: &Path) -> Result<Image> {
-        let prologue = read_prologue(path).await??;
+        let user = self.rules.security.default_ids();
+        let prologue = read_prologue(path, user).await??;
         let definition = self.read_definition(&prologue.xml).await?;
-        Ok(Image { path: path.to_owned(), prologue, definition })
+        Ok(Image { path: path.to_owned(), user, prologue, definition })
     }
 
     /// A client's definition instead of the one in a file, if the guest would not notice.
@@ -178,9 +182,12 @@ impl Domains {
 }
 
 /// The file's first part; the inner error is what is wrong with the file itself.
-pub(super) async fn read_prologue(path: &Path) -> Result<std::result::Result<Prologue, SaveImageError>> {
+pub(super) async fn read_prologue(
+    path: &Path,
+    user: Option<Ids>,
+) -> Result<std::result::Result<Prologue, SaveImageError>> {
     let path = path.to_owned();
-    blocking(move || Ok(Prologue::read(&mut save_file::open(&path, Cache::Used)?))).await
+    blocking(move || Ok(Prologue::read(&mut save_file::open(&path, Cache::Used, user)?))).await
 }
 
 /// Has the QEMU that waits for it take the state in.
@@ -194,14 +201,14 @@ pub(super) async fn load<O: AsyncOp>(
     let mut feed = None;
     let source = match image.prologue.format {
         SaveFormat::Sparse => {
-            let mut files = vec![save_file::open(&image.path, Cache::Used)?.into()];
+            let mut files = vec![save_file::open(&image.path, Cache::Used, image.user)?.into()];
             if wishes.cache == Cache::Bypassed {
-                files.push(save_file::open(&image.path, Cache::Bypassed)?.into());
+                files.push(save_file::open(&image.path, Cache::Bypassed, image.user)?.into());
             }
             Target::Mapped { files, offset }
         }
         _ => {
-            let (source, opened) = Feed::open(&image.path, offset, packer, wishes.cache).await?;
+            let (source, opened) = Feed::open(&image.path, offset, packer, wishes.cache, image.user).await?;
             feed = Some(opened);
             Target::Descriptor(source)
         }

@@ -24,6 +24,7 @@ use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
 use crate::qemu::save_file::{Cache, Drain, Growing, Packer};
 use crate::qemu::save_image::{Prologue, SaveCookie, SaveFormat, Whole};
+use crate::util::accounts::Ids;
 
 /// As fast as the file takes it: libvirt's largest number of MiB a second.
 const UNLIMITED: u64 = (i64::MAX as u64 >> 20) << 20;
@@ -153,10 +154,11 @@ impl Domains {
     ) -> Result<()> {
         let cache = cache(request.flags.contains(SaveFlags::BYPASS_CACHE));
         let mark = job.state().uuid.to_string();
+        let user = self.user_of_files(&job.state())?;
         let half = prologue.encode(Whole::NotYet)?;
         let whole = prologue.encode(Whole::Yes)?;
         let growing = if request.format == SaveFormat::Sparse {
-            let growing = create(&request.path, mark, Cache::Used).await?;
+            let growing = create(&request.path, mark, Cache::Used, user).await?;
             let offset = half.len() as u64;
             growing.write_head(&half)?;
             let mut files = vec![growing.file()?.into()];
@@ -166,7 +168,7 @@ impl Domains {
             stream_out(job, settings, Target::Mapped { files, offset }).await?;
             growing
         } else {
-            let growing = create(&request.path, mark, cache).await?;
+            let growing = create(&request.path, mark, cache, user).await?;
             self.drain(job, settings, &growing, half, packer).await?;
             growing
         };
@@ -177,6 +179,11 @@ impl Domains {
             Ok(growing.commit()?)
         })
         .await
+    }
+
+    /// Who may write a guest's files where root may not.
+    pub(super) fn user_of_files(&self, state: &State) -> Result<Option<Ids>> {
+        Ok(self.rules.security.images_are_of(running(state)?)?)
     }
 
     /// A guest's state into a file that QEMU gets a pipe to.
@@ -348,9 +355,9 @@ pub(super) fn cache(bypassed: bool) -> Cache {
 }
 
 /// Files are on disks, which may take their time.
-pub(super) async fn create(path: &Path, mark: String, cache: Cache) -> Result<Growing> {
+pub(super) async fn create(path: &Path, mark: String, cache: Cache, user: Option<Ids>) -> Result<Growing> {
     let path = path.to_owned();
-    blocking(move || Ok(Growing::create(&path, &mark, cache)?)).await
+    blocking(move || Ok(Growing::create(&path, &mark, cache, user)?)).await
 }
 
 pub(super) fn exclusive(one: &str, other: &str) -> Error {
