@@ -157,7 +157,7 @@ mod tests {
     fn log_lines_say_what_is_known() {
         let address = "127.0.0.1:1".parse().unwrap();
         assert_eq!(Identity::of(&Peer::Tcp { address }).to_string(), "nobody known");
-        let mut identity = Identity::of(&Peer::Tls { address, name: Some("CN=x".into()) });
+        let mut identity = Identity::of(&Peer::Tls { address, name: Some("CN=x".into()), key_bits: 256 });
         identity.sasl_name = Some("fred@host".into());
         assert_eq!(identity.to_string(), "SASL name 'fred@host', x509 name 'CN=x'");
     }
