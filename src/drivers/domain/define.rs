@@ -107,8 +107,7 @@ impl Domains {
             state.autostart = false;
             state.gone = true;
         };
-        configuration.update(forget, |_, ()| ());
-        self.list.remove(object);
+        configuration.update(forget, |_, ()| self.list.remove(object));
         Ok(())
     }
 
@@ -150,12 +149,14 @@ impl Domains {
             state.gone = !state.is_active();
             state.gone
         };
-        let gone = configuration.update(forget, |state, _| {
+        let gone = configuration.update(forget, |state, gone| {
+            if *gone {
+                self.list.remove(object);
+            }
             self.publish(state, DomainEvent::Lifecycle(Lifecycle::Undefined(Undefined::Removed)));
         });
         if gone {
             self.drop_tpm_state(&state, flags);
-            self.list.remove(object);
         }
         tracing::info!(domain = %name, "undefined");
         Ok(())

@@ -157,9 +157,11 @@ impl Domains {
             state.gone = !state.is_active() && !state.is_persistent();
             state.gone
         };
-        if object.observe(unused, |_, _| ()) {
-            self.list.remove(object);
-        }
+        object.observe(unused, |_, gone| {
+            if *gone {
+                self.list.remove(object);
+            }
+        });
     }
 
     /// The phases of a start, and what undoes them. A guest whose state is to come is active when this returns,

@@ -34,30 +34,40 @@ impl Domains {
         if let Err(error) = log::note(&self.paths.qemu_log(), &state.name, &note) {
             tracing::warn!(domain = %state.name, %error, "cannot write to the guest's log");
         }
+        // It may come back at once.
+        let stays = |state: &State| state.is_persistent() || state.ending == Some(Ending::FromSnapshot);
+        // Whoever hears of the end finds nothing of a guest that is forgotten with it.
+        let configuration = object.configure();
+        if !stays(&configuration.state()) {
+            self.drop_remains(&state);
+        }
         let end = |state: &mut State| {
-            // It comes back at once.
-            let stays = state.is_persistent() || state.ending == Some(Ending::FromSnapshot);
+            let stays = stays(state);
             state.detach(reason);
             state.gone = !stays;
             state.gone
         };
         // Of a guest that never came to be nobody has heard.
         let known = state.run != RunState::Paused(Paused::StartingUp);
-        let gone = job.update_then(end, |state, _| {
+        job.update_then(end, |state, gone| {
+            if *gone {
+                self.list.remove(object);
+            }
             if known {
                 self.publish(state, DomainEvent::Lifecycle(Lifecycle::Stopped(detail)));
             }
         });
-        if gone {
-            // The state of one that has gone to another host may be what it uses there.
-            if state.ending != Some(Ending::Migrated) {
-                self.drop_tpm_state(&state, UndefineFlags::empty());
-            }
-            let dropped = self.drop_snapshots(&state, true).and(self.drop_checkpoints(&state, true));
-            if let Err(error) = dropped {
-                tracing::warn!(domain = %state.name, %error, "what is known of snapshots stays");
-            }
-            self.list.remove(object);
+    }
+
+    /// Removes what is kept for a guest that will not be known any more.
+    fn drop_remains(&self, state: &State) {
+        // The state of one that has gone to another host may be what it uses there.
+        if state.ending != Some(Ending::Migrated) {
+            self.drop_tpm_state(state, UndefineFlags::empty());
+        }
+        let dropped = self.drop_snapshots(state, true).and(self.drop_checkpoints(state, true));
+        if let Err(error) = dropped {
+            tracing::warn!(domain = %state.name, %error, "what is known of snapshots stays");
         }
     }
 

@@ -64,6 +64,11 @@ impl DomainObject {
         result
     }
 
+    /// Returns when a change that is being made can be seen, and all has been done that goes with it.
+    fn settle(&self) {
+        drop(self.writing.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// The async operation under way.
     pub fn operation(&self) -> Option<Operation> {
         self.desk.operation().map(|(operation, _)| operation)
@@ -193,7 +198,10 @@ impl DomainHandle {
         }
         let limit = self.object.desk.limit();
         match tokio::time::timeout(limit, machine.ended()).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.object.settle();
+                Ok(())
+            }
             Err(_) => Err(JobError::Timeout(self.object.desk.holder())),
         }
     }
