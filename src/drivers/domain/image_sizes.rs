@@ -28,6 +28,12 @@ use crate::qemu::block;
 /// How long a worker may be busy with one image before its directory is silent.
 const PATIENCE: Duration = Duration::from_millis(150);
 
+/// How long it may be busy with one that was never seen, whose size nobody knows, before others are told without it.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same for who asks for this one alone, and has to be refused otherwise.
+const ONLY_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How many directories are looked into at once, by all calls; those that hang count.
 const WORKERS: usize = 16;
 
@@ -97,7 +103,7 @@ impl ImageSizes {
     /// How large an image is now; as it was, if nobody answers.
     pub(super) async fn measure(self: &Arc<Self>, path: &str, format: StorageFormat) -> Result<BlockInfo> {
         let image = (path.to_owned(), format);
-        self.look(vec![image.clone()]).await;
+        self.look_within(vec![image.clone()], ONLY_PATIENCE).await;
         let known = lock(&self.known).get(&image).copied();
         let known = known.ok_or_else(|| Error::operation_timeout(format!("'{path}' does not answer")))?;
         known.size.map_err(|number| {
@@ -107,11 +113,19 @@ impl ImageSizes {
 
     /// Looks at images again. Returns when all have been seen, or when nothing more comes.
     pub(super) async fn look(self: &Arc<Self>, images: Vec<Image>) {
+        self.look_within(images, FIRST_PATIENCE).await;
+    }
+
+    async fn look_within(self: &Arc<Self>, images: Vec<Image>, first_patience: Duration) {
         let silent = self.silent();
+        let mut patience = PATIENCE;
         let mut directories: HashMap<PathBuf, Vec<Image>> = HashMap::new();
         for image in images {
             let directory = Path::new(&image.0).parent().unwrap_or(Path::new("/"));
             if !silent.contains(directory) {
+                if !lock(&self.known).contains_key(&image) {
+                    patience = first_patience;
+                }
                 directories.entry(directory.to_owned()).or_default().push(image);
             }
         }
@@ -132,7 +146,7 @@ impl ImageSizes {
         }
         let mut seen_before = 0;
         loop {
-            match tokio::time::timeout(PATIENCE, looks.join_next()).await {
+            match tokio::time::timeout(patience, looks.join_next()).await {
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(_) => match seen.load(Ordering::Relaxed) {

@@ -19,6 +19,10 @@ const PATIENCE: Duration = Duration::from_millis(150);
 /// The same while a guest is among them that has never told anything: there is nothing to put in its place.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The same for a guest that is asked alone: its client waits for nothing else, and has to be refused otherwise. As
+/// long as for a guest's job.
+const ONLY_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Whether to wait for other calls that use a guest's monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::drivers::domain) enum Busy {
@@ -36,6 +40,10 @@ struct Question {
 /// Asks all guests at once; the answers are in their [`Told`]. Returns when all have answered or the rest is
 /// silent.
 pub(in crate::drivers::domain) async fn ask(questions: Vec<(Arc<DomainObject>, Subjects)>, busy: Busy) {
+    ask_within(questions, busy, FIRST_PATIENCE).await;
+}
+
+async fn ask_within(questions: Vec<(Arc<DomainObject>, Subjects)>, busy: Busy, first_patience: Duration) {
     let (answered, mut answers) = mpsc::channel(questions.len().max(1));
     let mut open: Vec<Option<Question>> = Vec::with_capacity(questions.len());
     for (object, subjects) in questions {
@@ -59,7 +67,7 @@ pub(in crate::drivers::domain) async fn ask(questions: Vec<(Arc<DomainObject>, S
     drop(answered);
     loop {
         let patience = match open.iter().flatten().any(|question| question.is_first) {
-            true => FIRST_PATIENCE,
+            true => first_patience,
             false => PATIENCE,
         };
         match tokio::time::timeout(patience, answers.recv()).await {
@@ -76,7 +84,7 @@ pub(in crate::drivers::domain) async fn ask_for(
     object: &Arc<DomainObject>,
     subjects: Subjects,
 ) -> Result<Arc<Account>> {
-    ask(vec![(Arc::clone(object), subjects)], Busy::Wait).await;
+    ask_within(vec![(Arc::clone(object), subjects)], Busy::Wait, ONLY_PATIENCE).await;
     let state = object.state();
     running(&state)?;
     let told = state.told().filter(|told| told.has_told());
