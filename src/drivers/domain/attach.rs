@@ -41,7 +41,7 @@ use crate::util::process::{Origin, Process};
 use crate::util::uuid::Uuid;
 
 /// How long a QEMU that nobody else talks to may take to answer.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A file that a command line includes may have so many bytes.
 const MAX_CONFIG: u64 = 1024 * 1024;

@@ -18,7 +18,7 @@ use crate::util::process::{Child, Command, Process, ProcessError, Way};
 use crate::util::reason::Reason;
 
 /// How long a QEMU that closed its monitor may take to end; its last words are complete then.
-const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(10);
 
 /// What is executed.
 #[derive(Debug, Clone)]
