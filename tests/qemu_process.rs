@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const UUID: &str = "331057f5-326a-436f-8b69-e986c867a9df";
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A private root, with an emulator in it.
 struct World {
@@ -286,7 +286,8 @@ async fn who_ignores_sigterm_is_killed_only_by_force() {
     let begun = Instant::now();
     assert_eq!(stop(&guest.running.process, How::Forced).await.unwrap(), Exit::Signal(9));
     // Less would cost a guest what QEMU has still to write out; a device of the host takes longer to give back.
-    assert!(begun.elapsed() >= Duration::from_millis(1500) && begun.elapsed() < Duration::from_secs(4));
+    // Who is only asked to go has fifteen seconds.
+    assert!(begun.elapsed() >= Duration::from_millis(1500) && begun.elapsed() < Duration::from_secs(12));
     let guest = world.start().await;
     let begun = Instant::now();
     let how = How::ForcedWith { host_devices: 1 };
@@ -321,7 +322,7 @@ async fn a_hung_monitor_keeps_nobody() {
     let stuck = monitor.submit(QueryStatus {});
     monitor.fail_all(&MonitorError::Closed);
     assert!(matches!(stuck.reply().await, Err(MonitorError::Closed)));
-    assert_eq!(stop(&guest.running.process, How::Forced).await.unwrap(), Exit::Code(0));
+    assert_eq!(stop(&guest.running.process, How::Graceful).await.unwrap(), Exit::Code(0));
 }
 
 #[tokio::test]

@@ -13,5 +13,5 @@ pub mod wire;
 
 pub use daemon::{Daemon, Kind, gone_within, signal, upstream_is_here};
 pub use guest::{Guest, counting, dirtying, halting, linux, part};
-pub use program::{LIMIT, Program, Ran, command, eventually, run};
+pub use program::{LIMIT, Program, Ran, command, eventually, install_script, run, wait_for_listener};
 pub use rustix::process::Signal;

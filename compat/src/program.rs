@@ -1,6 +1,7 @@
 //! Programs that a test runs, and waiting for what they say. Every wait has a limit; none is a fixed pause.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Signal;
 
 /// Far over what anything here takes on a slow machine: it ends a hung test, it judges no speed.
-pub const LIMIT: Duration = Duration::from_secs(90);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// The one place where tests make a `Command`.
 #[expect(
@@ -68,6 +69,32 @@ pub fn run(program: &str, arguments: &[&str]) -> Ran {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Puts an executable script there. Another process writes it: one that a parallel test starts from this one may hold
+/// whatever is open here for a while, and a file that somebody writes to cannot be executed.
+pub fn install_script(path: &Path, text: &str) {
+    let mut writer = command("sh")
+        .args(["-c", "cat >\"$1\" && chmod 755 \"$1\"", "sh"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("every host has a shell");
+    let written = writer.stdin.take().expect("piped above").write_all(text.as_bytes());
+    let ended = writer.wait().expect("it is our child");
+    assert!(written.is_ok() && ended.success(), "cannot write {}", path.display());
+}
+
+/// Waits until somebody accepts connections on a unix socket, without making one. Its name is there before.
+#[track_caller]
+pub fn wait_for_listener(path: &Path) {
+    const ACCEPTS: &str = "00010000";
+    let ending = format!(" {}", path.display());
+    eventually("somebody listens", || {
+        let sockets = std::fs::read_to_string("/proc/net/unix").ok()?;
+        let mut ours = sockets.lines().filter(|line| line.ends_with(&ending));
+        ours.any(|line| line.split_whitespace().nth(3) == Some(ACCEPTS)).then_some(())
+    });
 }
 
 /// Tries until `attempt` has an answer. For states that nothing announces to a test.

@@ -1,9 +1,10 @@
 //! QEMUs that somebody started by hand, and their command lines.
 
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
-use ferrovirt_compat::{Daemon, Signal, command, eventually, gone_within, part, signal};
+use ferrovirt_compat::{
+    Daemon, LIMIT, Signal, command, eventually, gone_within, part, signal, wait_for_listener,
+};
 
 use crate::{daemon, on_upstream};
 
@@ -37,10 +38,6 @@ impl Drop for Qemu {
     }
 }
 
-fn wait_for_socket(daemon: &Daemon, name: &str) {
-    eventually("QEMU listens", || daemon.path(name).exists().then_some(()));
-}
-
 #[test]
 fn a_qemu_started_by_hand_is_a_guest_like_any_other() {
     if on_upstream() {
@@ -55,7 +52,7 @@ fn a_qemu_started_by_hand_is_a_guest_like_any_other() {
              -device edu -device virtio-balloon"
         ),
     );
-    wait_for_socket(&daemon, "q");
+    wait_for_listener(&daemon.path("q"));
     let mut events = daemon.events();
     let name = format!("qemu-{}", qemu.pid());
     daemon.ok(&["qemu-attach", &qemu.pid()]);
@@ -121,7 +118,7 @@ fn what_cannot_be_attached_is_refused_with_a_reason_and_left_alone() {
     let mut terminal = Qemu::start(&daemon, &format!("{base} -monitor stdio"));
     refuse(&terminal.pid(), "its monitor is on its terminal");
     for socket in ["m", "b"] {
-        wait_for_socket(&daemon, socket);
+        wait_for_listener(&daemon.path(socket));
     }
     refuse(&none.pid(), "it has no monitor");
     refuse(&stdio.pid(), "is not a listening UNIX socket");
@@ -145,7 +142,7 @@ fn what_cannot_be_attached_is_refused_with_a_reason_and_left_alone() {
     // Its end is noticed though it is nobody's child here.
     let pid = busy.0.id().cast_signed();
     signal(pid, Signal::KILL);
-    assert!(gone_within(pid, Duration::from_secs(10)));
+    assert!(gone_within(pid, LIMIT));
     let _ = busy.0.wait();
     eventually("it is forgotten", || daemon.ok(&["list", "--all", "--name"]).trim().is_empty().then_some(()));
 }
@@ -162,7 +159,7 @@ fn an_image_whose_format_qemu_found_out_is_no_raw_one() {
     // Relative, as it would be typed.
     let arguments = "-S -accel tcg -name typed -nodefaults -display none -hda d.qcow2 -hdb ROOT/r.img";
     let qemu = Qemu::start(&daemon, &format!("{arguments} -qmp unix:ROOT/q,server=on,wait=off"));
-    wait_for_socket(&daemon, "q");
+    wait_for_listener(&daemon.path("q"));
     daemon.ok(&["qemu-attach", &qemu.pid()]);
     let line = format!("/usr/bin/qemu-system-x86_64 -hda {} -hdb {}", image.display(), raw.display());
     let read = daemon.with_xml(&line, |file| daemon.ok(&["domxml-from-native", "qemu-argv", file]));
@@ -181,7 +178,7 @@ fn a_qemu_with_a_monitor_for_humans_is_looked_at_stopped_and_ended() {
     let mut daemon = daemon();
     let arguments = "-accel tcg -name talker -m 64 -smp 2 -bios ROM -display none -nodefaults -serial pty";
     let mut qemu = Qemu::start(&daemon, &format!("{arguments} -monitor unix:ROOT/h,server=on,wait=off"));
-    wait_for_socket(&daemon, "h");
+    wait_for_listener(&daemon.path("h"));
     let mut events = daemon.events();
     daemon.ok(&["qemu-attach", &qemu.pid()]);
     events.expect("talker started booted");

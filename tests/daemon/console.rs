@@ -89,7 +89,8 @@ fn what_cannot_be_opened_is_refused() {
 #[test]
 fn the_screen_is_served_on_a_descriptor() {
     let daemon = daemon();
-    daemon.run(&halting("tiny").device("<graphics type='vnc' autoport='yes' passwd='secret'/>"));
+    let screen = "<graphics type='vnc' passwd='secret'><listen type='socket'/></graphics>";
+    daemon.run(&halting("tiny").device(screen));
     let greeting = |how: &str| {
         daemon.python(&format!(
             "import os, socket\n\

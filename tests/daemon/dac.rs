@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use ferrovirt_compat::{Daemon, Guest, Kind, Signal, eventually, gone_within, halting, run, signal};
+use ferrovirt_compat::{Daemon, Guest, Kind, LIMIT, Signal, eventually, gone_within, halting, run, signal};
 
 use crate::{kind, on_upstream};
 
@@ -250,7 +250,7 @@ fn files_go_back_when_no_daemon_saw_the_end() {
     let pid = daemon.qemu_pid("orphan");
     daemon.kill();
     signal(pid, Signal::KILL);
-    assert!(gone_within(pid, std::time::Duration::from_secs(10)));
+    assert!(gone_within(pid, LIMIT));
     assert_eq!(owner(&image), (USER, GROUP));
     daemon.restart();
     eventually("the file goes back", || (owner(&image) == (1, 1)).then_some(()));

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use ferrovirt_compat::{Daemon, Guest, Signal, eventually, gone_within, halting, linux, signal};
+use ferrovirt_compat::{Daemon, Guest, LIMIT, Signal, eventually, gone_within, halting, linux, signal};
 use serde_json::{Value, json};
 
 use crate::fake_qemu::Behaviour;
@@ -56,7 +56,8 @@ fn a_graceful_destroy_never_kills() {
     assert_eq!(daemon.state("frozen"), "running");
     let begin = Instant::now();
     daemon.ok(&["destroy", "frozen"]);
-    assert!(on_upstream() || begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    // Who is only asked to go has fifteen seconds.
+    assert!(on_upstream() || begin.elapsed() < Duration::from_secs(12), "{:?}", begin.elapsed());
     assert!(gone_within(pid, Duration::ZERO));
     assert_eq!(reason(&daemon, "frozen"), "shut off (destroyed)");
 }
@@ -126,7 +127,7 @@ fn a_reboot_that_fails_is_a_shutdown() {
     provoke(&daemon, "stuck", "SHUTDOWN");
     events.expect("stuck shutdown finished");
     events.expect("stuck stopped shutdown");
-    assert!(gone_within(pid, Duration::from_secs(5)));
+    assert!(gone_within(pid, LIMIT));
     assert_eq!(reason(&daemon, "stuck"), "shut off (shutdown)");
 }
 
@@ -192,7 +193,7 @@ fn a_qemu_that_closes_its_monitor_is_asked_to_go_and_not_killed() {
     assert_eq!(daemon.state("stays"), "running");
     let begin = Instant::now();
     daemon.ok(&["destroy", "stays"]);
-    assert!(gone_within(pids[1], Duration::ZERO) && begin.elapsed() < Duration::from_secs(4));
+    assert!(gone_within(pids[1], Duration::ZERO) && begin.elapsed() < Duration::from_secs(12));
 }
 
 #[test]

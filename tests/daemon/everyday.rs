@@ -1,8 +1,6 @@
 //! Small calls that everyday clients make: other names, keys, messages, limits and jobs that are not there.
 
-use std::time::Duration;
-
-use ferrovirt_compat::{gone_within, halting};
+use ferrovirt_compat::{LIMIT, gone_within, halting};
 
 use crate::daemon;
 
@@ -126,7 +124,7 @@ fn an_emulated_tpm_is_made_once_and_served_while_its_guest_runs() {
         let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
         assert!(arguments.contains("swtpm\0socket"), "{arguments}");
         daemon.ok(&["destroy", "tpm"]);
-        assert!(gone_within(pid, Duration::from_secs(10)), "it outlives its guest");
+        assert!(gone_within(pid, LIMIT), "it outlives its guest");
     }
     daemon.ok(&["undefine", "tpm", "--keep-tpm"]);
     assert!(state.exists());

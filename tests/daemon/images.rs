@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Child;
 
-use ferrovirt_compat::{Daemon, command, eventually, halting, run};
+use ferrovirt_compat::{Daemon, command, halting, run, wait_for_listener};
 
 use crate::daemon;
 
@@ -50,7 +50,7 @@ fn export(image: &Path, socket: &Path) -> Server {
     let mut command = command("qemu-nbd");
     command.args(["--persistent", "--shared=4", "--format=raw", "--export-name=export", "--socket"]);
     let server = Server(command.arg(socket).arg(image).spawn().unwrap());
-    eventually("the image is served", || socket.exists().then_some(()));
+    wait_for_listener(socket);
     server
 }
 

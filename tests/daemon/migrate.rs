@@ -65,8 +65,9 @@ pub(crate) fn next_count(console: &mut Program) -> u64 {
     line.trim().parse().unwrap_or_else(|_| panic!("no number: {line:?}"))
 }
 
+/// One that takes a minute and a half to send where a migration is slow, and a moment where it is not.
 pub(crate) fn counting() -> Guest {
-    ferrovirt_compat::counting("penguin")
+    ferrovirt_compat::counting("penguin").memory_mib(96)
 }
 
 #[test]

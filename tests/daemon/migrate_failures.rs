@@ -25,10 +25,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferrovirt_compat::wire::{Wire, WireError};
-use ferrovirt_compat::{Daemon, Signal, eventually, gone_within, halting, run, signal};
+use ferrovirt_compat::{Daemon, LIMIT, Signal, eventually, gone_within, halting, run, signal};
 use ferrovirt_protocol::remote::procedure::{
     DomainLookupByName, DomainMigrateBegin3Params, DomainMigrateConfirm3Params, DomainMigrateFinish3Params,
     DomainMigratePerform3Params, DomainMigratePrepare3Params,
@@ -71,6 +71,7 @@ impl Migration {
 
     /// Its end, and what it said.
     pub(crate) fn wait(mut self) -> (bool, String) {
+        assert!(gone_within(self.pid(), LIMIT), "it does not end");
         let ended = self.0.take().unwrap().wait_with_output().unwrap();
         (ended.status.success(), String::from_utf8_lossy(&ended.stderr).into_owned())
     }
@@ -264,7 +265,7 @@ impl Client {
 fn kill_qemus(host: &Daemon) {
     for pid in qemus(host) {
         signal(pid, Signal::KILL);
-        gone_within(pid, Duration::from_secs(9));
+        assert!(gone_within(pid, LIMIT));
     }
 }
 
@@ -296,14 +297,16 @@ fn left_behind(hosts: &mut Hosts, reached: Reached, victim: Victim, expected: (F
         }
     }
     let mut seen = expected;
-    let settled = (0..500).any(|_| {
-        std::thread::park_timeout(Duration::from_millis(20));
-        let idle = is_idle(&hosts.source, GUEST) && is_idle(&hosts.destination, GUEST);
-        seen = (found(&hosts.source, GUEST), found(&hosts.destination, GUEST));
-        let processes = (qemus(&hosts.source).len(), qemus(&hosts.destination).len());
-        let known = (usize::from(seen.0 != Found::Gone), usize::from(seen.1 != Found::Gone));
-        idle && seen == expected && processes == known
-    });
+    let begin = Instant::now();
+    let settled =
+        std::iter::repeat_with(|| begin.elapsed() < LIMIT).take_while(|in_time| *in_time).any(|_| {
+            std::thread::park_timeout(Duration::from_millis(20));
+            let idle = is_idle(&hosts.source, GUEST) && is_idle(&hosts.destination, GUEST);
+            seen = (found(&hosts.source, GUEST), found(&hosts.destination, GUEST));
+            let processes = (qemus(&hosts.source).len(), qemus(&hosts.destination).len());
+            let known = (usize::from(seen.0 != Found::Gone), usize::from(seen.1 != Found::Gone));
+            idle && seen == expected && processes == known
+        });
     assert!(settled, "{victim:?} at {reached:?}: {seen:?} instead of {expected:?}");
 }
 
@@ -415,8 +418,8 @@ impl Drop for Cable {
     }
 }
 
-/// Impatient, so that nobody waits for half a minute.
-const IMPATIENT: &str = "keepalive_interval = 1\nkeepalive_count = 2\n";
+/// Impatient, so that nobody waits for half a minute; who has to wait for a processor is not taken for lost.
+const IMPATIENT: &str = "keepalive_interval = 1\nkeepalive_count = 9\n";
 
 fn apart(cable: &Cable) -> Hosts {
     let guests = format!("user = \"root\"\ngroup = \"root\"\nremember_owner = 0\n{IMPATIENT}");

@@ -1,9 +1,8 @@
 //! Ways from daemon to daemon, and disks that are made where the guest goes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
-use ferrovirt_compat::{Daemon, halting, run};
+use ferrovirt_compat::{Daemon, halting, install_script, run};
 use tempfile::TempDir;
 
 use crate::authority::Authority;
@@ -19,8 +18,7 @@ fn daemons_find_each_other_through_ssh() {
     // The other host is this one.
     let script =
         "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\necho \"to $2\" >&2\nshift 2\nexec sh -c \"$*\"\n";
-    fs::write(&ssh, script).unwrap();
-    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&ssh, script);
     hosts.source.run(&halting("guest"));
     let (ssh, socket) = (ssh.display(), hosts.destination.socket());
     let to = format!("qemu+ssh://elsewhere/system?command={ssh}&socket={}", socket.display());

@@ -37,7 +37,7 @@ fn virsh_of_libvirt_9_works_as_well() {
     let daemon = daemon();
     let virsh = |arguments: &[&str]| {
         let output = command("timeout")
-            .arg("60")
+            .arg("150")
             .arg(unpacked.path().join("usr/bin/virsh"))
             .args(["-q", "-c", &daemon.uri()])
             .args(arguments)

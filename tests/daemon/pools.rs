@@ -4,10 +4,10 @@
 //! Partitions are real ones, on loop devices. Volume groups are those of `tests/data/tools/lvm`, for both daemons.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use ferrovirt_compat::{Daemon, Kind, run};
+use ferrovirt_compat::{Daemon, Kind, install_script, run};
 
 use crate::takeover::has_upstream;
 use crate::{daemon, kind};
@@ -49,8 +49,7 @@ impl Lvm {
         let tools = daemon.path("tools");
         fs::create_dir_all(&tools).unwrap();
         let script = fs::read_to_string(LVM).unwrap().replace("@tools@", tools.to_str().unwrap());
-        fs::write(tools.join("lvm"), script).unwrap();
-        fs::set_permissions(tools.join("lvm"), fs::Permissions::from_mode(0o755)).unwrap();
+        install_script(&tools.join("lvm"), &script);
         for name in LVM_COMMANDS {
             symlink("lvm", tools.join(name)).unwrap();
         }

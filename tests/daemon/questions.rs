@@ -167,7 +167,7 @@ fn disks_are_resized_and_watched_while_the_guest_runs() {
             "on.blockResize('vdb', 1 << 60)",
             "off.blockResize('vda', 1)",
             "on.setBlockThreshold('vdb', 1000)",
-            "conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BLOCK)[-1][1].get('block.1.threshold') or conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BLOCK)[0][1].get('block.1.threshold')",
+            "next(filter(None, (domain[1].get('block.1.threshold') for _ in range(1000) for domain in conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BLOCK))))",
             "on.setBlockThreshold('vdb[99]', 1)",
             "off.setBlockThreshold('vdb', 1)",
             "on.startDirtyRateCalc(1, 0)",

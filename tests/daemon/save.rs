@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use ferrovirt_compat::{Daemon, Guest, Kind, Program, Signal, eventually, halting, linux, signal};
+use ferrovirt_compat::{
+    Daemon, Kind, Program, Signal, counting, eventually, halting, install_script, linux, signal,
+};
 
 use crate::{daemon, on_upstream};
 
@@ -150,14 +152,23 @@ fn a_save_that_fails_leaves_the_guest_running_and_no_file() {
     assert!(daemon.virsh(&["domjobabort", "h"]).fails().contains("no job is active on the domain"));
 }
 
-/// A guest whose memory takes long to compress.
-fn large(name: &str) -> Guest {
-    linux(name, "guest.dirty=100 guest.count=0.5")
-}
+/// Compresses a MiB and no more, and ends when there is nobody any more whose memory it could compress.
+const SLOW_XZ: &str = r"#!/usr/bin/python3
+import os, select
+taken = 0
+while taken < 1 << 20:
+    taken += len(os.read(0, 65536))
+left = select.poll()
+left.register(0, 0)
+left.poll()
+";
 
-/// A save that takes long, in its middle.
+/// A save that does not end by itself, in its middle.
 fn begin_long_save(daemon: &Daemon, file: &Path) -> Program {
-    daemon.run(&large("penguin"));
+    let tools = daemon.path("tools");
+    fs::create_dir_all(&tools).unwrap();
+    install_script(&tools.join("xz"), SLOW_XZ);
+    daemon.run(&counting("penguin"));
     next_count(&mut daemon.console("penguin"));
     let save = beside(daemon, &["save", "penguin", file.to_str().unwrap(), "--image-format", "xz"]);
     eventually("some of it is there", || {

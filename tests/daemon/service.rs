@@ -22,7 +22,7 @@ for number, descriptor in enumerate(high):
     os.dup2(descriptor, 3 + number)
     os.close(descriptor)
 environment = dict(os.environ, LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(sys.argv) - 3),
-                   NOTIFY_SOCKET=f'{root}/notify', WATCHDOG_USEC='200000', WATCHDOG_PID=str(os.getpid()))
+                   NOTIFY_SOCKET=f'{root}/notify', WATCHDOG_USEC='2000000', WATCHDOG_PID=str(os.getpid()))
 os.execve(daemon, [daemon, '--root', root], environment)
 ";
 

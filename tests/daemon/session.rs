@@ -35,7 +35,7 @@ fn a_wrong_configuration_is_refused_with_its_line() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("etc/libvirt")).unwrap();
         fs::write(root.path().join("etc/libvirt/libvirtd.conf"), config).unwrap();
-        let ran = command("timeout").args(["10", OURS, "--root"]).arg(root.path()).output().unwrap();
+        let ran = command("timeout").args(["100", OURS, "--root"]).arg(root.path()).output().unwrap();
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
         assert!(!ran.status.success() && said.contains(words), "{said}");
     }
@@ -130,7 +130,7 @@ fn clients_find_the_system_daemon_without_any_option() {
          for directory in /run /etc/libvirt /var/lib /var/log /var/cache; do mount -t tmpfs none $directory; done
          {OURS} 2>/run/daemon.log & daemon=$!
          trap 'kill $daemon; wait $daemon; cat /run/daemon.log >&2' EXIT
-         timeout 20 sh -c 'until [ -S /run/libvirt/libvirt-sock ]; do :; done'
+         timeout 100 sh -c 'until virsh -q -c qemu:///system uri >/run/tried 2>&1; do :; done'
          virsh -q -c qemu:///system uri
          virsh -q -c 'qemu:///system?mode=direct' list --all --name
          virsh -q -r list --all --name
@@ -207,7 +207,7 @@ fn virsh_starts_a_session_daemon_by_itself() {
         // Root puts the installed programs where the system has them, for this client alone.
         let in_place = format!("mount --bind {} /usr/sbin && exec \"$@\"", sbin.display());
         let output = command("timeout")
-            .arg("60")
+            .arg("150")
             .args(["unshare", "-m", "sh", "-c", &in_place, "sh"].iter().filter(|_| is_root))
             .args(nobody.iter().filter(|_| is_root))
             .args(["virsh", "-q", "-c", "qemu:///session"])
@@ -252,6 +252,6 @@ fn an_idle_daemon_with_a_timeout_ends() {
     }
     let root = tempfile::tempdir().unwrap();
     let ran =
-        command("timeout").args(["30", OURS, "--timeout", "1", "--root"]).arg(root.path()).status().unwrap();
+        command("timeout").args(["100", OURS, "--timeout", "1", "--root"]).arg(root.path()).status().unwrap();
     assert!(ran.success(), "{ran}");
 }

@@ -1,6 +1,6 @@
 //! Numbers about many guests at once, as dashboards and exporters ask for them.
 
-use ferrovirt_compat::{Daemon, Guest, Signal, halting, signal};
+use ferrovirt_compat::{Daemon, Guest, Signal, eventually, halting, signal};
 
 use crate::{daemon, on_upstream};
 
@@ -46,7 +46,11 @@ fn every_group_is_told_of_a_running_guest() {
     let daemon = daemon();
     define(&daemon, &counted(&daemon, "busy"));
     daemon.ok(&["start", "busy"]);
-    let told = daemon.ok(&["domstats", "busy", "--backing"]);
+    // Who does not answer in time, as on a busy host, is told of without what he would have said.
+    let told = eventually("the guest answers", || {
+        Some(daemon.ok(&["domstats", "busy", "--backing"]))
+            .filter(|told| told.contains("dirtyrate.calc_mode"))
+    });
     let expected = "state.state state.reason cpu.time cpu.user cpu.system cpu.cache.monitor.count \
         cpu.haltpoll.success.time cpu.haltpoll.fail.time balloon.current balloon.maximum balloon.last-update \
         balloon.rss vcpu.current vcpu.maximum vcpu.0.state vcpu.0.time vcpu.0.wait vcpu.0.delay net.count \
@@ -174,7 +178,8 @@ fn a_frozen_guest_is_told_of_from_what_is_known_and_holds_nobody_up() {
     }
     let known = daemon.ok(&["domstats", "frozen", "--block", "--iothread"]);
     signal(daemon.qemu_pid("frozen"), Signal::STOP);
-    // Generous: on an idle machine these take a fifth of a second, and next to nothing when asked again.
+    // On an idle machine these take a fifth of a second, and next to nothing when asked again; who waits for an answer
+    // does so for half a minute.
     let script = |call: &str| {
         format!(
             "import time\n\
@@ -182,7 +187,7 @@ fn a_frozen_guest_is_told_of_from_what_is_known_and_holds_nobody_up() {
              for _ in range(3):\n\
              \x20   begin = time.monotonic()\n\
              \x20   answer = {call}\n\
-             \x20   assert time.monotonic() - begin < 5, time.monotonic() - begin\n\
+             \x20   assert time.monotonic() - begin < 20, time.monotonic() - begin\n\
              print(answer)"
         )
     };
@@ -207,7 +212,7 @@ fn a_frozen_guest_is_told_of_from_what_is_known_and_holds_nobody_up() {
         r#"{{"execute": "block_resize", "arguments": {{"node-name": "libvirt-{index}-storage", "size": 6291456}}}}"#
     );
     daemon.ok(&["qemu-monitor-command", "frozen", &resize]);
-    ferrovirt_compat::eventually("the guest tells what is so now", || {
+    eventually("the guest tells what is so now", || {
         daemon.ok(&["domstats", "frozen", "--block"]).contains("block.1.capacity=6291456\n").then_some(())
     });
 }
@@ -237,11 +242,13 @@ fn what_changes_about_an_image_is_told_the_next_time() {
         &["if=/dev/zero", &format!("of={}", raw.display()), "bs=64k", "count=1", "conv=notrunc"],
     )
     .ok();
-    assert!(physical() > before, "what the file takes up is looked at each time");
+    eventually("what the file takes up is looked at each time", || (physical() > before).then_some(()));
+    // At the next time that QEMU answers at once.
+    let becomes = |name: &str, value: &str| eventually(name, || (told(name) == value).then_some(()));
     daemon.ok(&["blockresize", "busy", "vdb", "6M"]);
-    assert_eq!(told("block.1.capacity"), "6291456");
+    becomes("block.1.capacity", "6291456");
     daemon.ok(&["domblkthreshold", "busy", "vdb", "4096"]);
-    assert_eq!(told("block.1.threshold"), "4096");
+    becomes("block.1.threshold", "4096");
     let resize = r#"{"execute":"block_resize","arguments":{"node-name":"NODE","size":7340032}}"#;
     let nodes = daemon.ok(&["qemu-monitor-command", "busy", r#"{"execute":"query-blockstats"}"#]);
     let nodes: serde_json::Value = serde_json::from_str(nodes.trim()).expect("JSON");
@@ -251,7 +258,7 @@ fn what_changes_about_an_image_is_told_the_next_time() {
     });
     let resize = resize.replace("NODE", &node.expect("the node of vdb"));
     daemon.ok(&["qemu-monitor-command", "busy", &resize]);
-    assert_eq!(told("block.1.capacity"), "7340032");
+    becomes("block.1.capacity", "7340032");
     daemon.ok(&["domdirtyrate-calc", "busy", "--seconds", "1"]);
-    assert_ne!(told("dirtyrate.calc_status"), "0");
+    eventually("the rate is measured", || (told("dirtyrate.calc_status") != "0").then_some(()));
 }

