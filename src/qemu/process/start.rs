@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::files::{Guard, Prepared};
@@ -19,6 +21,9 @@ use crate::util::reason::Reason;
 
 /// How long a QEMU that closed its monitor may take to end; its last words are complete then.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a QEMU that begins lets others go first.
+const POLITE: Duration = Duration::from_secs(2);
 
 /// What is executed.
 #[derive(Debug, Clone)]
@@ -220,9 +225,20 @@ async fn converse(
     limit: Duration,
 ) -> Result<Connected, MonitorError> {
     let path = files.monitor();
-    tokio::select! {
-        connected = Monitor::open(&path, name, limit) => connected,
-        _ = child.process().exited() => Err(MonitorError::Eof { vm: name.to_owned() }),
+    let answer = async {
+        tokio::select! {
+            connected = Monitor::open(&path, name, limit) => connected,
+            _ = child.process().exited() => Err(MonitorError::Eof { vm: name.to_owned() }),
+        }
+    };
+    let mut answer = pin!(answer);
+    match timeout(POLITE, &mut answer).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            // It may be behind others that never stop computing.
+            child.process().give_way(Way::Equal);
+            answer.await
+        }
     }
 }
 
