@@ -23,6 +23,7 @@ use super::flags::StartFlags;
 use super::hotplug::Answer;
 use super::list::Existing;
 use super::migrate::postcopy::was_left_in_halves;
+use super::migrate::recover::given_up;
 use crate::drivers::ClientId;
 use crate::error::Error;
 use crate::qemu::agent::Patience;
@@ -326,15 +327,19 @@ impl Domains {
         tracing::warn!(domain = %object.state().name, operation = operation.name(), "gives up what the last daemon began");
         // There may be nothing to cancel any more.
         let _ = monitor.execute(MigrateCancel {}).await;
-        if !for_it && reason != Paused::Unknown {
-            return;
+        if for_it || reason == Paused::Unknown {
+            job.update(|state| state.resuming = Runs::SaveCanceled);
+            let resumed = monitor.execute(Cont {}).await;
+            monitor.events_handled().await;
+            match resumed {
+                Ok(_) => self.note_resume(object),
+                Err(error) => {
+                    tracing::warn!(domain = %object.state().name, %error, "the guest stays paused");
+                }
+            }
         }
-        job.update(|state| state.resuming = Runs::SaveCanceled);
-        let resumed = monitor.execute(Cont {}).await;
-        monitor.events_handled().await;
-        match resumed {
-            Ok(_) => self.note_resume(object),
-            Err(error) => tracing::warn!(domain = %object.state().name, %error, "the guest stays paused"),
+        if let Err(error) = given_up(monitor).await {
+            tracing::warn!(domain = %object.state().name, %error, "what it began may go on");
         }
     }
 

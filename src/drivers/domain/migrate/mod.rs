@@ -28,7 +28,7 @@ mod peer;
 mod phases;
 mod place;
 pub(super) mod postcopy;
-mod recover;
+pub(super) mod recover;
 mod remote;
 pub mod request;
 mod screens;

@@ -54,13 +54,8 @@ impl Domains {
     }
 
     async fn stop_leaving(&self, job: &AsyncJob<Start>, monitor: &Monitor) -> Result<(), MonitorError> {
-        let mut progress = monitor.progress();
         monitor.execute(MigrateCancel {}).await?;
-        let limit = Instant::now() + CANCEL_LIMIT;
-        while !monitor.execute(QueryMigrate {}).await?.status.is_over() && Instant::now() < limit {
-            // A report or the time to ask again: either way QEMU is asked.
-            let _ = timeout(POLL, progress.changed()).await;
-        }
+        given_up(monitor).await?;
         monitor.events_handled().await;
         let for_it = matches!(
             job.state().run,
@@ -75,4 +70,15 @@ impl Domains {
         self.note_resume(job.object());
         Ok(())
     }
+}
+
+/// Waits until QEMU has given a stream up, if there was one. It begins no other before.
+pub(in crate::drivers::domain) async fn given_up(monitor: &Monitor) -> Result<(), MonitorError> {
+    let mut progress = monitor.progress();
+    let limit = Instant::now() + CANCEL_LIMIT;
+    while !monitor.execute(QueryMigrate {}).await?.status.is_over() && Instant::now() < limit {
+        // A report or the time to ask again: either way QEMU is asked.
+        let _ = timeout(POLL, progress.changed()).await;
+    }
+    Ok(())
 }
