@@ -40,7 +40,10 @@ fn refused() -> (i32, i32, String) {
 fn sasl() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
-        let directory = TempDir::new().unwrap().keep();
+        // It outlives every test, so the next run clears it away.
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sasl");
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
         let place = directory.display();
         let settings = format!(
             "mech_list: SCRAM-SHA-256 DIGEST-MD5 PLAIN\npwcheck_method: auxprop saslauthd\n\
