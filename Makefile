@@ -49,6 +49,10 @@ bench-migrate: guest
 soak: guest
 	FERROVIRT_SOAK_ROUNDS=$(ROUNDS) FERROVIRT_SOAK_SEED=$(SEED) \
 	    timeout 3600 $(CARGO) test --quiet --locked --test daemon migrate_soak -- --nocapture
+	FERROVIRT_SOAK_ROUNDS=10000 timeout 3600 $(CARGO) test --quiet --locked --test daemon -- \
+	    catalogue::rounds_of_everything catalogue::a_storm catalogue::lookups_that_race --nocapture
+	FERROVIRT_SOAK_ROUNDS=200 timeout 3600 $(CARGO) test --quiet --locked --test daemon -- \
+	    catalogue::a_daemon_that_is_killed_over_a_define --nocapture
 
 compat: guest
 	scripts/deps upstream

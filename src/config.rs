@@ -95,6 +95,31 @@ pub struct ServerConfig {
     pub prio_workers: u32,
 }
 
+/// Whether the kernel's audit hears of guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelAudit {
+    Never,
+    IfThere,
+    /// Without it the daemon does not start.
+    Always,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditConfig {
+    pub kernel: KernelAudit,
+    /// Whether the log hears of it as well.
+    pub log: bool,
+}
+
+/// A way to decide what a client may do; see `rpc::access`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessDriverName {
+    /// By the file `access-policy.toml` beside `libvirtd.conf`.
+    Policy,
+    /// By polkit's rules for libvirt's actions.
+    Polkit,
+}
+
 /// What is logged, and where to; see `logging`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogConfig {
@@ -114,6 +139,9 @@ pub struct Config {
     pub log: LogConfig,
     /// Where scrapes for Prometheus come in.
     pub metrics: Option<Place>,
+    /// Who decides what clients may do; without any, everybody may do everything.
+    pub access: Vec<AccessDriverName>,
+    pub audit: AuditConfig,
     /// The host's own number, where the firmware's is not to count.
     pub host_uuid: Option<Uuid>,
     pub host_uuid_source: Option<String>,
@@ -171,6 +199,8 @@ impl Default for Config {
             },
             log: LogConfig::default(),
             metrics: None,
+            access: Vec::new(),
+            audit: AuditConfig { kernel: KernelAudit::IfThere, log: false },
             host_uuid: None,
             host_uuid_source: None,
             remarks: Vec::new(),
@@ -181,11 +211,9 @@ impl Default for Config {
 /// The weakest encryption of plain TCP that may be asked for.
 const MIN_SSF: u32 = 56;
 
-/// Keys of libvirt's without a meaning here: there is no audit.
+/// Keys of libvirt's without a meaning here.
 const WITHOUT_EFFECT: &[&str] = &[
     "admin_keepalive_required",
-    "audit_level",
-    "audit_logging",
     "keepalive_required",
     "ovs_timeout",
     "tls_no_sanity_certificate",
@@ -215,6 +243,29 @@ impl Config {
         let mut config = Self::default();
         read_settings(path, text, |setting| config.apply(setting))?;
         Ok(config)
+    }
+
+    /// Names what differs in `new` and cannot change while the daemon runs.
+    pub fn only_at_start(&self, new: &Self) -> Vec<&'static str> {
+        let sockets = |config: &Self| {
+            let NetConfig { tcp, tls, address, tcp_port, tls_port, .. } = &config.net;
+            (config.sockets.clone(), (*tcp, *tls, address.clone(), *tcp_port, *tls_port))
+        };
+        let schemes = |config: &Self| {
+            let NetConfig { tcp_authentication, tls_authentication, .. } = config.net;
+            let AuthConfig { read_write, read_only, tcp_min_ssf, .. } = config.auth;
+            (tcp_authentication, tls_authentication, read_write, read_only, tcp_min_ssf)
+        };
+        let backlogs = |config: &Self| [&config.server, &config.admin].map(|it| it.max_queued_clients);
+        let differing = [
+            ("the sockets", sockets(self) != sockets(new) || backlogs(self) != backlogs(new)),
+            ("how clients show who they are", schemes(self) != schemes(new)),
+            ("metrics_listen", self.metrics != new.metrics),
+            ("access_drivers", self.access != new.access),
+            ("audit_level and audit_logging", self.audit != new.audit),
+            ("host_uuid", self.host_uuid != new.host_uuid || self.host_uuid_source != new.host_uuid_source),
+        ];
+        differing.into_iter().filter_map(|(what, differs)| differs.then_some(what)).collect()
     }
 
     fn apply(&mut self, setting: Setting) -> Result<(), String> {
@@ -274,7 +325,15 @@ impl Config {
             "auth_unix_ro" => self.auth.read_only = Some(scheme(setting)?),
             "sasl_allowed_username_list" => self.auth.sasl_names = Some(texts(setting)?),
             "tcp_min_ssf" => self.auth.tcp_min_ssf = min_ssf(&setting)?,
-            "access_drivers" => without_access_drivers(setting)?,
+            "access_drivers" => self.access = access_drivers(setting)?,
+            "audit_level" => {
+                self.audit.kernel = match number::<u32>(&setting)? {
+                    0 => KernelAudit::Never,
+                    1 => KernelAudit::IfThere,
+                    _ => KernelAudit::Always,
+                };
+            }
+            "audit_logging" => self.audit.log = flag(&setting)?,
             "log_level" => self.log.level = number(&setting)?,
             "log_filters" => self.log.filters = text(setting)?,
             "log_outputs" => self.log.outputs = text(setting)?,
@@ -394,15 +453,14 @@ fn min_ssf(setting: &Setting) -> Result<u32, String> {
     }
 }
 
-fn without_access_drivers(setting: Setting) -> Result<(), String> {
-    let drivers = match setting.value {
-        Value::List(drivers) => drivers,
-        driver => vec![driver],
+fn access_drivers(setting: Setting) -> Result<Vec<AccessDriverName>, String> {
+    let driver = |name: String| match name.as_str() {
+        "none" => Ok(None),
+        "policy" => Ok(Some(AccessDriverName::Policy)),
+        "polkit" => Ok(Some(AccessDriverName::Polkit)),
+        _ => Err(format!("Cannot find security driver '{name}'")),
     };
-    match drivers.iter().find(|driver| **driver != Value::Text("none".to_owned())) {
-        None => Ok(()),
-        Some(driver) => Err(format!("access driver {driver} is not supported")),
-    }
+    texts(setting)?.into_iter().filter_map(|name| driver(name).transpose()).collect()
 }
 
 #[cfg(test)]
@@ -426,6 +484,11 @@ mod tests {
         assert_eq!((config.sockets.mode, config.sockets.group.as_deref()), (Some(0o770), Some("kvm")));
         assert_eq!((config.auth.read_write, config.auth.read_only), (Some(Scheme::None), None));
         assert_eq!(config.log.filters, "1:qemu");
+        assert_eq!((config.access.len(), read("").unwrap().access.len()), (0, 0));
+        assert_eq!(
+            config.only_at_start(&read("max_clients = 9\n").unwrap()),
+            ["the sockets", "how clients show who they are"]
+        );
         assert_eq!(config.remarks, [""; 0]);
     }
 

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -14,10 +14,17 @@ use tokio::task::JoinSet;
 
 use crate::config::qemu::QemuConfig;
 use crate::config::secrets::SecretsConfig;
-use crate::config::{AuthConfig, Config, NetConfig, Scheme, ServerConfig};
+use crate::config::{
+    AccessDriverName, AuditConfig, AuthConfig, Config, KernelAudit, NetConfig, Scheme, ServerConfig,
+};
 use crate::drivers::Drivers;
 use crate::logging::Logging;
 use crate::qemu::log_limit;
+use crate::reload::Reload;
+use crate::rpc::access;
+use crate::rpc::access::driver::AccessDriver;
+use crate::rpc::access::policy::PolicyDriver;
+use crate::rpc::access::polkit::PolkitDriver;
 use crate::rpc::administration::Administration;
 use crate::rpc::auth::polkit::Polkit;
 use crate::rpc::auth::sasl::{self, SaslError};
@@ -31,6 +38,7 @@ use crate::rpc::routes;
 use crate::rpc::server::{Limits, Server, Workers};
 use crate::rpc::session::Rights;
 use crate::rpc::tls::{Clients, Tls, TlsError, TlsSettings};
+use crate::util::audit::Audit;
 use crate::util::file;
 use crate::util::paths::{Paths, Scope};
 use crate::util::pidfile::{PidFile, PidFileError};
@@ -53,6 +61,8 @@ pub enum StartError {
     Group(String),
     #[error(transparent)]
     Failed(#[from] crate::error::Error),
+    #[error("audit_level: cannot open the kernel's audit: {}", Reason(.0))]
+    Audit(std::io::Error),
     #[error(transparent)]
     Sasl(#[from] SaslError),
     #[error(transparent)]
@@ -90,6 +100,7 @@ pub struct Daemon {
     admin: Arc<Server>,
     administration: Arc<Administration>,
     drivers: Arc<Drivers>,
+    reload: Arc<Reload>,
     /// Ends with the daemon.
     _housekeeping: JoinSet<()>,
     /// Last: whoever gets the lock next finds nothing of ours any more.
@@ -130,8 +141,10 @@ impl Daemon {
             false => Vec::new(),
         };
 
+        let access = schemes.access(&config, &paths);
         let logs = paths.qemu_log();
         let drivers = Arc::new(Drivers::new(paths, search_path, &qemu, &secrets, config.host_uuid)?);
+        open_audit(config.audit)?.into_iter().for_each(|audit| drivers.domains.set_audit(audit));
         drivers.secrets.load()?;
         drivers.storage.load().await?;
         drivers.domains.load().await?;
@@ -144,9 +157,18 @@ impl Daemon {
         let server = |name, router, limits| Server::new(name, router, Arc::clone(&drivers), limits);
         let hypervisor = server("libvirtd", routes::hypervisor()?, limits(&config.server));
         tls.into_iter().for_each(|tls| hypervisor.set_tls(tls));
+        access.into_iter().for_each(|access| hypervisor.set_access(access));
         let administration = Administration::new(logging, idle);
         let admin = server("admin", routes::administration(&administration)?, limits(&config.admin));
         administration.introduce([&hypervisor, &admin]);
+        let reload = Arc::new(Reload {
+            drivers: Arc::clone(&drivers),
+            hypervisor: Arc::clone(&hypervisor),
+            admin: Arc::clone(&admin),
+            logging: administration.logging.clone(),
+            sasl: Arc::clone(&schemes.sasl),
+            config: Mutex::new(config.clone()),
+        });
         let scraped = || Metrics::new(Arc::clone(&drivers), [&hypervisor, &admin]);
         let metrics = match &config.metrics {
             Some(place) => Some((http::Listener::bind(place).await?, scraped())),
@@ -160,6 +182,7 @@ impl Daemon {
             admin,
             administration,
             drivers,
+            reload,
             _housekeeping: housekeeping,
             _pid_files: pid_files,
         })
@@ -172,6 +195,11 @@ impl Daemon {
 
     pub fn drivers(&self) -> &Arc<Drivers> {
         &self.drivers
+    }
+
+    /// What SIGHUP asks for.
+    pub fn reload(&self) -> &Arc<Reload> {
+        &self.reload
     }
 
     /// Serves until `stop` is ready, then lets running calls finish.
@@ -240,6 +268,16 @@ impl Daemon {
     }
 }
 
+fn open_audit(config: AuditConfig) -> Result<Option<Audit>, StartError> {
+    let (audit, opened) = Audit::open(config.kernel != KernelAudit::Never, config.log);
+    match (opened, config.kernel) {
+        (Err(error), KernelAudit::Always) => return Err(StartError::Audit(error)),
+        (Err(error), _) => tracing::info!(%error, "the kernel has no audit"),
+        (Ok(()), _) => {}
+    }
+    Ok(audit)
+}
+
 /// What the schemes of the configuration mean, each made once.
 struct Schemes {
     sasl: Arc<SaslRules>,
@@ -257,6 +295,19 @@ impl Schemes {
             sasl_directory: is_private.then(|| paths.sasl.clone()),
             polkit: Arc::default(),
         }
+    }
+
+    /// Who decides what clients may do.
+    fn access(&self, config: &Config, paths: &Paths) -> Option<Arc<access::Access>> {
+        let driver = |name: &AccessDriverName| -> Arc<dyn AccessDriver> {
+            match name {
+                AccessDriverName::Policy => {
+                    Arc::new(PolicyDriver::load(paths.config.join("access-policy.toml")))
+                }
+                AccessDriverName::Polkit => Arc::new(PolkitDriver::new(Arc::clone(&self.polkit))),
+            }
+        };
+        access::Access::new(config.access.iter().map(driver).collect())
     }
 
     /// The library is made ready when the first socket needs it.
@@ -317,7 +368,7 @@ async fn bind_net(
 }
 
 /// The places that libvirt documents, where the configuration names no other.
-fn tls(net: &NetConfig, paths: &Paths) -> TlsSettings {
+pub(crate) fn tls(net: &NetConfig, paths: &Paths) -> TlsSettings {
     let place = |given: &Option<PathBuf>, usual: &str| given.clone().unwrap_or_else(|| paths.pki.join(usual));
     TlsSettings {
         authority: place(&net.authority, "CA/cacert.pem"),
@@ -361,7 +412,7 @@ fn socket_mode(config: &Config, service: Service, scope: Scope) -> u32 {
     }
 }
 
-fn limits(config: &ServerConfig) -> Limits {
+pub(crate) fn limits(config: &ServerConfig) -> Limits {
     let whole = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     let interval = u64::try_from(config.keepalive_interval).ok().filter(|&seconds| seconds > 0);
     Limits {

@@ -10,6 +10,7 @@ pub mod drivers;
 pub mod error;
 pub mod logging;
 pub mod qemu;
+pub mod reload;
 pub mod rpc;
 pub mod service;
 pub mod util;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use ferrovirt::config::Config;
 use ferrovirt::config::qemu::QemuConfig;
 use ferrovirt::config::secrets::SecretsConfig;
+use ferrovirt::config::{Config, ConfigError};
 use ferrovirt::daemon::{Daemon, Setup};
 use ferrovirt::logging;
 use ferrovirt::service;
@@ -91,18 +91,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn configuration(options: &Options, paths: &Paths) -> Result<(Config, QemuConfig, SecretsConfig), Failure> {
-    let config = match &options.config {
-        Some(path) => Config::load(path)?,
-        None => Config::load_if_there(&paths.config.join("libvirtd.conf"))?,
-    };
+fn configuration(file: Option<&Path>, paths: &Paths) -> Result<Config, ConfigError> {
+    match file {
+        Some(path) => Config::load(path),
+        None => Config::load_if_there(&paths.config.join("libvirtd.conf")),
+    }
+}
+
+fn other_configuration(paths: &Paths) -> Result<(QemuConfig, SecretsConfig), ConfigError> {
     let qemu = QemuConfig::load_if_there(&paths.config.join("qemu.conf"))?;
-    Ok((config, qemu, SecretsConfig::load_if_there(&paths.config.join("secret.conf"))?))
+    Ok((qemu, SecretsConfig::load_if_there(&paths.config.join("secret.conf"))?))
 }
 
 fn check(options: &Options) -> Result<ExitCode, Failure> {
     let paths = Environment::read().paths(options.root.as_deref())?;
-    let (config, qemu, secrets) = configuration(options, &paths)?;
+    let config = configuration(options.config.as_deref(), &paths)?;
+    let (qemu, secrets) = other_configuration(&paths)?;
     for remark in &config.remarks {
         println!("libvirtd.conf: {remark}");
     }
@@ -118,12 +122,25 @@ fn check(options: &Options) -> Result<ExitCode, Failure> {
 fn foreground(options: Options) -> Result<ExitCode, Failure> {
     let environment = Environment::read();
     let paths = environment.paths(options.root.as_deref())?;
-    let (mut config, qemu, secrets) = configuration(&options, &paths)?;
-    environment.override_logging(&mut config, options.verbose);
-    if options.in_background && config.log.outputs.is_empty() {
+    let (verbose, in_background) = (options.verbose, options.in_background);
+    if in_background {
         std::fs::create_dir_all(&paths.log)?;
-        config.log.outputs = format!("1:file:{}", paths.log.join("ferrovirtd.log").display());
     }
+    // By the name it was given first: that is what an error should call it.
+    configuration(options.config.as_deref(), &paths)?;
+    // A daemon that has gone to the background has left its directory.
+    let config_file = options.config.map(std::path::absolute).transpose()?;
+    let (search_path, places) = (environment.search_path.clone(), paths.clone());
+    let read_config = move || {
+        let mut config = configuration(config_file.as_deref(), &places)?;
+        environment.override_logging(&mut config, verbose);
+        if in_background && config.log.outputs.is_empty() {
+            config.log.outputs = format!("1:file:{}", places.log.join("ferrovirtd.log").display());
+        }
+        Ok(config)
+    };
+    let mut config = read_config()?;
+    let (qemu, secrets) = other_configuration(&paths)?;
     let logging = logging::start(&config.log)?;
     for remark in std::mem::take(&mut config.remarks) {
         tracing::warn!("configuration: {remark}");
@@ -142,21 +159,21 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         config,
         qemu,
         secrets,
-        search_path: environment.search_path,
+        search_path,
         pid_file,
         logging,
         idle,
         activated: fds::activated()?,
         listen: options.listen,
     };
-    let ready = if options.in_background { report_ready } else { || Ok(()) };
+    let ready = if in_background { report_ready } else { || Ok(()) };
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()?;
-    let served = runtime.block_on(serve(setup, ready));
+    let served = runtime.block_on(serve(setup, read_config, ready));
     runtime.shutdown_timeout(EXIT_PATIENCE);
     served.map(|()| ExitCode::SUCCESS)
 }
@@ -172,35 +189,31 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn serve(setup: Setup, ready: fn() -> io::Result<()>) -> Result<(), Failure> {
+/// `config` reads the configuration again.
+async fn serve(
+    setup: Setup,
+    config: impl Fn() -> Result<Config, ConfigError>,
+    ready: fn() -> io::Result<()>,
+) -> Result<(), Failure> {
     // Before anything is started: a signal must find its handler.
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
         .map(signal)
         .into_iter()
         .collect::<io::Result<Vec<_>>>()?;
-    let mut reload = signal(SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let daemon = Daemon::start(setup).await?;
     ready()?;
     service::tell(NotifyState::Ready);
     let _alive = service::stay_alive();
     tracing::info!("ready");
-    let (drivers, hypervisor) = (Arc::clone(daemon.drivers()), Arc::clone(daemon.hypervisor()));
+    let reload = Arc::clone(daemon.reload());
     let (idle, administration) = (daemon.idle(), Arc::clone(daemon.administration()));
     let stop = async move {
         let [terminate, interrupt, quit] = ends.as_mut_slice() else { return };
         let reload = async {
-            while reload.recv().await.is_some() {
-                tracing::info!("SIGHUP: definitions are read again");
+            while hangup.recv().await.is_some() {
                 service::tell_reloading();
-                if let Err(error) = drivers.domains.reload().await {
-                    tracing::error!(%error, "cannot read the definitions again");
-                }
-                if let Err(error) = drivers.storage.reload().await {
-                    tracing::error!(%error, "cannot read the storage pools again");
-                }
-                if let Some(Err(error)) = hypervisor.tls().map(|tls| tls.reload()) {
-                    tracing::error!(%error, "the certificates of before stay in use");
-                }
+                reload.run(config()).await;
                 service::tell(NotifyState::Ready);
             }
             std::future::pending().await

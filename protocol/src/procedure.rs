@@ -96,6 +96,18 @@ kinds!(
     WithFds
 );
 
+/// An object that a call's arguments name, and that its access checks are about.
+#[derive(Debug, Clone, Copy)]
+pub enum Subject<'a> {
+    Domain(&'a crate::remote::Domain),
+    StoragePool(&'a crate::remote::StoragePool),
+    StorageVol(&'a crate::remote::StorageVol),
+    Secret(&'a crate::remote::Secret),
+}
+
+/// Finds a call's subject in its arguments.
+pub type FindSubject<Args> = for<'a> fn(&'a Args) -> Subject<'a>;
+
 /// A call a client may make.
 pub trait Procedure: 'static {
     const PROGRAM: Program;
@@ -107,6 +119,9 @@ pub trait Procedure: 'static {
     const PRIORITY: Priority;
     /// All must hold.
     const ACL: &'static [Acl];
+    /// Where the arguments name what the checks are about. `None` where only a look into a definition, a file
+    /// or a list tells.
+    const SUBJECT: Option<FindSubject<Self::Args>> = None;
     type Kind: Kind;
     type Args: Encode + Decode + Send + Sync + 'static;
     type Ret: Encode + Decode + Send + Sync + 'static;

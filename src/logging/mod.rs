@@ -60,17 +60,20 @@ impl Default for Logging {
 
 /// Sets logging up for the whole process.
 pub fn start(config: &LogConfig) -> Result<Logging, LogError> {
-    let level = words::level(config.level).unwrap_or(LevelFilter::WARN);
-    let current = Current {
-        level,
-        filters: Filter::read_all(&config.filters)?,
-        outputs: open(&config.outputs, level)?,
-    };
+    let current = Current::new(config)?;
     let logging = Logging { current: Arc::new(ArcSwap::from_pointee(current)) };
     let layers = [Style::Ours, Style::Theirs].map(|style| lines::layer(&logging.current, style));
     let subscriber = tracing_subscriber::registry().with(Vec::from(layers));
     subscriber.try_init().map_err(|_| LogError::Twice)?;
     Ok(logging)
+}
+
+impl Current {
+    fn new(config: &LogConfig) -> Result<Self, LogError> {
+        let level = words::level(config.level).unwrap_or(LevelFilter::WARN);
+        let filters = Filter::read_all(&config.filters)?;
+        Ok(Self { level, filters, outputs: open(&config.outputs, level)? })
+    }
 }
 
 /// Standard error where nothing else is asked for.
@@ -104,6 +107,13 @@ impl Logging {
     pub fn set_outputs(&self, outputs: &str) -> Result<(), LogError> {
         let outputs = open(outputs, self.current.load().level)?;
         self.replace(|now| Current { level: now.level, filters: now.filters.clone(), outputs });
+        Ok(())
+    }
+
+    /// Replaces all of it as a configuration says, or nothing if there is a mistake.
+    pub fn configure(&self, config: &LogConfig) -> Result<(), LogError> {
+        let next = Current::new(config)?;
+        self.replace(move |_| next);
         Ok(())
     }
 

@@ -59,7 +59,7 @@ pub enum End {
 
 /// Serves one client until its connection ends.
 pub async fn serve(server: Arc<Server>, client: Arc<Client>, transport: impl Transport) -> End {
-    let keepalive = Keepalive::new(server.limits().keepalive);
+    let keepalive = Keepalive::new(server.keepalive());
     let mut connection = Connection {
         server,
         client,
@@ -211,7 +211,7 @@ impl<T: Transport> Connection<T> {
         let status = self.client.outbox.status();
         if self.stalled || status.full || status.awaits_layer || status.ending.is_some() {
             Room::None
-        } else if status.running < self.server.limits().requests_per_client {
+        } else if status.running < self.server.requests_per_client() {
             Room::ForCalls
         } else if self.held.len() < MAX_HELD && self.held_bytes < MAX_HELD_BYTES {
             Room::ForPings

@@ -117,9 +117,16 @@ impl Listener {
             match self.socket.accept().await {
                 Ok((socket, _)) => {
                     let process = PeerProcess::of(&socket);
+                    let share = match server.share(process.as_ref().map(|process| process.uid)) {
+                        Ok(share) => share,
+                        Err(crowded) => {
+                            tracing::warn!(socket = %self.path.display(), %crowded, "a client is not let in");
+                            continue;
+                        }
+                    };
                     let authentication = asked.of_local(process.as_ref());
                     let Some(place) = server.place(&authentication).await else { return };
-                    let peer = Peer::Unix(process);
+                    let (peer, place) = (Peer::Unix(process), place.of_share(share));
                     let transport = UnixTransport::new(socket);
                     server.serve(transport, peer, rights, authentication, place);
                 }

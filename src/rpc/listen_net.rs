@@ -84,6 +84,10 @@ impl NetListener {
         loop {
             match self.socket.accept().await {
                 Ok((socket, from)) => {
+                    if let Err(crowded) = server.share(None) {
+                        tracing::warn!(%from, %crowded, "a client is not let in");
+                        continue;
+                    }
                     let protection = self.protection.clone();
                     // Who takes his time over the handshake is nobody known either.
                     let pending = match protection {

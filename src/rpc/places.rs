@@ -1,6 +1,7 @@
 //! Room for clients: how many there may be, which may change while they come and go.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -20,6 +21,44 @@ struct State {
 /// One place; free again when it is dropped.
 #[derive(Debug)]
 pub struct Taken(Arc<Places>);
+
+/// How many places each user of the host has.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    held: Mutex<HashMap<u32, usize>>,
+}
+
+/// One place of a user; no longer counted when it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    shares: Arc<Shares>,
+    user: u32,
+}
+
+impl Shares {
+    /// One more for `user`, unless he has `limit` of them.
+    pub(super) fn take(self: &Arc<Self>, user: u32, limit: usize) -> Option<Share> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(user).or_insert(0);
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(Share { shares: Arc::clone(self), user })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut held = self.shares.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.user);
+            }
+        }
+    }
+}
 
 impl Places {
     pub(super) fn new(limit: Option<usize>) -> Arc<Self> {
@@ -56,6 +95,10 @@ impl Places {
         self.state.send_modify(|state| state.limit = limit);
     }
 
+    pub(super) fn taken(&self) -> usize {
+        self.state.borrow().taken
+    }
+
     pub(super) fn limit(&self) -> Option<usize> {
         self.state.borrow().limit
     }
@@ -86,6 +129,18 @@ mod tests {
             Poll::Ready(output) => Some(output),
             Poll::Pending => None,
         }
+    }
+
+    #[test]
+    fn a_user_has_his_share_and_no_more() {
+        let shares = Arc::new(Shares::default());
+        let first = shares.take(7, 2).unwrap();
+        let second = shares.take(7, 2).unwrap();
+        assert!(shares.take(7, 2).is_none() && shares.take(8, 2).is_some());
+        drop(first);
+        assert!(shares.take(7, 2).is_some());
+        drop(second);
+        assert!(shares.held.lock().unwrap().is_empty(), "nothing is kept of those who have gone");
     }
 
     #[test]

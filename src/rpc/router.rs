@@ -24,13 +24,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ferrovirt_protocol::frame::{FrameType, Header, Status};
+use ferrovirt_protocol::frame::{Frame, FrameType, Header, Status};
 use ferrovirt_protocol::procedure::{
     Entry, Kind, Plain, Procedure, Program, StreamBoth, StreamDown, StreamUp, WithFds,
 };
 use ferrovirt_protocol::xdr::{self, Encode};
 
-use super::access;
+use super::access::about::About;
+use super::access::driver::Object;
+use super::access::{self, Access, Asking};
 use super::convert;
 use super::metrics::{Meter, Outcome};
 use super::session::Client;
@@ -46,6 +48,8 @@ pub struct Call {
     pub serial: u32,
     pub entry: &'static Entry,
     fds: Vec<OwnedFd>,
+    /// Where there are access drivers.
+    asking: Option<Asking>,
 }
 
 impl Call {
@@ -60,6 +64,27 @@ impl Call {
             true => Err(access::refusal(self.entry)),
             false => Ok(()),
         }
+    }
+
+    /// Those of `all` whose object the client may see.
+    pub async fn visible<T>(&self, all: Vec<T>, object: impl Fn(&T) -> Object) -> Vec<T> {
+        match &self.asking {
+            None => all,
+            Some(asking) => asking.visible(all, "getattr", object).await,
+        }
+    }
+
+    /// Those of `all` whose object the client may read.
+    pub async fn readable<T>(&self, all: Vec<T>, object: impl Fn(&T) -> Object) -> Vec<T> {
+        match &self.asking {
+            None => all,
+            Some(asking) => asking.visible(all, "read", object).await,
+        }
+    }
+
+    /// Whether there are access drivers, so that not everything may be visible.
+    pub fn is_judged(&self) -> bool {
+        self.asking.is_some()
     }
 
     /// Refuses a read-only client what would show it a secret; `what` is the function and the flag.
@@ -245,10 +270,47 @@ pub struct RouteError(String);
 pub struct Routes {
     tables: Vec<Table>,
     typed: HashMap<TypeId, Box<dyn Any + Send>>,
+    /// How the objects of a call are found, by its type.
+    about: HashMap<TypeId, Box<dyn Any + Send>>,
     mistakes: Vec<String>,
 }
 
 impl Routes {
+    /// Says how the objects of a call are found that its arguments do not name; before its route.
+    pub fn about<P: Procedure>(&mut self, about: About<P>) {
+        self.about.insert(TypeId::of::<P>(), Box::new(about));
+    }
+
+    /// A call on its way through the access drivers, where there are any, to its handler.
+    fn handled<P: Procedure, O: 'static>(
+        &mut self,
+        handler: impl Handler<P::Args, O>,
+        send: fn(&Reply, Result<O>),
+    ) {
+        let about =
+            self.about.get(&TypeId::of::<P>()).and_then(|any| any.downcast_ref::<About<P>>()).copied();
+        if about.is_none() && P::SUBJECT.is_none() && P::ACL.iter().any(|check| check.object != "connect") {
+            self.mistakes.push(format!("nothing says which object {} is about", P::NAME));
+        }
+        let handler = Arc::new(handler);
+        self.add::<P>(Box::new(move |call, payload, reply| {
+            let args = decode::<P>(&payload, &reply)?;
+            let Some(asking) = call.asking.clone() else {
+                let handling = handler.handle(call, args);
+                return Some(Box::pin(async move { send(&reply, handling.await) }));
+            };
+            let handler = Arc::clone(&handler);
+            Some(Box::pin(async move {
+                let handled = async {
+                    asking.admit::<P>(&call.drivers, about, &args).await?;
+                    let answer = handler.handle(call, args).await?;
+                    asking.require_filtered::<P>().map(|()| answer)
+                };
+                send(&reply, handled.await)
+            }))
+        }));
+    }
+
     fn add<P: Procedure>(&mut self, start: Start) {
         let table = self.tables.iter_mut().find(|table| table.program == P::PROGRAM);
         let slot = table.and_then(|table| {
@@ -267,11 +329,7 @@ impl Routes {
         let shared = Arc::clone(&handler);
         let typed: Typed<P> = Arc::new(move |call, args| Box::pin(shared.handle(call, args)));
         self.typed.insert(TypeId::of::<P>(), Box::new(typed));
-        self.add::<P>(Box::new(move |call, payload, reply| {
-            let args = decode::<P>(&payload, &reply)?;
-            let handling = handler.handle(call, args);
-            Some(Box::pin(async move { reply.send(handling.await) }))
-        }));
+        self.handled::<P, P::Ret>(move |call, args| handler.handle(call, args), Reply::send);
     }
 
     /// An older form of a plain call whose reply is the same: one line turns its arguments into the newer ones.
@@ -297,11 +355,11 @@ impl Routes {
             self.mistakes.push(format!("{} leads to {}, which has no handler yet", Old::NAME, New::NAME));
             return;
         };
-        self.add::<Old>(Box::new(move |call, payload, reply| {
-            let args = convert(decode::<Old>(&payload, &reply)?);
-            let handling = newer(call, args);
-            Some(Box::pin(async move { reply.send(handling.await.map(convert_ret)) }))
-        }));
+        let older = move |call, args| {
+            let handling = newer(call, convert(args));
+            async move { handling.await.map(convert_ret) }
+        };
+        self.handled::<Old, Old::Ret>(older, Reply::send);
     }
 
     /// A call after whose reply data flows through the [`Pipe`] that the handler returns.
@@ -309,11 +367,7 @@ impl Routes {
         &mut self,
         handler: impl Handler<P::Args, Streamed<P::Ret>>,
     ) {
-        self.add::<P>(Box::new(move |call, payload, reply| {
-            let args = decode::<P>(&payload, &reply)?;
-            let handling = handler.handle(call, args);
-            Some(Box::pin(async move { reply.send_streamed(handling.await) }))
-        }));
+        self.handled::<P, _>(handler, Reply::send_streamed);
     }
 
     /// A call that takes descriptors ([`Call::take_fds`]) or answers with some.
@@ -321,11 +375,7 @@ impl Routes {
         &mut self,
         handler: impl Handler<P::Args, WithDescriptors<P::Ret>>,
     ) {
-        self.add::<P>(Box::new(move |call, payload, reply| {
-            let args = decode::<P>(&payload, &reply)?;
-            let handling = handler.handle(call, args);
-            Some(Box::pin(async move { reply.send_with_fds(handling.await) }))
-        }));
+        self.handled::<P, _>(handler, Reply::send_with_fds);
     }
 }
 
@@ -409,8 +459,8 @@ impl Router {
         &self,
         drivers: &Arc<Drivers>,
         client: &Arc<Client>,
-        frame: ferrovirt_protocol::frame::Frame,
-        fds: Vec<OwnedFd>,
+        access: Option<&Arc<Access>>,
+        (frame, fds): (Frame, Vec<OwnedFd>),
     ) -> Option<(Running, &'static Entry)> {
         let mut reply = Reply::new(Arc::clone(client), &frame.header);
         match self.admit(client, &frame.header) {
@@ -422,6 +472,7 @@ impl Router {
                     serial: frame.header.serial,
                     entry,
                     fds,
+                    asking: access.map(|access| Asking::new(Arc::clone(access), client.who())),
                 };
                 (route.start)(call, frame.payload, reply).map(|running| (running, entry))
             }

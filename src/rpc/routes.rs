@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ferrovirt_protocol::{admin, qemu, remote};
 
+use super::access;
 use super::administration::Administration;
 use super::handlers;
 use super::router::{RouteError, Router};
@@ -13,6 +14,7 @@ pub fn hypervisor() -> Result<Router, RouteError> {
     Router::builder()
         .program(remote::PROGRAM, remote::ENTRIES)
         .program(qemu::PROGRAM, qemu::ENTRIES)
+        .routes(access::about::routes)
         .routes(handlers::auth::routes)
         .routes(handlers::block_jobs::routes)
         .routes(handlers::checkpoints::routes)

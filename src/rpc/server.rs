@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -12,11 +12,13 @@ use ferrovirt_protocol::frame::Frame;
 use ferrovirt_protocol::procedure::Entry;
 use tokio::sync::watch;
 
+use super::access::Access;
+use super::access::events::Gate;
 use super::auth::Authentication;
 use super::connection::{self, End};
 use super::keepalive::Patience;
 use super::outbox::Ending;
-use super::places::{Places, Taken};
+use super::places::{Places, Share, Shares, Taken};
 use super::router::{Router, Running};
 use super::session::{Client, Peer, Rights};
 use super::tls::Tls;
@@ -49,11 +51,14 @@ pub struct Server {
     pub name: &'static str,
     router: Router,
     drivers: Arc<Drivers>,
-    limits: Limits,
+    requests_per_client: AtomicUsize,
+    keepalive: Mutex<Patience>,
     places: Arc<Places>,
     anonymous_places: Arc<Places>,
+    shares: Arc<Shares>,
     workers: Mutex<Workers>,
     tls: OnceLock<Arc<Tls>>,
+    access: OnceLock<Arc<Access>>,
     last_id: AtomicU64,
     clients: Mutex<BTreeMap<ClientId, Arc<Client>>>,
     count: watch::Sender<usize>,
@@ -82,11 +87,28 @@ async fn stays_unknown(client: &Client) {
     std::future::pending().await
 }
 
+/// Why there is no place for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Crowded {
+    #[error("Too many active clients: of {limit}, the last are kept for root")]
+    Everybody { limit: usize },
+    #[error("Too many active clients of user {user}, who may have {share}")]
+    User { user: u32, share: usize },
+}
+
 /// Room for one more client.
 #[derive(Debug)]
 pub struct Place {
     client: Taken,
+    share: Option<Share>,
     anonymous: Option<Taken>,
+}
+
+impl Place {
+    /// The same, counted among those of its user.
+    pub fn of_share(self, share: Option<Share>) -> Self {
+        Self { share, ..self }
+    }
 }
 
 impl Server {
@@ -95,11 +117,14 @@ impl Server {
             name,
             router,
             drivers,
-            limits,
+            requests_per_client: AtomicUsize::new(limits.requests_per_client),
+            keepalive: Mutex::new(limits.keepalive),
             places: Places::new(Some(limits.clients)),
             anonymous_places: Places::new(limits.anonymous_clients),
+            shares: Arc::default(),
             workers: Mutex::new(limits.workers),
             tls: OnceLock::new(),
+            access: OnceLock::new(),
             last_id: AtomicU64::new(0),
             clients: Mutex::default(),
             count: watch::Sender::new(0),
@@ -107,8 +132,22 @@ impl Server {
         })
     }
 
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    /// Calls of one client that run at the same time.
+    pub fn requests_per_client(&self) -> usize {
+        self.requests_per_client.load(Ordering::Relaxed)
+    }
+
+    /// How long new clients may be silent.
+    pub fn keepalive(&self) -> Patience {
+        *self.keepalive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is connected stays, even beyond a lower limit, and keeps the patience that it began with.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.set_client_limits(limits.clients, limits.anonymous_clients.unwrap_or(0));
+        self.requests_per_client.store(limits.requests_per_client, Ordering::Relaxed);
+        *self.keepalive.lock().unwrap_or_else(PoisonError::into_inner) = limits.keepalive;
+        self.set_workers(limits.workers);
     }
 
     pub fn router(&self) -> &Router {
@@ -162,12 +201,40 @@ impl Server {
         let _ = self.tls.set(tls);
     }
 
+    /// Who decides what its clients may do; without one, everything.
+    pub fn access(&self) -> Option<&Arc<Access>> {
+        self.access.get()
+    }
+
+    /// Said once, before any client comes.
+    pub fn set_access(&self, access: Arc<Access>) {
+        // A second one would be a mistake of the one caller, and changes nothing.
+        let _ = self.access.set(access);
+    }
+
     pub fn workers(&self) -> Workers {
         *self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set_workers(&self, workers: Workers) {
         *self.workers.lock().unwrap_or_else(PoisonError::into_inner) = workers;
+    }
+
+    /// Whether a client may have a place at all. Root always may; no other user may have more than three
+    /// quarters of them, and all the others together leave a hundredth free, so that root still gets in.
+    pub fn share(&self, user: Option<u32>) -> Result<Option<Share>, Crowded> {
+        let own = rustix::process::geteuid().as_raw();
+        if user.is_some_and(|user| user == 0 || user == own) {
+            return Ok(None);
+        }
+        let limit = self.places.limit().unwrap_or(usize::MAX);
+        let reserve = limit / 100;
+        if reserve > 0 && self.places.taken() >= limit - reserve {
+            return Err(Crowded::Everybody { limit });
+        }
+        let Some(user) = user else { return Ok(None) };
+        let share = limit - limit / 4;
+        self.shares.take(user, share).map(Some).ok_or(Crowded::User { user, share })
     }
 
     /// Waits for room. Who has been accepted without room waits unserved, the others in the backlog.
@@ -177,7 +244,7 @@ impl Server {
             false => None,
             true => Some(self.anonymous_places.take().await?),
         };
-        Some(Place { client: self.places.take().await?, anonymous })
+        Some(Place { share: None, client: self.places.take().await?, anonymous })
     }
 
     /// Serves a client in a task of its own.
@@ -191,7 +258,11 @@ impl Server {
     ) {
         let id = ClientId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         let client = Arc::new(Client::new(id, peer, rights, authentication));
-        let Place { client: room, anonymous } = place;
+        if let Some(access) = self.access() {
+            let gate = Gate::new(Arc::clone(access), Arc::clone(&self.drivers), &client);
+            client.subscriptions.guard(gate);
+        }
+        let Place { client: room, share, anonymous } = place;
         anonymous.into_iter().for_each(|place| client.hold_anonymous_place(place));
         let server = Arc::clone(self);
         self.insert(Arc::clone(&client));
@@ -206,7 +277,7 @@ impl Server {
                 _ => tracing::warn!(client = id.0, peer = ?client.peer, %end, "connection cut off"),
             }
             server.remove(&client);
-            drop(room);
+            drop((room, share));
         });
     }
 
@@ -240,7 +311,7 @@ impl Server {
         frame: Frame,
         fds: Vec<OwnedFd>,
     ) -> Option<(Running, &'static Entry)> {
-        self.router.start(&self.drivers, client, frame, fds)
+        self.router.start(&self.drivers, client, self.access(), (frame, fds))
     }
 
     fn insert(&self, client: Arc<Client>) {

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::access::driver::Who;
 use super::auth::identity::{Identity, PeerProcess};
 use super::auth::{Authentication, Login};
 use super::events::Subscriptions;
@@ -76,6 +77,8 @@ pub struct Client {
     opened: Mutex<Option<String>>,
     is_open: AtomicBool,
     close_callback: AtomicBool,
+    /// Whom access drivers judge, by the identity of the moment.
+    who: ArcSwapOption<Who>,
     /// Held while the client is not authenticated yet: there are few such places.
     anonymous: Mutex<Option<Taken>>,
 }
@@ -99,6 +102,7 @@ impl Client {
             opened: Mutex::default(),
             is_open: AtomicBool::new(false),
             close_callback: AtomicBool::new(false),
+            who: ArcSwapOption::empty(),
             anonymous: Mutex::default(),
         }
     }
@@ -106,6 +110,17 @@ impl Client {
     /// Who the client is, as far as it is known by now.
     pub fn identity(&self) -> Arc<Identity> {
         self.identity.load_full()
+    }
+
+    /// The same for access drivers.
+    pub fn who(&self) -> Arc<Who> {
+        let identity = self.identity();
+        if let Some(who) = self.who.load_full().filter(|who| Arc::ptr_eq(&who.identity, &identity)) {
+            return who;
+        }
+        let who = Arc::new(Who::new(identity));
+        self.who.store(Some(Arc::clone(&who)));
+        who
     }
 
     /// The client has shown more of itself, or speaks for another.

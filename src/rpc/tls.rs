@@ -81,19 +81,30 @@ pub enum Refused {
 /// What serves TLS clients; its certificates are read again on request.
 #[derive(Debug)]
 pub struct Tls {
+    current: ArcSwap<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
     settings: TlsSettings,
-    config: ArcSwap<ServerConfig>,
+    config: Arc<ServerConfig>,
 }
 
 impl Tls {
     pub fn load(settings: TlsSettings) -> Result<Self, TlsError> {
-        let config = ArcSwap::new(read(&settings)?);
-        Ok(Self { settings, config })
+        let config = read(&settings)?;
+        Ok(Self { current: ArcSwap::from_pointee(Current { settings, config }) })
     }
 
     /// Reads all files again. If one of them is wrong, those of before stay in use.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.config.store(read(&self.settings)?);
+        self.replace(self.current.load().settings.clone())
+    }
+
+    /// The same with other files, and others who may come.
+    pub fn replace(&self, settings: TlsSettings) -> Result<(), TlsError> {
+        let config = read(&settings)?;
+        self.current.store(Arc::new(Current { settings, config }));
         Ok(())
     }
 
@@ -103,18 +114,21 @@ impl Tls {
         socket: TcpStream,
     ) -> Result<(TlsStream<TcpStream>, Option<String>), Refused> {
         let welcome = async {
-            let mut stream = TlsAcceptor::from(self.config.load_full()).accept(socket).await?;
+            let current = self.current.load_full();
+            let mut stream = TlsAcceptor::from(Arc::clone(&current.config)).accept(socket).await?;
             let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let name = certificate.map(|it| distinguished_name::of_certificate(it)).transpose();
             let name = name.map_err(|_| Refused::Certificate)?;
-            self.check(name.as_deref())?;
+            current.check(name.as_deref())?;
             stream.write_all(&[WELCOME]).await?;
             stream.flush().await?;
             Ok((stream, name))
         };
         tokio::time::timeout(HANDSHAKE, welcome).await.unwrap_or(Err(Refused::Slow))
     }
+}
 
+impl Current {
     fn check(&self, name: Option<&str>) -> Result<(), Refused> {
         let (Some(allowed), Some(name)) = (&self.settings.allowed, name) else { return Ok(()) };
         match allowed.iter().any(|pattern| wildcard::matches(pattern, name)) {

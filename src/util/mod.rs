@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod arch;
+pub mod audit;
 pub mod bitmap;
 pub mod boot;
 pub mod conf_file;

@@ -11,7 +11,7 @@ use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::{daemon, kind};
 
-fn memory_kib(daemon: &Daemon) -> u64 {
+pub(crate) fn memory_kib(daemon: &Daemon) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

@@ -12,11 +12,13 @@ mod authority;
 #[path = "../fake_qemu/mod.rs"]
 mod fake_qemu;
 
+mod access;
 mod agent;
 mod attach;
 mod autodestroy;
 mod backups;
 mod block_jobs;
+mod catalogue;
 mod console;
 mod cpu;
 mod dac;

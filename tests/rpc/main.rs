@@ -8,6 +8,7 @@ mod authority;
 mod admin;
 mod auth;
 mod calls;
+mod catalogue;
 mod daemon;
 mod events;
 mod hostile;

@@ -81,6 +81,7 @@ fn measure(kind: Kind, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
         guests::measure(&daemon, effort, put);
         storage::measure(&daemon, effort, put);
     }
+    scale::connections(kind, put);
     scale::measure(kind, effort, put);
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, UNIX_EPOCH};
 
+use ferrovirt_compat::wire::Wire;
 use ferrovirt_compat::{Daemon, Kind, halting};
 use ferrovirt_protocol::remote::procedure;
 
@@ -31,6 +32,28 @@ pub(crate) fn measure(kind: Kind, effort: Effort, put: &mut dyn FnMut(&'static s
         put(ready, ready_ms(kind, &mut daemon, effort));
         put(resident, resident_mib(&daemon));
     }
+}
+
+/// What a client costs that has opened its connection and says nothing more; and what the one over the limit gets.
+pub(crate) fn connections(kind: Kind, put: &mut dyn FnMut(&'static str, f64)) {
+    const LIMIT: usize = 5000;
+    let daemon = Daemon::start(kind, CONFIG);
+    let mut crowd = vec![open(&daemon)];
+    let before = resident_mib(&daemon);
+    for (count, row) in [(1000, "client1000"), (LIMIT, "client5000")] {
+        let held = crowd.len();
+        crowd.extend((held..count).map(|_| open(&daemon)));
+        put(row, (resident_mib(&daemon) - before) * 1024.0 / (count - 1) as f64);
+    }
+    // One more waits, and gets its turn when another leaves; those who are there notice nothing.
+    let mut waiting = Wire::connect(&daemon.socket()).expect("the backlog has room");
+    waiting.set_limit(Duration::from_millis(300)).expect("a socket takes a limit");
+    assert!(waiting.call::<procedure::AuthList>(&()).is_err(), "one more than {LIMIT} was served");
+    let last = crowd.last_mut().expect("thousands");
+    call::<procedure::ConnectGetLibVersion>(last, &());
+    crowd.truncate(LIMIT - 10);
+    waiting.set_limit(ferrovirt_compat::LIMIT).expect("a socket takes a limit");
+    waiting.reply().expect("the turn of the one that waited");
 }
 
 /// From exec until a call is answered, by a daemon that has seen this host before.

@@ -51,6 +51,8 @@ const ROWS: &[Row] = &[
     ("ready1000", "exec to ready, 1,000 definitions", "ms", Some(30.0)),
     ("ready5000", "exec to ready, 5,000 definitions", "ms", Some(100.0)),
     ("idle", "resident memory, idle", "MiB", Some(8.0)),
+    ("client1000", "memory per idle connection, 1,000 held", "KiB", Some(16.0)),
+    ("client5000", "memory per idle connection, 5,000 held", "KiB", Some(16.0)),
     ("stats1000", "domstats of 1,000 stopped guests, p50", "ms", Some(1.0)),
     ("resident1000", "resident memory, 1,000 definitions", "MiB", None),
     ("resident5000", "resident memory, 5,000 definitions", "MiB", Some(30.0)),

@@ -82,6 +82,8 @@ pub struct Call {
     pub acl: Vec<Acl>,
     /// The argument that the conditions in `acl` look at.
     pub looks_at: Option<String>,
+    /// The class of object that the checks are about, and the argument that names it.
+    pub subject: Option<(&'static str, String)>,
     pub args: Option<String>,
     pub ret: Option<String>,
 }
@@ -210,6 +212,7 @@ impl Module {
             api,
             high: notes.high,
             kind,
+            subject: subject(&acl, &call.args),
             acl,
             looks_at,
             args,
@@ -420,4 +423,23 @@ fn unique<T>(table: &mut HashMap<String, T>, line: u32, name: &str, value: T) ->
         None => Ok(()),
         Some(_) => Err(Fault::at(line, format!("'{name}' is declared twice"))),
     }
+}
+
+/// The argument that names the object which `acl` is about, if one does.
+fn subject(acl: &[Acl], args: &[AstField]) -> Option<(&'static str, String)> {
+    /// Classes of objects, types of arguments that name one, and where in them.
+    const NAMING: &[(&str, &str, &str, &str)] = &[
+        ("domain", "domain", "Domain", ""),
+        ("domain", "domain_snapshot", "Domain", ".dom"),
+        ("domain", "domain_checkpoint", "Domain", ".dom"),
+        ("storage_pool", "storage_pool", "StoragePool", ""),
+        ("storage_vol", "storage_vol", "StorageVol", ""),
+        ("secret", "secret", "Secret", ""),
+    ];
+    let class = &acl.iter().find(|check| check.object != "connect")?.object;
+    args.iter().filter(|arg| arg.shape == Shape::One).find_map(|arg| {
+        let TypeName::Named(named) = &arg.ty else { return None };
+        let naming = NAMING.iter().find(|(object, ty, ..)| object == class && ty == named);
+        naming.map(|(_, _, variant, inside)| (*variant, names::field(&arg.name) + inside))
+    })
 }

@@ -52,7 +52,8 @@ impl Domains {
 }
 
 /// A text of megabytes keeps a thread busy for long; it must not be one that answers other clients.
-async fn parse(xml: &str) -> Result<Domain> {
+/// Reads a definition, beside the others where that takes long.
+pub async fn parse(xml: &str) -> Result<Domain> {
     const LARGE: usize = 64 * 1024;
     if xml.len() < LARGE {
         return Ok(Domain::parse(xml, Form::INACTIVE)?);

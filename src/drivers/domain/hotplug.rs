@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::audit::Change;
 use super::block_jobs::check_idle;
 use super::complete::random_mac;
 use super::devices::{self, Handover};
@@ -327,6 +328,9 @@ impl Domains {
         let fresh = view.devices.take(|info| !info.alias.as_ref().is_some_and(|it| known.contains(it)));
         let alias = name_in_events(&fresh, alias);
         let has_memory = !fresh.memories.is_empty();
+        if let Some(live) = &job.state().live {
+            self.audit_devices(live, &fresh, Change::Attach);
+        }
         let change = |state: &mut State| {
             if let Some(live) = &mut state.live {
                 let live = Arc::make_mut(live);
@@ -563,6 +567,7 @@ impl Domains {
             if let Some(live) = &mut state.live {
                 let live = Arc::make_mut(live);
                 let gone = live.devices.take(|info| info.alias.as_deref() == Some(alias));
+                self.audit_devices(live, &gone, Change::Detach);
                 let sizes = gone.memories.iter().map(|memory| memory.target.size_kib);
                 live.memory.total_kib = live.memory.total_kib.saturating_sub(sizes.sum());
             }

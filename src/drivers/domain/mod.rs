@@ -49,6 +49,7 @@ mod agent_info;
 mod agent_power;
 pub mod agent_vcpus;
 mod attach;
+mod audit;
 pub mod backup;
 pub mod block_jobs;
 pub mod checkpoint;
@@ -115,10 +116,11 @@ mod way_out;
 use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
+use std::sync::{Arc, OnceLock};
 
 use self::agent_filesystems::Frozen;
+pub use self::complete::parse;
 use self::console::Consoles;
 use self::definitions::{Definitions, Found};
 use self::event::{Defined, DomainEvent, DomainRef, Lifecycle};
@@ -141,6 +143,7 @@ use crate::qemu::process::Directories;
 use crate::qemu::save_image::Saving;
 use crate::qemu::security::{self, Security};
 use crate::util::accounts::{Ids, group_id, user_id};
+use crate::util::audit::Audit;
 use crate::util::file;
 use crate::util::paths::{Paths, Scope};
 use crate::util::uuid::Uuid;
@@ -155,6 +158,7 @@ pub struct Domains {
     snapshot_files: MomentFiles,
     checkpoint_files: MomentFiles,
     limits: Limits,
+    audit: OnceLock<Audit>,
     emulators: Emulators,
     storage: Arc<Storage>,
     directories: Directories,
@@ -229,6 +233,7 @@ impl Domains {
             snapshot_files: MomentFiles::new(paths.qemu_state().join("snapshot")),
             checkpoint_files: MomentFiles::new(paths.qemu_state().join("checkpoint")),
             limits: Limits::default(),
+            audit: OnceLock::new(),
             emulators,
             storage,
             directories: Directories::new(&paths),
@@ -358,6 +363,9 @@ impl Domains {
 
     /// Tells subscribers. Called while the state is being replaced, so that events keep the states' order.
     fn publish(&self, state: &State, event: DomainEvent) {
+        if let DomainEvent::Lifecycle(Lifecycle::Started(why)) = event {
+            self.audit_start(state, why);
+        }
         self.events.publish(Event::Domain { domain: DomainRef::of(state), event });
     }
 

@@ -110,6 +110,7 @@ impl Domains {
             if flags.contains(StartFlags::PAUSED) { Beginning::BootPaused } else { Beginning::Boot };
         let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None };
         if let Err(error) = self.run(&mut job, plan).await {
+            self.audit_failed_start(&definition);
             // It may have been undefined meanwhile.
             self.forget_unused(job.object());
             return Err(error);
@@ -141,7 +142,7 @@ impl Domains {
                 reset_nvram(&definition).await?;
             }
             let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None };
-            self.run(&mut job, plan).await?;
+            self.run(&mut job, plan).await.inspect_err(|_| self.audit_failed_start(&definition))?;
             Ok(job.state())
         };
         let started = started.await;

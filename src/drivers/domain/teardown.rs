@@ -57,6 +57,9 @@ impl Domains {
                 self.publish(state, DomainEvent::Lifecycle(Lifecycle::Stopped(detail)));
             }
         });
+        if known {
+            self.audit_stop(&state, detail);
+        }
     }
 
     /// Removes what is kept for a guest that will not be known any more.

@@ -54,11 +54,10 @@ impl Storage {
         Ok(states.filter(|state| fits(state, flags)).collect())
     }
 
-    /// The names that older clients ask for.
-    pub fn names(&self, activity: Activity) -> Vec<String> {
+    /// The pools that older clients ask for.
+    pub fn of_activity(&self, activity: Activity) -> Vec<Arc<PoolState>> {
         let states = self.list.all().into_iter().map(|object| object.state());
-        let wanted = states.filter(|state| state.is_active == (activity == Activity::Active));
-        wanted.map(|state| state.current.name.to_string()).collect()
+        states.filter(|state| state.is_active == (activity == Activity::Active)).collect()
     }
 
     pub fn capabilities(&self, flags: u32) -> Result<String> {

@@ -210,7 +210,7 @@ impl<'a> Labels<'a> {
 }
 
 /// The streams of a guest, each once: the first console is the first serial port again.
-fn streams(devices: &Devices) -> impl Iterator<Item = &CharSource> {
+pub(crate) fn streams(devices: &Devices) -> impl Iterator<Item = &CharSource> {
     let is_serial = |console: &Console| matches!(console.target.kind, None | Some(ConsoleType::Serial));
     let again = devices.consoles.first().is_some_and(is_serial) && !devices.serials.is_empty();
     let consoles = devices.consoles.iter().skip(usize::from(again)).map(|it| &it.source);

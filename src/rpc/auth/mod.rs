@@ -18,6 +18,7 @@ pub mod sasl;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
 
 use self::identity::PeerProcess;
@@ -81,7 +82,7 @@ impl Authentication {
 #[derive(Debug)]
 pub struct SaslRules {
     /// Patterns of names; `None` lets everybody in.
-    allowed: Option<Vec<String>>,
+    allowed: ArcSwapOption<Vec<String>>,
     /// How strong the encryption of plain TCP has to be.
     pub min_strength: u32,
     turns: Arc<Semaphore>,
@@ -89,11 +90,18 @@ pub struct SaslRules {
 
 impl SaslRules {
     pub fn new(allowed: Option<Vec<String>>, min_strength: u32) -> Self {
+        let allowed = ArcSwapOption::new(allowed.map(Arc::new));
         Self { allowed, min_strength, turns: Arc::new(Semaphore::new(MAX_STEPS_AT_ONCE)) }
     }
 
+    /// From now on lets these in. Who is in stays.
+    pub fn allow(&self, allowed: Option<Vec<String>>) {
+        self.allowed.store(allowed.map(Arc::new));
+    }
+
     pub fn allows(&self, name: &str) -> bool {
-        self.allowed.as_ref().is_none_or(|list| list.iter().any(|pattern| wildcard::matches(pattern, name)))
+        let allowed = self.allowed.load();
+        allowed.as_ref().is_none_or(|list| list.iter().any(|pattern| wildcard::matches(pattern, name)))
     }
 
     /// Has the library work beside the tasks, for a limited time. `None`: it did not finish.

@@ -13,6 +13,8 @@ use crate::rpc::session::Rights;
 
 /// The user may be asked for a password meanwhile.
 const PATIENCE: Duration = Duration::from_secs(4 * 60);
+/// Where nobody is asked.
+const QUICK: Duration = Duration::from_secs(30);
 const NAME: &str = "org.freedesktop.PolicyKit1";
 const AUTHORITY: &str = "/org/freedesktop/PolicyKit1/Authority";
 const INTERFACE: &str = "org.freedesktop.PolicyKit1.Authority";
@@ -40,7 +42,8 @@ impl Polkit {
             Rights::ReadOnly => "org.libvirt.unix.monitor",
             Rights::ReadWrite => "org.libvirt.unix.manage",
         };
-        let asking = tokio::time::timeout(PATIENCE, self.ask(process, action));
+        let asking = self.ask(process, action, HashMap::new(), ALLOW_USER_INTERACTION);
+        let asking = tokio::time::timeout(PATIENCE, asking);
         let (is_authorized, is_challenge, details) = asking.await.map_err(|_| {
             tracing::warn!(action, "polkit does not answer");
             refusal()
@@ -57,8 +60,26 @@ impl Polkit {
         Err(refused.from_origin(Origin::POLKIT))
     }
 
+    /// Whether a process may do something now, with nobody being asked for a password.
+    pub async fn allows(
+        &self,
+        process: &PeerProcess,
+        action: &str,
+        details: HashMap<&str, &str>,
+    ) -> Result<bool> {
+        let asking = tokio::time::timeout(QUICK, self.ask(process, action, details, 0)).await;
+        let (is_authorized, ..) = asking.map_err(|_| Error::auth_failed("polkit does not answer"))??;
+        Ok(is_authorized)
+    }
+
     /// The bus is connected to for each question: it may have been restarted since the last.
-    async fn ask(&self, process: &PeerProcess, action: &str) -> Result<Verdict> {
+    async fn ask(
+        &self,
+        process: &PeerProcess,
+        action: &str,
+        details: HashMap<&str, &str>,
+        flags: u32,
+    ) -> Result<Verdict> {
         let no_bus = |error: zbus::Error| {
             Error::internal_error(format!("Unable to get system bus connection: {error}"))
                 .from_origin(Origin::DBUS)
@@ -69,8 +90,7 @@ impl Polkit {
         };
         let bus = builder.map_err(no_bus)?.build().await.map_err(no_bus)?;
         let subject = ("unix-process", self::subject(process)?);
-        let details: HashMap<&str, &str> = HashMap::new();
-        let question = (subject, action, details, ALLOW_USER_INTERACTION, "");
+        let question = (subject, action, details, flags, "");
         let call = bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), "CheckAuthorization", &question);
         let failed = |error: zbus::Error| Error::dbus_service(error.to_string()).from_origin(Origin::DBUS);
         call.await.map_err(failed)?.body().deserialize().map_err(failed)

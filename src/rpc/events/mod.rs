@@ -6,15 +6,16 @@
 
 mod relay;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use relay::{Form, Pattern};
 
 use self::relay::Relay;
+use super::access::events::Gate;
 use super::outbox::Outbox;
 use crate::drivers::Drivers;
 use crate::drivers::domain::event::EventId;
-use crate::drivers::event_bus::{Filter, SubscriptionId};
+use crate::drivers::event_bus::{Filter, Subscriber, SubscriptionId};
 use crate::drivers::secret::event::SecretEventId;
 use crate::drivers::storage::event::PoolEventId;
 use crate::error::{Error, Origin, Result};
@@ -51,12 +52,20 @@ struct State {
 #[derive(Debug)]
 pub struct Subscriptions {
     outbox: Arc<Outbox>,
+    /// Where access drivers decide what the client may see.
+    gate: OnceLock<Gate>,
     state: Mutex<State>,
 }
 
 impl Subscriptions {
     pub fn new(outbox: Arc<Outbox>) -> Self {
-        Self { outbox, state: Mutex::default() }
+        Self { outbox, gate: OnceLock::new(), state: Mutex::default() }
+    }
+
+    /// Said once, before there are registrations: from now on events pass `gate`.
+    pub fn guard(&self, gate: Gate) {
+        // A second one would be a mistake of the one caller, and changes nothing.
+        let _ = self.gate.set(gate);
     }
 
     /// Events of one kind, of all domains or of one. Answers the callback id.
@@ -154,7 +163,12 @@ impl Subscriptions {
         }
         let callback_id = state.next_id;
         state.next_id = state.next_id.wrapping_add(1) & i32::MAX;
-        let subscription = drivers.events.subscribe(filter.clone(), Arc::new(relay(callback_id)));
+        let relay: Arc<dyn Subscriber> = Arc::new(relay(callback_id));
+        let subscriber = match self.gate.get() {
+            None => relay,
+            Some(gate) => gate.guard(relay).ok_or_else(|| Error::internal_error("the client is gone"))?,
+        };
+        let subscription = drivers.events.subscribe(filter.clone(), subscriber);
         state.registrations.push(Registration { callback_id, subject, filter, subscription });
         Ok(callback_id)
     }

@@ -9,6 +9,7 @@ use crate::drivers::domain::flags::{DefineFlags, ListFlags};
 use crate::drivers::domain::metadata::NewMetadata;
 use crate::error::Result;
 use crate::qemu::job::{DomainHandle, State};
+use crate::rpc::access::about;
 use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes};
 use crate::util::uuid::Uuid;
@@ -54,8 +55,19 @@ pub(super) fn reference(state: &State) -> Domain {
     Domain { name: state.name.to_string(), uuid: state.uuid.0, id: state.id.unwrap_or(-1) }
 }
 
+/// What `pick` takes of each domain that `flags` let through and that the client may see.
+async fn listed<R: Send>(call: &Call, flags: u32, pick: fn(&State) -> R) -> Result<Vec<R>> {
+    let domains = &call.drivers.domains;
+    if !call.is_judged() {
+        return domains.list_all(flags, pick);
+    }
+    let all = domains.list_all(flags, |state| (about::of(state), pick(state)))?;
+    let seen = call.visible(all, |(object, _)| object.clone()).await;
+    Ok(seen.into_iter().map(|(_, picked)| picked).collect())
+}
+
 async fn list_all(call: Call, args: ConnectListAllDomainsArgs) -> Result<ConnectListAllDomainsRet> {
-    let mut domains = call.drivers.domains.list_all(args.flags, reference)?;
+    let mut domains = listed(&call, args.flags, reference).await?;
     let ret = u32::try_from(domains.len()).unwrap_or(u32::MAX);
     if args.need_results == 0 {
         domains.clear();
@@ -64,18 +76,18 @@ async fn list_all(call: Call, args: ConnectListAllDomainsArgs) -> Result<Connect
 }
 
 async fn num_of_domains(call: Call, (): ()) -> Result<ConnectNumOfDomainsRet> {
-    let active = call.drivers.domains.list_all(ListFlags::ACTIVE.bits(), |_| ())?;
+    let active = listed(&call, ListFlags::ACTIVE.bits(), |_| ()).await?;
     Ok(ConnectNumOfDomainsRet { num: count(active.len()) })
 }
 
 async fn list_domains(call: Call, args: ConnectListDomainsArgs) -> Result<ConnectListDomainsRet> {
-    let mut ids = call.drivers.domains.list_all(ListFlags::ACTIVE.bits(), |state| state.id.unwrap_or(-1))?;
+    let mut ids = listed(&call, ListFlags::ACTIVE.bits(), |state| state.id.unwrap_or(-1)).await?;
     ids.truncate(at_most(args.maxids));
     Ok(ConnectListDomainsRet { ids })
 }
 
 async fn num_of_defined(call: Call, (): ()) -> Result<ConnectNumOfDefinedDomainsRet> {
-    let inactive = call.drivers.domains.list_all(ListFlags::INACTIVE.bits(), |_| ())?;
+    let inactive = listed(&call, ListFlags::INACTIVE.bits(), |_| ()).await?;
     Ok(ConnectNumOfDefinedDomainsRet { num: count(inactive.len()) })
 }
 
@@ -83,8 +95,7 @@ async fn list_defined(
     call: Call,
     args: ConnectListDefinedDomainsArgs,
 ) -> Result<ConnectListDefinedDomainsRet> {
-    let mut names =
-        call.drivers.domains.list_all(ListFlags::INACTIVE.bits(), |state| state.name.to_string())?;
+    let mut names = listed(&call, ListFlags::INACTIVE.bits(), |state| state.name.to_string()).await?;
     names.truncate(at_most(args.maxnames));
     Ok(ConnectListDefinedDomainsRet { names })
 }

@@ -1,11 +1,14 @@
 //! Secrets: definitions, values, events.
 
+use std::sync::Arc;
+
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
 use crate::drivers::secret::event::SecretEventId;
 use crate::drivers::secret::{Value, reference};
 use crate::error::{Error, Origin, Result};
+use crate::rpc::access::about;
 use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes};
 use crate::util::uuid::Uuid;
@@ -29,20 +32,25 @@ fn wire(secret: &crate::conf::secret::Secret) -> Secret {
     convert::secret(&reference(secret))
 }
 
+/// The secrets that the client may see.
+async fn visible(call: &Call, flags: u32) -> Result<Vec<Arc<crate::conf::secret::Secret>>> {
+    Ok(call.visible(call.drivers.secrets.list_all(flags)?, |secret| about::secret(secret)).await)
+}
+
 async fn num_of_secrets(call: Call, (): ()) -> Result<ConnectNumOfSecretsRet> {
-    let num = i32::try_from(call.drivers.secrets.list_all(0)?.len()).unwrap_or(i32::MAX);
+    let num = i32::try_from(visible(&call, 0).await?.len()).unwrap_or(i32::MAX);
     Ok(ConnectNumOfSecretsRet { num })
 }
 
 async fn list_secrets(call: Call, args: ConnectListSecretsArgs) -> Result<ConnectListSecretsRet> {
-    let secrets = call.drivers.secrets.list_all(0)?;
+    let secrets = visible(&call, 0).await?;
     let uuids = secrets.iter().map(|secret| secret.uuid.to_string());
     let uuids = uuids.take(usize::try_from(args.maxuuids).unwrap_or(0)).collect();
     Ok(ConnectListSecretsRet { uuids })
 }
 
 async fn list_all(call: Call, args: ConnectListAllSecretsArgs) -> Result<ConnectListAllSecretsRet> {
-    let found = call.drivers.secrets.list_all(args.flags)?;
+    let found = visible(&call, args.flags).await?;
     let ret = u32::try_from(found.len()).unwrap_or(u32::MAX);
     let wanted = found.iter().filter(|_| args.need_results != 0);
     Ok(ConnectListAllSecretsRet { secrets: wanted.map(|secret| wire(secret)).collect(), ret })

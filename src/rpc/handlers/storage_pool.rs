@@ -9,6 +9,7 @@ use crate::drivers::storage::event::PoolEventId;
 use crate::drivers::storage::pool::PoolState;
 use crate::drivers::storage::reads::{self, Activity};
 use crate::error::{Error, Origin, Result};
+use crate::rpc::access::about;
 use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes};
 use crate::util::uuid::Uuid;
@@ -51,6 +52,12 @@ fn state(call: &Call, pool: &StoragePool) -> Result<Arc<PoolState>> {
     call.drivers.storage.state(Uuid(pool.uuid), &pool.name)
 }
 
+/// The names of the pools that the client may see.
+async fn names(call: &Call, activity: Activity) -> Vec<String> {
+    let seen = call.visible(call.drivers.storage.of_activity(activity), |state| about::pool(state)).await;
+    seen.iter().map(|state| state.current.name.to_string()).collect()
+}
+
 fn count(names: &[String]) -> i32 {
     i32::try_from(names.len()).unwrap_or(i32::MAX)
 }
@@ -61,28 +68,28 @@ fn at_most(mut names: Vec<String>, max: i32) -> Vec<String> {
 }
 
 async fn num_of_active(call: Call, (): ()) -> Result<ConnectNumOfStoragePoolsRet> {
-    Ok(ConnectNumOfStoragePoolsRet { num: count(&call.drivers.storage.names(Activity::Active)) })
+    Ok(ConnectNumOfStoragePoolsRet { num: count(&names(&call, Activity::Active).await) })
 }
 
 async fn list_active(call: Call, args: ConnectListStoragePoolsArgs) -> Result<ConnectListStoragePoolsRet> {
-    let names = at_most(call.drivers.storage.names(Activity::Active), args.maxnames);
+    let names = at_most(names(&call, Activity::Active).await, args.maxnames);
     Ok(ConnectListStoragePoolsRet { names })
 }
 
 async fn num_of_defined(call: Call, (): ()) -> Result<ConnectNumOfDefinedStoragePoolsRet> {
-    Ok(ConnectNumOfDefinedStoragePoolsRet { num: count(&call.drivers.storage.names(Activity::Inactive)) })
+    Ok(ConnectNumOfDefinedStoragePoolsRet { num: count(&names(&call, Activity::Inactive).await) })
 }
 
 async fn list_defined(
     call: Call,
     args: ConnectListDefinedStoragePoolsArgs,
 ) -> Result<ConnectListDefinedStoragePoolsRet> {
-    let names = at_most(call.drivers.storage.names(Activity::Inactive), args.maxnames);
+    let names = at_most(names(&call, Activity::Inactive).await, args.maxnames);
     Ok(ConnectListDefinedStoragePoolsRet { names })
 }
 
 async fn list_all(call: Call, args: ConnectListAllStoragePoolsArgs) -> Result<ConnectListAllStoragePoolsRet> {
-    let found = call.drivers.storage.list_all(args.flags)?;
+    let found = call.visible(call.drivers.storage.list_all(args.flags)?, |state| about::pool(state)).await;
     let ret = u32::try_from(found.len()).unwrap_or(u32::MAX);
     let wanted = found.iter().filter(|_| args.need_results != 0);
     Ok(ConnectListAllStoragePoolsRet { pools: wanted.map(|state| reference(state)).collect(), ret })

@@ -5,9 +5,11 @@ use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 
 use crate::drivers::storage::flags::{CallFlags, InfoFlags, no_flags};
+use crate::drivers::storage::pool::PoolState;
 use crate::drivers::storage::transfer::Part;
 use crate::drivers::storage::{Download, Upload, VolumeRef};
 use crate::error::Result;
+use crate::rpc::access::driver::Object;
 use crate::rpc::convert;
 use crate::rpc::router::{Call, Routes, Streamed};
 use crate::rpc::stream::{Closing, MAX_DATA, Piece, Pipe, Silent, Sink, Source};
@@ -41,17 +43,26 @@ pub fn routes(r: &mut Routes) {
     r.on_stream::<StorageVolDownload>(download);
 }
 
+/// The volumes of a pool that the client may see.
+async fn visible(call: &Call, state: &PoolState) -> Vec<VolumeRef> {
+    let volumes = state.volumes.values();
+    let volumes = volumes.map(|record| VolumeRef::of(&state.current.name, &record.volume)).collect();
+    call.visible(volumes, |volume| Object::StorageVol(volume.clone())).await
+}
+
 async fn num_of_volumes(call: Call, args: StoragePoolNumOfVolumesArgs) -> Result<StoragePoolNumOfVolumesRet> {
     let state = call.drivers.storage.state(Uuid(args.pool.uuid), &args.pool.name)?;
     state.require_active()?;
-    Ok(StoragePoolNumOfVolumesRet { num: i32::try_from(state.volumes.len()).unwrap_or(i32::MAX) })
+    let num = visible(&call, &state).await.len();
+    Ok(StoragePoolNumOfVolumesRet { num: i32::try_from(num).unwrap_or(i32::MAX) })
 }
 
 async fn list_volumes(call: Call, args: StoragePoolListVolumesArgs) -> Result<StoragePoolListVolumesRet> {
     let state = call.drivers.storage.state(Uuid(args.pool.uuid), &args.pool.name)?;
     state.require_active()?;
     let max = usize::try_from(args.maxnames).unwrap_or(0);
-    let names = state.volumes.keys().take(max).map(|name| name.to_string()).collect();
+    let volumes = visible(&call, &state).await;
+    let names = volumes.into_iter().take(max).map(|volume| volume.name).collect();
     Ok(StoragePoolListVolumesRet { names })
 }
 
@@ -62,10 +73,10 @@ async fn list_all_volumes(
     let state = call.drivers.storage.state(Uuid(args.pool.uuid), &args.pool.name)?;
     no_flags(args.flags, "storagePoolListAllVolumes")?;
     state.require_active()?;
-    let ret = u32::try_from(state.volumes.len()).unwrap_or(u32::MAX);
-    let wanted = state.volumes.values().filter(|_| args.need_results != 0);
-    let pool = &state.current.name;
-    let vols = wanted.map(|record| convert::volume(VolumeRef::of(pool, &record.volume))).collect();
+    let volumes = visible(&call, &state).await;
+    let ret = u32::try_from(volumes.len()).unwrap_or(u32::MAX);
+    let wanted = volumes.into_iter().filter(|_| args.need_results != 0);
+    let vols = wanted.map(convert::volume).collect();
     Ok(StoragePoolListAllVolumesRet { vols, ret })
 }
 

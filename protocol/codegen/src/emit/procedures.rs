@@ -9,9 +9,11 @@ pub(super) fn emit_calls(module: &Module) -> String {
     let mut kinds: Vec<_> = module.calls.iter().map(|call| call.kind).collect();
     kinds.sort_unstable();
     kinds.dedup();
+    let subject = if module.calls.iter().any(|call| call.subject.is_some()) { ", FindSubject" } else { "" };
+    let named = if subject.is_empty() { "" } else { ", Subject" };
     let when = if module.calls.iter().any(|call| !call.acl.is_empty()) { ", When" } else { "" };
     format!(
-        "use super::{{PROGRAM, types::*}};\nuse crate::procedure::{{Acl, Priority, Procedure, Program, {}{when}}};\n\n{}",
+        "use super::{{PROGRAM, types::*}};\nuse crate::procedure::{{Acl{subject}, Priority, Procedure, Program, {}{named}{when}}};\n\n{}",
         kinds.join(", "),
         calls.join("\n")
     )
@@ -30,11 +32,17 @@ fn emit_call(call: &Call) -> String {
         }
         _ => String::new(),
     };
+    let subject = match &call.subject {
+        Some((class, place)) => format!(
+            "    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::{class}(&args.{place}));\n"
+        ),
+        None => String::new(),
+    };
     format!(
         "{head}/// `{api}`\n#[derive(Debug, Clone, Copy)]\npub enum {name} {{}}\n\nimpl Procedure for {name} {{\n    \
          const PROGRAM: Program = PROGRAM;\n    const NUMBER: i32 = {number};\n    \
          const NAME: &'static str = \"{wire}\";\n    const API: &'static str = \"{api}\";\n    \
-         const PRIORITY: Priority = Priority::{priority};\n    const ACL: &'static [Acl] = &[{acl}];\n    \
+         const PRIORITY: Priority = Priority::{priority};\n    const ACL: &'static [Acl] = &[{acl}];\n{subject}    \
          type Kind = {kind};\n    type Args = {args};\n    type Ret = {ret};\n{decides}}}\n",
         api = call.api,
         number = call.number,

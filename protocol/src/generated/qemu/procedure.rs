@@ -2,7 +2,7 @@
 // `UPDATE=1 cargo test -p ferrovirt-codegen`.
 
 use super::{PROGRAM, types::*};
-use crate::procedure::{Acl, Priority, Procedure, Program, Plain, WithFds, When};
+use crate::procedure::{Acl, FindSubject, Priority, Procedure, Program, Plain, WithFds, Subject, When};
 
 /// `virDomainQemuMonitorCommand`
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,7 @@ impl Procedure for DomainMonitorCommand {
     const API: &'static str = "virDomainQemuMonitorCommand";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMonitorCommandArgs;
     type Ret = DomainMonitorCommandRet;
@@ -50,6 +51,7 @@ impl Procedure for DomainAgentCommand {
     const API: &'static str = "virDomainQemuAgentCommand";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAgentCommandArgs;
     type Ret = DomainAgentCommandRet;
@@ -101,6 +103,7 @@ impl Procedure for DomainMonitorCommandWithFiles {
     const API: &'static str = "virDomainQemuMonitorCommandWithFiles";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = WithFds;
     type Args = DomainMonitorCommandWithFilesArgs;
     type Ret = DomainMonitorCommandWithFilesRet;

@@ -2,7 +2,7 @@
 // `UPDATE=1 cargo test -p ferrovirt-codegen`.
 
 use super::{PROGRAM, types::*};
-use crate::procedure::{Acl, Priority, Procedure, Program, Plain, StreamBoth, StreamDown, StreamUp, WithFds, When};
+use crate::procedure::{Acl, FindSubject, Priority, Procedure, Program, Plain, StreamBoth, StreamDown, StreamUp, WithFds, Subject, When};
 
 /// The first call of every connection.
 ///
@@ -816,6 +816,7 @@ impl Procedure for DomainGetXmlDesc {
         Acl { object: "domain", permission: "read_secure", when: When::Set(0x1) },
         Acl { object: "domain", permission: "read_secure", when: When::Set(0x8) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetXmlDescArgs;
     type Ret = DomainGetXmlDescRet;
@@ -836,6 +837,7 @@ impl Procedure for DomainGetAutostart {
     const API: &'static str = "virDomainGetAutostart";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetAutostartArgs;
     type Ret = DomainGetAutostartRet;
@@ -852,6 +854,7 @@ impl Procedure for DomainSetAutostart {
     const API: &'static str = "virDomainSetAutostart";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetAutostartArgs;
     type Ret = ();
@@ -868,6 +871,7 @@ impl Procedure for DomainUndefine {
     const API: &'static str = "virDomainUndefine";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "delete", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainUndefineArgs;
     type Ret = ();
@@ -916,6 +920,7 @@ impl Procedure for DomainIsActive {
     const API: &'static str = "virDomainIsActive";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainIsActiveArgs;
     type Ret = DomainIsActiveRet;
@@ -932,6 +937,7 @@ impl Procedure for DomainIsPersistent {
     const API: &'static str = "virDomainIsPersistent";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainIsPersistentArgs;
     type Ret = DomainIsPersistentRet;
@@ -948,6 +954,7 @@ impl Procedure for DomainIsUpdated {
     const API: &'static str = "virDomainIsUpdated";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainIsUpdatedArgs;
     type Ret = DomainIsUpdatedRet;
@@ -964,6 +971,7 @@ impl Procedure for DomainUndefineFlags {
     const API: &'static str = "virDomainUndefineFlags";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "delete", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainUndefineFlagsArgs;
     type Ret = ();
@@ -984,6 +992,7 @@ impl Procedure for DomainSetMetadata {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetMetadataArgs;
     type Ret = ();
@@ -1004,6 +1013,7 @@ impl Procedure for DomainGetMetadata {
     const API: &'static str = "virDomainGetMetadata";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetMetadataArgs;
     type Ret = DomainGetMetadataRet;
@@ -1042,6 +1052,7 @@ impl Procedure for DomainRename {
         Acl { object: "domain", permission: "write", when: When::Always },
         Acl { object: "domain", permission: "save", when: When::Always },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainRenameArgs;
     type Ret = DomainRenameRet;
@@ -1058,6 +1069,7 @@ impl Procedure for DomainSetLifecycleAction {
     const API: &'static str = "virDomainSetLifecycleAction";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetLifecycleActionArgs;
     type Ret = ();
@@ -1074,6 +1086,7 @@ impl Procedure for DomainGetAutostartOnce {
     const API: &'static str = "virDomainGetAutostartOnce";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetAutostartOnceArgs;
     type Ret = DomainGetAutostartOnceRet;
@@ -1090,6 +1103,7 @@ impl Procedure for DomainSetAutostartOnce {
     const API: &'static str = "virDomainSetAutostartOnce";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetAutostartOnceArgs;
     type Ret = ();
@@ -1108,6 +1122,7 @@ impl Procedure for DomainCreate {
     const API: &'static str = "virDomainCreate";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "start", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainCreateArgs;
     type Ret = ();
@@ -1147,6 +1162,7 @@ impl Procedure for DomainDestroy {
     const API: &'static str = "virDomainDestroy";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "stop", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainDestroyArgs;
     type Ret = ();
@@ -1166,6 +1182,7 @@ impl Procedure for DomainReboot {
         Acl { object: "domain", permission: "init_control", when: When::Always },
         Acl { object: "domain", permission: "write", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainRebootArgs;
     type Ret = ();
@@ -1186,6 +1203,7 @@ impl Procedure for DomainResume {
     const API: &'static str = "virDomainResume";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "suspend", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainResumeArgs;
     type Ret = ();
@@ -1204,6 +1222,7 @@ impl Procedure for DomainShutdown {
     const API: &'static str = "virDomainShutdown";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "init_control", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainShutdownArgs;
     type Ret = ();
@@ -1220,6 +1239,7 @@ impl Procedure for DomainSuspend {
     const API: &'static str = "virDomainSuspend";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "suspend", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSuspendArgs;
     type Ret = ();
@@ -1236,6 +1256,7 @@ impl Procedure for DomainCreateWithFlags {
     const API: &'static str = "virDomainCreateWithFlags";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "start", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainCreateWithFlagsArgs;
     type Ret = DomainCreateWithFlagsRet;
@@ -1252,6 +1273,7 @@ impl Procedure for DomainDestroyFlags {
     const API: &'static str = "virDomainDestroyFlags";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "stop", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainDestroyFlagsArgs;
     type Ret = ();
@@ -1268,6 +1290,7 @@ impl Procedure for DomainReset {
     const API: &'static str = "virDomainReset";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "reset", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainResetArgs;
     type Ret = ();
@@ -1287,6 +1310,7 @@ impl Procedure for DomainShutdownFlags {
         Acl { object: "domain", permission: "init_control", when: When::Always },
         Acl { object: "domain", permission: "write", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainShutdownFlagsArgs;
     type Ret = ();
@@ -1307,6 +1331,7 @@ impl Procedure for DomainPmSuspendForDuration {
     const API: &'static str = "virDomainPMSuspendForDuration";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "pm_control", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainPmSuspendForDurationArgs;
     type Ret = ();
@@ -1323,6 +1348,7 @@ impl Procedure for DomainPmWakeup {
     const API: &'static str = "virDomainPMWakeup";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "pm_control", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainPmWakeupArgs;
     type Ret = ();
@@ -1360,6 +1386,7 @@ impl Procedure for DomainCreateWithFiles {
     const API: &'static str = "virDomainCreateWithFiles";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "start", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = WithFds;
     type Args = DomainCreateWithFilesArgs;
     type Ret = DomainCreateWithFilesRet;
@@ -1378,6 +1405,7 @@ impl Procedure for DomainFdAssociate {
     const API: &'static str = "virDomainFDAssociate";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = WithFds;
     type Args = DomainFdAssociateArgs;
     type Ret = ();
@@ -1396,6 +1424,7 @@ impl Procedure for DomainGetInfo {
     const API: &'static str = "virDomainGetInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetInfoArgs;
     type Ret = DomainGetInfoRet;
@@ -1412,6 +1441,7 @@ impl Procedure for DomainGetOsType {
     const API: &'static str = "virDomainGetOSType";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetOsTypeArgs;
     type Ret = DomainGetOsTypeRet;
@@ -1428,6 +1458,7 @@ impl Procedure for DomainBlockStats {
     const API: &'static str = "virDomainBlockStats";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockStatsArgs;
     type Ret = DomainBlockStatsRet;
@@ -1444,6 +1475,7 @@ impl Procedure for DomainInterfaceStats {
     const API: &'static str = "virDomainInterfaceStats";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainInterfaceStatsArgs;
     type Ret = DomainInterfaceStatsRet;
@@ -1462,6 +1494,7 @@ impl Procedure for DomainMemoryStats {
     const API: &'static str = "virDomainMemoryStats";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMemoryStatsArgs;
     type Ret = DomainMemoryStatsRet;
@@ -1478,6 +1511,7 @@ impl Procedure for DomainGetState {
     const API: &'static str = "virDomainGetState";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetStateArgs;
     type Ret = DomainGetStateRet;
@@ -1494,6 +1528,7 @@ impl Procedure for DomainGetControlInfo {
     const API: &'static str = "virDomainGetControlInfo";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetControlInfoArgs;
     type Ret = DomainGetControlInfoRet;
@@ -1510,6 +1545,7 @@ impl Procedure for DomainBlockStatsFlags {
     const API: &'static str = "virDomainBlockStatsFlags";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockStatsFlagsArgs;
     type Ret = DomainBlockStatsFlagsRet;
@@ -1526,6 +1562,7 @@ impl Procedure for DomainGetCpuStats {
     const API: &'static str = "virDomainGetCPUStats";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetCpuStatsArgs;
     type Ret = DomainGetCpuStatsRet;
@@ -1542,6 +1579,7 @@ impl Procedure for DomainGetDiskErrors {
     const API: &'static str = "virDomainGetDiskErrors";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetDiskErrorsArgs;
     type Ret = DomainGetDiskErrorsRet;
@@ -1558,6 +1596,7 @@ impl Procedure for DomainGetHostname {
     const API: &'static str = "virDomainGetHostname";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetHostnameArgs;
     type Ret = DomainGetHostnameRet;
@@ -1574,6 +1613,7 @@ impl Procedure for DomainGetTime {
     const API: &'static str = "virDomainGetTime";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetTimeArgs;
     type Ret = DomainGetTimeRet;
@@ -1590,6 +1630,7 @@ impl Procedure for DomainSetTime {
     const API: &'static str = "virDomainSetTime";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "set_time", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetTimeArgs;
     type Ret = ();
@@ -1627,6 +1668,7 @@ impl Procedure for DomainInterfaceAddresses {
         Acl { object: "domain", permission: "read", when: When::Always },
         Acl { object: "domain", permission: "write", when: When::Equals(1) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainInterfaceAddressesArgs;
     type Ret = DomainInterfaceAddressesRet;
@@ -1647,6 +1689,7 @@ impl Procedure for DomainGetMessages {
     const API: &'static str = "virDomainGetMessages";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetMessagesArgs;
     type Ret = DomainGetMessagesRet;
@@ -1663,6 +1706,7 @@ impl Procedure for DomainStartDirtyRateCalc {
     const API: &'static str = "virDomainStartDirtyRateCalc";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainStartDirtyRateCalcArgs;
     type Ret = ();
@@ -1679,6 +1723,7 @@ impl Procedure for DomainGetMaxMemory {
     const API: &'static str = "virDomainGetMaxMemory";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetMaxMemoryArgs;
     type Ret = DomainGetMaxMemoryRet;
@@ -1695,6 +1740,7 @@ impl Procedure for DomainSetMaxMemory {
     const API: &'static str = "virDomainSetMaxMemory";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetMaxMemoryArgs;
     type Ret = ();
@@ -1711,6 +1757,7 @@ impl Procedure for DomainSetMemory {
     const API: &'static str = "virDomainSetMemory";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetMemoryArgs;
     type Ret = ();
@@ -1729,6 +1776,7 @@ impl Procedure for DomainMemoryPeek {
     const API: &'static str = "virDomainMemoryPeek";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "mem_read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMemoryPeekArgs;
     type Ret = DomainMemoryPeekRet;
@@ -1749,6 +1797,7 @@ impl Procedure for DomainSetMemoryParameters {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetMemoryParametersArgs;
     type Ret = ();
@@ -1769,6 +1818,7 @@ impl Procedure for DomainGetMemoryParameters {
     const API: &'static str = "virDomainGetMemoryParameters";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetMemoryParametersArgs;
     type Ret = DomainGetMemoryParametersRet;
@@ -1789,6 +1839,7 @@ impl Procedure for DomainSetMemoryFlags {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetMemoryFlagsArgs;
     type Ret = ();
@@ -1813,6 +1864,7 @@ impl Procedure for DomainSetMemoryStatsPeriod {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetMemoryStatsPeriodArgs;
     type Ret = ();
@@ -1833,6 +1885,7 @@ impl Procedure for DomainGetMaxVcpus {
     const API: &'static str = "virDomainGetMaxVcpus";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetMaxVcpusArgs;
     type Ret = DomainGetMaxVcpusRet;
@@ -1851,6 +1904,7 @@ impl Procedure for DomainGetVcpus {
     const API: &'static str = "virDomainGetVcpus";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetVcpusArgs;
     type Ret = DomainGetVcpusRet;
@@ -1867,6 +1921,7 @@ impl Procedure for DomainPinVcpu {
     const API: &'static str = "virDomainPinVcpu";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainPinVcpuArgs;
     type Ret = ();
@@ -1883,6 +1938,7 @@ impl Procedure for DomainSetVcpus {
     const API: &'static str = "virDomainSetVcpus";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetVcpusArgs;
     type Ret = ();
@@ -1904,6 +1960,7 @@ impl Procedure for DomainSetVcpusFlags {
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
         Acl { object: "domain", permission: "write", when: When::Set(0x8) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetVcpusFlagsArgs;
     type Ret = ();
@@ -1927,6 +1984,7 @@ impl Procedure for DomainGetVcpusFlags {
         Acl { object: "domain", permission: "read", when: When::Always },
         Acl { object: "domain", permission: "write", when: When::Set(0x8) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetVcpusFlagsArgs;
     type Ret = DomainGetVcpusFlagsRet;
@@ -1951,6 +2009,7 @@ impl Procedure for DomainPinVcpuFlags {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainPinVcpuFlagsArgs;
     type Ret = ();
@@ -1971,6 +2030,7 @@ impl Procedure for DomainGetVcpuPinInfo {
     const API: &'static str = "virDomainGetVcpuPinInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetVcpuPinInfoArgs;
     type Ret = DomainGetVcpuPinInfoRet;
@@ -1991,6 +2051,7 @@ impl Procedure for DomainPinEmulator {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainPinEmulatorArgs;
     type Ret = ();
@@ -2011,6 +2072,7 @@ impl Procedure for DomainGetEmulatorPinInfo {
     const API: &'static str = "virDomainGetEmulatorPinInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetEmulatorPinInfoArgs;
     type Ret = DomainGetEmulatorPinInfoRet;
@@ -2027,6 +2089,7 @@ impl Procedure for DomainGetIothreadInfo {
     const API: &'static str = "virDomainGetIOThreadInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetIothreadInfoArgs;
     type Ret = DomainGetIothreadInfoRet;
@@ -2047,6 +2110,7 @@ impl Procedure for DomainPinIothread {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainPinIothreadArgs;
     type Ret = ();
@@ -2071,6 +2135,7 @@ impl Procedure for DomainAddIothread {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAddIothreadArgs;
     type Ret = ();
@@ -2095,6 +2160,7 @@ impl Procedure for DomainDelIothread {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainDelIothreadArgs;
     type Ret = ();
@@ -2115,6 +2181,7 @@ impl Procedure for DomainGetGuestVcpus {
     const API: &'static str = "virDomainGetGuestVcpus";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetGuestVcpusArgs;
     type Ret = DomainGetGuestVcpusRet;
@@ -2131,6 +2198,7 @@ impl Procedure for DomainSetGuestVcpus {
     const API: &'static str = "virDomainSetGuestVcpus";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetGuestVcpusArgs;
     type Ret = ();
@@ -2151,6 +2219,7 @@ impl Procedure for DomainSetVcpu {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetVcpuArgs;
     type Ret = ();
@@ -2175,6 +2244,7 @@ impl Procedure for DomainSetIothreadParams {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetIothreadParamsArgs;
     type Ret = ();
@@ -2195,6 +2265,7 @@ impl Procedure for DomainInjectNmi {
     const API: &'static str = "virDomainInjectNMI";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "inject_nmi", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainInjectNmiArgs;
     type Ret = ();
@@ -2211,6 +2282,7 @@ impl Procedure for DomainSendKey {
     const API: &'static str = "virDomainSendKey";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "send_input", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSendKeyArgs;
     type Ret = ();
@@ -2227,6 +2299,7 @@ impl Procedure for DomainSendProcessSignal {
     const API: &'static str = "virDomainSendProcessSignal";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "send_signal", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSendProcessSignalArgs;
     type Ret = ();
@@ -2243,6 +2316,7 @@ impl Procedure for DomainAttachDevice {
     const API: &'static str = "virDomainAttachDevice";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAttachDeviceArgs;
     type Ret = ();
@@ -2259,6 +2333,7 @@ impl Procedure for DomainDetachDevice {
     const API: &'static str = "virDomainDetachDevice";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainDetachDeviceArgs;
     type Ret = ();
@@ -2279,6 +2354,7 @@ impl Procedure for DomainAttachDeviceFlags {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAttachDeviceFlagsArgs;
     type Ret = ();
@@ -2303,6 +2379,7 @@ impl Procedure for DomainDetachDeviceFlags {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainDetachDeviceFlagsArgs;
     type Ret = ();
@@ -2327,6 +2404,7 @@ impl Procedure for DomainUpdateDeviceFlags {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainUpdateDeviceFlagsArgs;
     type Ret = ();
@@ -2351,6 +2429,7 @@ impl Procedure for DomainDetachDeviceAlias {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainDetachDeviceAliasArgs;
     type Ret = ();
@@ -2371,6 +2450,7 @@ impl Procedure for DomainBlockPeek {
     const API: &'static str = "virDomainBlockPeek";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "block_read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockPeekArgs;
     type Ret = DomainBlockPeekRet;
@@ -2387,6 +2467,7 @@ impl Procedure for DomainGetBlockInfo {
     const API: &'static str = "virDomainGetBlockInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetBlockInfoArgs;
     type Ret = DomainGetBlockInfoRet;
@@ -2403,6 +2484,7 @@ impl Procedure for DomainBlockJobAbort {
     const API: &'static str = "virDomainBlockJobAbort";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockJobAbortArgs;
     type Ret = ();
@@ -2419,6 +2501,7 @@ impl Procedure for DomainGetBlockJobInfo {
     const API: &'static str = "virDomainGetBlockJobInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetBlockJobInfoArgs;
     type Ret = DomainGetBlockJobInfoRet;
@@ -2435,6 +2518,7 @@ impl Procedure for DomainBlockJobSetSpeed {
     const API: &'static str = "virDomainBlockJobSetSpeed";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockJobSetSpeedArgs;
     type Ret = ();
@@ -2451,6 +2535,7 @@ impl Procedure for DomainBlockPull {
     const API: &'static str = "virDomainBlockPull";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "block_write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockPullArgs;
     type Ret = ();
@@ -2467,6 +2552,7 @@ impl Procedure for DomainBlockResize {
     const API: &'static str = "virDomainBlockResize";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "block_write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockResizeArgs;
     type Ret = ();
@@ -2487,6 +2573,7 @@ impl Procedure for DomainSetBlockIoTune {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetBlockIoTuneArgs;
     type Ret = ();
@@ -2507,6 +2594,7 @@ impl Procedure for DomainGetBlockIoTune {
     const API: &'static str = "virDomainGetBlockIoTune";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetBlockIoTuneArgs;
     type Ret = DomainGetBlockIoTuneRet;
@@ -2523,6 +2611,7 @@ impl Procedure for DomainBlockRebase {
     const API: &'static str = "virDomainBlockRebase";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "block_write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockRebaseArgs;
     type Ret = ();
@@ -2539,6 +2628,7 @@ impl Procedure for DomainBlockCommit {
     const API: &'static str = "virDomainBlockCommit";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "block_write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockCommitArgs;
     type Ret = ();
@@ -2555,6 +2645,7 @@ impl Procedure for DomainBlockCopy {
     const API: &'static str = "virDomainBlockCopy";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "block_write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBlockCopyArgs;
     type Ret = ();
@@ -2571,6 +2662,7 @@ impl Procedure for DomainSetBlockThreshold {
     const API: &'static str = "virDomainSetBlockThreshold";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetBlockThresholdArgs;
     type Ret = ();
@@ -2591,6 +2683,7 @@ impl Procedure for DomainSetThrottleGroup {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetThrottleGroupArgs;
     type Ret = ();
@@ -2615,6 +2708,7 @@ impl Procedure for DomainDelThrottleGroup {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainDelThrottleGroupArgs;
     type Ret = ();
@@ -2637,6 +2731,7 @@ impl Procedure for DomainGetSchedulerType {
     const API: &'static str = "virDomainGetSchedulerType";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetSchedulerTypeArgs;
     type Ret = DomainGetSchedulerTypeRet;
@@ -2653,6 +2748,7 @@ impl Procedure for DomainGetSchedulerParameters {
     const API: &'static str = "virDomainGetSchedulerParameters";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetSchedulerParametersArgs;
     type Ret = DomainGetSchedulerParametersRet;
@@ -2669,6 +2765,7 @@ impl Procedure for DomainSetSchedulerParameters {
     const API: &'static str = "virDomainSetSchedulerParameters";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetSchedulerParametersArgs;
     type Ret = ();
@@ -2689,6 +2786,7 @@ impl Procedure for DomainSetBlkioParameters {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetBlkioParametersArgs;
     type Ret = ();
@@ -2709,6 +2807,7 @@ impl Procedure for DomainGetBlkioParameters {
     const API: &'static str = "virDomainGetBlkioParameters";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetBlkioParametersArgs;
     type Ret = DomainGetBlkioParametersRet;
@@ -2729,6 +2828,7 @@ impl Procedure for DomainSetSchedulerParametersFlags {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetSchedulerParametersFlagsArgs;
     type Ret = ();
@@ -2749,6 +2849,7 @@ impl Procedure for DomainGetSchedulerParametersFlags {
     const API: &'static str = "virDomainGetSchedulerParametersFlags";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetSchedulerParametersFlagsArgs;
     type Ret = DomainGetSchedulerParametersFlagsRet;
@@ -2769,6 +2870,7 @@ impl Procedure for DomainSetNumaParameters {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetNumaParametersArgs;
     type Ret = ();
@@ -2789,6 +2891,7 @@ impl Procedure for DomainGetNumaParameters {
     const API: &'static str = "virDomainGetNumaParameters";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetNumaParametersArgs;
     type Ret = DomainGetNumaParametersRet;
@@ -2809,6 +2912,7 @@ impl Procedure for DomainSetInterfaceParameters {
         Acl { object: "domain", permission: "save", when: When::Clear(0x3) },
         Acl { object: "domain", permission: "save", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetInterfaceParametersArgs;
     type Ret = ();
@@ -2829,6 +2933,7 @@ impl Procedure for DomainGetInterfaceParameters {
     const API: &'static str = "virDomainGetInterfaceParameters";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetInterfaceParametersArgs;
     type Ret = DomainGetInterfaceParametersRet;
@@ -2845,6 +2950,7 @@ impl Procedure for DomainGetPerfEvents {
     const API: &'static str = "virDomainGetPerfEvents";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetPerfEventsArgs;
     type Ret = DomainGetPerfEventsRet;
@@ -2861,6 +2967,7 @@ impl Procedure for DomainSetPerfEvents {
     const API: &'static str = "virDomainSetPerfEvents";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetPerfEventsArgs;
     type Ret = ();
@@ -2877,6 +2984,7 @@ impl Procedure for DomainCoreDump {
     const API: &'static str = "virDomainCoreDump";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "core_dump", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainCoreDumpArgs;
     type Ret = ();
@@ -2912,6 +3020,7 @@ impl Procedure for DomainSave {
     const API: &'static str = "virDomainSave";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "hibernate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSaveArgs;
     type Ret = ();
@@ -2928,6 +3037,7 @@ impl Procedure for DomainManagedSave {
     const API: &'static str = "virDomainManagedSave";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "hibernate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainManagedSaveArgs;
     type Ret = ();
@@ -2944,6 +3054,7 @@ impl Procedure for DomainHasManagedSaveImage {
     const API: &'static str = "virDomainHasManagedSaveImage";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainHasManagedSaveImageArgs;
     type Ret = DomainHasManagedSaveImageRet;
@@ -2960,6 +3071,7 @@ impl Procedure for DomainManagedSaveRemove {
     const API: &'static str = "virDomainManagedSaveRemove";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "hibernate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainManagedSaveRemoveArgs;
     type Ret = ();
@@ -2976,6 +3088,7 @@ impl Procedure for DomainSaveFlags {
     const API: &'static str = "virDomainSaveFlags";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "hibernate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSaveFlagsArgs;
     type Ret = ();
@@ -3046,6 +3159,7 @@ impl Procedure for DomainCoreDumpWithFormat {
     const API: &'static str = "virDomainCoreDumpWithFormat";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "core_dump", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainCoreDumpWithFormatArgs;
     type Ret = ();
@@ -3065,6 +3179,7 @@ impl Procedure for DomainManagedSaveGetXmlDesc {
         Acl { object: "domain", permission: "read", when: When::Always },
         Acl { object: "domain", permission: "read_secure", when: When::Set(0x1) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainManagedSaveGetXmlDescArgs;
     type Ret = DomainManagedSaveGetXmlDescRet;
@@ -3088,6 +3203,7 @@ impl Procedure for DomainManagedSaveDefineXml {
         Acl { object: "domain", permission: "write", when: When::Always },
         Acl { object: "domain", permission: "hibernate", when: When::Always },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainManagedSaveDefineXmlArgs;
     type Ret = ();
@@ -3104,6 +3220,7 @@ impl Procedure for DomainSaveParams {
     const API: &'static str = "virDomainSaveParams";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "hibernate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSaveParamsArgs;
     type Ret = ();
@@ -3142,6 +3259,7 @@ impl Procedure for DomainSnapshotCreateXml {
         Acl { object: "domain", permission: "snapshot", when: When::Always },
         Acl { object: "domain", permission: "fs_freeze", when: When::Set(0x40) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSnapshotCreateXmlArgs;
     type Ret = DomainSnapshotCreateXmlRet;
@@ -3165,6 +3283,7 @@ impl Procedure for DomainSnapshotGetXmlDesc {
         Acl { object: "domain", permission: "read", when: When::Always },
         Acl { object: "domain", permission: "read_secure", when: When::Set(0x1) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snap.dom));
     type Kind = Plain;
     type Args = DomainSnapshotGetXmlDescArgs;
     type Ret = DomainSnapshotGetXmlDescRet;
@@ -3185,6 +3304,7 @@ impl Procedure for DomainSnapshotNum {
     const API: &'static str = "virDomainSnapshotNum";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSnapshotNumArgs;
     type Ret = DomainSnapshotNumRet;
@@ -3201,6 +3321,7 @@ impl Procedure for DomainSnapshotListNames {
     const API: &'static str = "virDomainSnapshotListNames";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSnapshotListNamesArgs;
     type Ret = DomainSnapshotListNamesRet;
@@ -3217,6 +3338,7 @@ impl Procedure for DomainSnapshotLookupByName {
     const API: &'static str = "virDomainSnapshotLookupByName";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSnapshotLookupByNameArgs;
     type Ret = DomainSnapshotLookupByNameRet;
@@ -3233,6 +3355,7 @@ impl Procedure for DomainHasCurrentSnapshot {
     const API: &'static str = "virDomainHasCurrentSnapshot";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainHasCurrentSnapshotArgs;
     type Ret = DomainHasCurrentSnapshotRet;
@@ -3249,6 +3372,7 @@ impl Procedure for DomainSnapshotCurrent {
     const API: &'static str = "virDomainSnapshotCurrent";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSnapshotCurrentArgs;
     type Ret = DomainSnapshotCurrentRet;
@@ -3265,6 +3389,7 @@ impl Procedure for DomainRevertToSnapshot {
     const API: &'static str = "virDomainRevertToSnapshot";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "snapshot", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snap.dom));
     type Kind = Plain;
     type Args = DomainRevertToSnapshotArgs;
     type Ret = ();
@@ -3281,6 +3406,7 @@ impl Procedure for DomainSnapshotDelete {
     const API: &'static str = "virDomainSnapshotDelete";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "snapshot", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snap.dom));
     type Kind = Plain;
     type Args = DomainSnapshotDeleteArgs;
     type Ret = ();
@@ -3297,6 +3423,7 @@ impl Procedure for DomainSnapshotGetParent {
     const API: &'static str = "virDomainSnapshotGetParent";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snap.dom));
     type Kind = Plain;
     type Args = DomainSnapshotGetParentArgs;
     type Ret = DomainSnapshotGetParentRet;
@@ -3313,6 +3440,7 @@ impl Procedure for DomainSnapshotNumChildren {
     const API: &'static str = "virDomainSnapshotNumChildren";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snap.dom));
     type Kind = Plain;
     type Args = DomainSnapshotNumChildrenArgs;
     type Ret = DomainSnapshotNumChildrenRet;
@@ -3329,6 +3457,7 @@ impl Procedure for DomainSnapshotListChildrenNames {
     const API: &'static str = "virDomainSnapshotListChildrenNames";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snap.dom));
     type Kind = Plain;
     type Args = DomainSnapshotListChildrenNamesArgs;
     type Ret = DomainSnapshotListChildrenNamesRet;
@@ -3345,6 +3474,7 @@ impl Procedure for DomainSnapshotIsCurrent {
     const API: &'static str = "virDomainSnapshotIsCurrent";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snap.dom));
     type Kind = Plain;
     type Args = DomainSnapshotIsCurrentArgs;
     type Ret = DomainSnapshotIsCurrentRet;
@@ -3361,6 +3491,7 @@ impl Procedure for DomainSnapshotHasMetadata {
     const API: &'static str = "virDomainSnapshotHasMetadata";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snap.dom));
     type Kind = Plain;
     type Args = DomainSnapshotHasMetadataArgs;
     type Ret = DomainSnapshotHasMetadataRet;
@@ -3377,6 +3508,7 @@ impl Procedure for DomainListAllSnapshots {
     const API: &'static str = "virDomainListAllSnapshots";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainListAllSnapshotsArgs;
     type Ret = DomainListAllSnapshotsRet;
@@ -3393,6 +3525,7 @@ impl Procedure for DomainSnapshotListAllChildren {
     const API: &'static str = "virDomainSnapshotListAllChildren";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.snapshot.dom));
     type Kind = Plain;
     type Args = DomainSnapshotListAllChildrenArgs;
     type Ret = DomainSnapshotListAllChildrenRet;
@@ -3412,6 +3545,7 @@ impl Procedure for DomainCheckpointCreateXml {
         Acl { object: "domain", permission: "checkpoint", when: When::Always },
         Acl { object: "domain", permission: "fs_freeze", when: When::Set(0x2) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainCheckpointCreateXmlArgs;
     type Ret = DomainCheckpointCreateXmlRet;
@@ -3435,6 +3569,7 @@ impl Procedure for DomainCheckpointGetXmlDesc {
         Acl { object: "domain", permission: "read", when: When::Always },
         Acl { object: "domain", permission: "read_secure", when: When::Set(0x1) },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.checkpoint.dom));
     type Kind = Plain;
     type Args = DomainCheckpointGetXmlDescArgs;
     type Ret = DomainCheckpointGetXmlDescRet;
@@ -3455,6 +3590,7 @@ impl Procedure for DomainListAllCheckpoints {
     const API: &'static str = "virDomainListAllCheckpoints";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainListAllCheckpointsArgs;
     type Ret = DomainListAllCheckpointsRet;
@@ -3471,6 +3607,7 @@ impl Procedure for DomainCheckpointListAllChildren {
     const API: &'static str = "virDomainCheckpointListAllChildren";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.checkpoint.dom));
     type Kind = Plain;
     type Args = DomainCheckpointListAllChildrenArgs;
     type Ret = DomainCheckpointListAllChildrenRet;
@@ -3487,6 +3624,7 @@ impl Procedure for DomainCheckpointLookupByName {
     const API: &'static str = "virDomainCheckpointLookupByName";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainCheckpointLookupByNameArgs;
     type Ret = DomainCheckpointLookupByNameRet;
@@ -3503,6 +3641,7 @@ impl Procedure for DomainCheckpointGetParent {
     const API: &'static str = "virDomainCheckpointGetParent";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.checkpoint.dom));
     type Kind = Plain;
     type Args = DomainCheckpointGetParentArgs;
     type Ret = DomainCheckpointGetParentRet;
@@ -3519,6 +3658,7 @@ impl Procedure for DomainCheckpointDelete {
     const API: &'static str = "virDomainCheckpointDelete";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "checkpoint", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.checkpoint.dom));
     type Kind = Plain;
     type Args = DomainCheckpointDeleteArgs;
     type Ret = ();
@@ -3538,6 +3678,7 @@ impl Procedure for DomainBackupBegin {
         Acl { object: "domain", permission: "checkpoint", when: When::Always },
         Acl { object: "domain", permission: "block_write", when: When::Always },
     ];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBackupBeginArgs;
     type Ret = ();
@@ -3554,6 +3695,7 @@ impl Procedure for DomainBackupGetXmlDesc {
     const API: &'static str = "virDomainBackupGetXMLDesc";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainBackupGetXmlDescArgs;
     type Ret = DomainBackupGetXmlDescRet;
@@ -3570,6 +3712,7 @@ impl Procedure for DomainGetJobInfo {
     const API: &'static str = "virDomainGetJobInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetJobInfoArgs;
     type Ret = DomainGetJobInfoRet;
@@ -3586,6 +3729,7 @@ impl Procedure for DomainAbortJob {
     const API: &'static str = "virDomainAbortJob";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAbortJobArgs;
     type Ret = ();
@@ -3602,6 +3746,7 @@ impl Procedure for DomainGetJobStats {
     const API: &'static str = "virDomainGetJobStats";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetJobStatsArgs;
     type Ret = DomainGetJobStatsRet;
@@ -3618,6 +3763,7 @@ impl Procedure for DomainAbortJobFlags {
     const API: &'static str = "virDomainAbortJobFlags";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAbortJobFlagsArgs;
     type Ret = ();
@@ -3654,6 +3800,7 @@ impl Procedure for DomainMigratePerform {
     const API: &'static str = "virDomainMigratePerform";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigratePerformArgs;
     type Ret = ();
@@ -3744,6 +3891,7 @@ impl Procedure for DomainMigrateSetMaxDowntime {
     const API: &'static str = "virDomainMigrateSetMaxDowntime";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateSetMaxDowntimeArgs;
     type Ret = ();
@@ -3762,6 +3910,7 @@ impl Procedure for DomainMigrateSetMaxSpeed {
     const API: &'static str = "virDomainMigrateSetMaxSpeed";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateSetMaxSpeedArgs;
     type Ret = ();
@@ -3778,6 +3927,7 @@ impl Procedure for DomainMigrateBegin3 {
     const API: &'static str = "virDomainMigrateBegin3";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateBegin3Args;
     type Ret = DomainMigrateBegin3Ret;
@@ -3834,6 +3984,7 @@ impl Procedure for DomainMigratePerform3 {
     const API: &'static str = "virDomainMigratePerform3";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigratePerform3Args;
     type Ret = DomainMigratePerform3Ret;
@@ -3866,6 +4017,7 @@ impl Procedure for DomainMigrateConfirm3 {
     const API: &'static str = "virDomainMigrateConfirm3";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateConfirm3Args;
     type Ret = ();
@@ -3882,6 +4034,7 @@ impl Procedure for DomainMigrateGetMaxSpeed {
     const API: &'static str = "virDomainMigrateGetMaxSpeed";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateGetMaxSpeedArgs;
     type Ret = DomainMigrateGetMaxSpeedRet;
@@ -3900,6 +4053,7 @@ impl Procedure for DomainMigrateGetCompressionCache {
     const API: &'static str = "virDomainMigrateGetCompressionCache";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateGetCompressionCacheArgs;
     type Ret = DomainMigrateGetCompressionCacheRet;
@@ -3916,6 +4070,7 @@ impl Procedure for DomainMigrateSetCompressionCache {
     const API: &'static str = "virDomainMigrateSetCompressionCache";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateSetCompressionCacheArgs;
     type Ret = ();
@@ -3932,6 +4087,7 @@ impl Procedure for DomainMigrateBegin3Params {
     const API: &'static str = "virDomainMigrateBegin3Params";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateBegin3ParamsArgs;
     type Ret = DomainMigrateBegin3ParamsRet;
@@ -3988,6 +4144,7 @@ impl Procedure for DomainMigratePerform3Params {
     const API: &'static str = "virDomainMigratePerform3Params";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigratePerform3ParamsArgs;
     type Ret = DomainMigratePerform3ParamsRet;
@@ -4020,6 +4177,7 @@ impl Procedure for DomainMigrateConfirm3Params {
     const API: &'static str = "virDomainMigrateConfirm3Params";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateConfirm3ParamsArgs;
     type Ret = ();
@@ -4036,6 +4194,7 @@ impl Procedure for DomainMigrateStartPostCopy {
     const API: &'static str = "virDomainMigrateStartPostCopy";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateStartPostCopyArgs;
     type Ret = ();
@@ -4052,6 +4211,7 @@ impl Procedure for DomainMigrateGetMaxDowntime {
     const API: &'static str = "virDomainMigrateGetMaxDowntime";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "migrate", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainMigrateGetMaxDowntimeArgs;
     type Ret = DomainMigrateGetMaxDowntimeRet;
@@ -4070,6 +4230,7 @@ impl Procedure for DomainOpenConsole {
     const API: &'static str = "virDomainOpenConsole";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "open_device", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = StreamBoth;
     type Args = DomainOpenConsoleArgs;
     type Ret = ();
@@ -4088,6 +4249,7 @@ impl Procedure for DomainScreenshot {
     const API: &'static str = "virDomainScreenshot";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "screenshot", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = StreamDown;
     type Args = DomainScreenshotArgs;
     type Ret = DomainScreenshotRet;
@@ -4106,6 +4268,7 @@ impl Procedure for DomainOpenGraphics {
     const API: &'static str = "virDomainOpenGraphics";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "open_graphics", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = WithFds;
     type Args = DomainOpenGraphicsArgs;
     type Ret = ();
@@ -4124,6 +4287,7 @@ impl Procedure for DomainOpenChannel {
     const API: &'static str = "virDomainOpenChannel";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "open_device", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = StreamBoth;
     type Args = DomainOpenChannelArgs;
     type Ret = ();
@@ -4142,6 +4306,7 @@ impl Procedure for DomainOpenGraphicsFd {
     const API: &'static str = "virDomainOpenGraphicsFD";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "open_graphics", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = WithFds;
     type Args = DomainOpenGraphicsFdArgs;
     type Ret = ();
@@ -4158,6 +4323,7 @@ impl Procedure for DomainGraphicsReload {
     const API: &'static str = "virDomainGraphicsReload";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGraphicsReloadArgs;
     type Ret = ();
@@ -4174,6 +4340,7 @@ impl Procedure for DomainFstrim {
     const API: &'static str = "virDomainFSTrim";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "fs_trim", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainFstrimArgs;
     type Ret = ();
@@ -4190,6 +4357,7 @@ impl Procedure for DomainFsfreeze {
     const API: &'static str = "virDomainFSFreeze";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "fs_freeze", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainFsfreezeArgs;
     type Ret = DomainFsfreezeRet;
@@ -4206,6 +4374,7 @@ impl Procedure for DomainFsthaw {
     const API: &'static str = "virDomainFSThaw";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "fs_freeze", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainFsthawArgs;
     type Ret = DomainFsthawRet;
@@ -4222,6 +4391,7 @@ impl Procedure for DomainGetFsinfo {
     const API: &'static str = "virDomainGetFSInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "fs_freeze", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetFsinfoArgs;
     type Ret = DomainGetFsinfoRet;
@@ -4238,6 +4408,7 @@ impl Procedure for DomainSetUserPassword {
     const API: &'static str = "virDomainSetUserPassword";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "set_password", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetUserPasswordArgs;
     type Ret = ();
@@ -4254,6 +4425,7 @@ impl Procedure for DomainGetGuestInfo {
     const API: &'static str = "virDomainGetGuestInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetGuestInfoArgs;
     type Ret = DomainGetGuestInfoRet;
@@ -4270,6 +4442,7 @@ impl Procedure for DomainAgentSetResponseTimeout {
     const API: &'static str = "virDomainAgentSetResponseTimeout";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAgentSetResponseTimeoutArgs;
     type Ret = DomainAgentSetResponseTimeoutRet;
@@ -4286,6 +4459,7 @@ impl Procedure for DomainAuthorizedSshKeysGet {
     const API: &'static str = "virDomainAuthorizedSSHKeysGet";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAuthorizedSshKeysGetArgs;
     type Ret = DomainAuthorizedSshKeysGetRet;
@@ -4302,6 +4476,7 @@ impl Procedure for DomainAuthorizedSshKeysSet {
     const API: &'static str = "virDomainAuthorizedSSHKeysSet";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainAuthorizedSshKeysSetArgs;
     type Ret = ();
@@ -4318,6 +4493,7 @@ impl Procedure for DomainGetSecurityLabel {
     const API: &'static str = "virDomainGetSecurityLabel";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetSecurityLabelArgs;
     type Ret = DomainGetSecurityLabelRet;
@@ -4334,6 +4510,7 @@ impl Procedure for DomainGetSecurityLabelList {
     const API: &'static str = "virDomainGetSecurityLabelList";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetSecurityLabelListArgs;
     type Ret = DomainGetSecurityLabelListRet;
@@ -4350,6 +4527,7 @@ impl Procedure for DomainGetLaunchSecurityInfo {
     const API: &'static str = "virDomainGetLaunchSecurityInfo";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainGetLaunchSecurityInfoArgs;
     type Ret = DomainGetLaunchSecurityInfoRet;
@@ -4366,6 +4544,7 @@ impl Procedure for DomainSetLaunchSecurityState {
     const API: &'static str = "virDomainSetLaunchSecurityState";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
     type Kind = Plain;
     type Args = DomainSetLaunchSecurityStateArgs;
     type Ret = ();
@@ -5515,6 +5694,7 @@ impl Procedure for StoragePoolCreate {
     const API: &'static str = "virStoragePoolCreate";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "start", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolCreateArgs;
     type Ret = ();
@@ -5531,6 +5711,7 @@ impl Procedure for StoragePoolBuild {
     const API: &'static str = "virStoragePoolBuild";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "format", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolBuildArgs;
     type Ret = ();
@@ -5547,6 +5728,7 @@ impl Procedure for StoragePoolDestroy {
     const API: &'static str = "virStoragePoolDestroy";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "stop", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolDestroyArgs;
     type Ret = ();
@@ -5563,6 +5745,7 @@ impl Procedure for StoragePoolDelete {
     const API: &'static str = "virStoragePoolDelete";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "format", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolDeleteArgs;
     type Ret = ();
@@ -5579,6 +5762,7 @@ impl Procedure for StoragePoolUndefine {
     const API: &'static str = "virStoragePoolUndefine";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "delete", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolUndefineArgs;
     type Ret = ();
@@ -5595,6 +5779,7 @@ impl Procedure for StoragePoolRefresh {
     const API: &'static str = "virStoragePoolRefresh";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "refresh", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolRefreshArgs;
     type Ret = ();
@@ -5659,6 +5844,7 @@ impl Procedure for StoragePoolGetInfo {
     const API: &'static str = "virStoragePoolGetInfo";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolGetInfoArgs;
     type Ret = StoragePoolGetInfoRet;
@@ -5675,6 +5861,7 @@ impl Procedure for StoragePoolGetXmlDesc {
     const API: &'static str = "virStoragePoolGetXMLDesc";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolGetXmlDescArgs;
     type Ret = StoragePoolGetXmlDescRet;
@@ -5691,6 +5878,7 @@ impl Procedure for StoragePoolGetAutostart {
     const API: &'static str = "virStoragePoolGetAutostart";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolGetAutostartArgs;
     type Ret = StoragePoolGetAutostartRet;
@@ -5707,6 +5895,7 @@ impl Procedure for StoragePoolSetAutostart {
     const API: &'static str = "virStoragePoolSetAutostart";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolSetAutostartArgs;
     type Ret = ();
@@ -5723,6 +5912,7 @@ impl Procedure for StoragePoolIsActive {
     const API: &'static str = "virStoragePoolIsActive";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolIsActiveArgs;
     type Ret = StoragePoolIsActiveRet;
@@ -5739,6 +5929,7 @@ impl Procedure for StoragePoolIsPersistent {
     const API: &'static str = "virStoragePoolIsPersistent";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolIsPersistentArgs;
     type Ret = StoragePoolIsPersistentRet;
@@ -5803,6 +5994,7 @@ impl Procedure for StoragePoolNumOfVolumes {
     const API: &'static str = "virStoragePoolNumOfVolumes";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "search_storage_vols", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolNumOfVolumesArgs;
     type Ret = StoragePoolNumOfVolumesRet;
@@ -5819,6 +6011,7 @@ impl Procedure for StoragePoolListVolumes {
     const API: &'static str = "virStoragePoolListVolumes";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "search_storage_vols", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolListVolumesArgs;
     type Ret = StoragePoolListVolumesRet;
@@ -5851,6 +6044,7 @@ impl Procedure for StorageVolDelete {
     const API: &'static str = "virStorageVolDelete";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "delete", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = Plain;
     type Args = StorageVolDeleteArgs;
     type Ret = ();
@@ -5915,6 +6109,7 @@ impl Procedure for StorageVolGetInfo {
     const API: &'static str = "virStorageVolGetInfo";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = Plain;
     type Args = StorageVolGetInfoArgs;
     type Ret = StorageVolGetInfoRet;
@@ -5931,6 +6126,7 @@ impl Procedure for StorageVolGetXmlDesc {
     const API: &'static str = "virStorageVolGetXMLDesc";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = Plain;
     type Args = StorageVolGetXmlDescArgs;
     type Ret = StorageVolGetXmlDescRet;
@@ -5947,6 +6143,7 @@ impl Procedure for StorageVolGetPath {
     const API: &'static str = "virStorageVolGetPath";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = Plain;
     type Args = StorageVolGetPathArgs;
     type Ret = StorageVolGetPathRet;
@@ -5963,6 +6160,7 @@ impl Procedure for StorageVolCreateXmlFrom {
     const API: &'static str = "virStorageVolCreateXMLFrom";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "create", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.clonevol));
     type Kind = Plain;
     type Args = StorageVolCreateXmlFromArgs;
     type Ret = StorageVolCreateXmlFromRet;
@@ -5979,6 +6177,7 @@ impl Procedure for StorageVolWipe {
     const API: &'static str = "virStorageVolWipe";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "format", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = Plain;
     type Args = StorageVolWipeArgs;
     type Ret = ();
@@ -5997,6 +6196,7 @@ impl Procedure for StorageVolUpload {
     const API: &'static str = "virStorageVolUpload";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "data_write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = StreamUp;
     type Args = StorageVolUploadArgs;
     type Ret = ();
@@ -6015,6 +6215,7 @@ impl Procedure for StorageVolDownload {
     const API: &'static str = "virStorageVolDownload";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "data_read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = StreamDown;
     type Args = StorageVolDownloadArgs;
     type Ret = ();
@@ -6031,6 +6232,7 @@ impl Procedure for StorageVolWipePattern {
     const API: &'static str = "virStorageVolWipePattern";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "format", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = Plain;
     type Args = StorageVolWipePatternArgs;
     type Ret = ();
@@ -6047,6 +6249,7 @@ impl Procedure for StorageVolResize {
     const API: &'static str = "virStorageVolResize";
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "resize", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = Plain;
     type Args = StorageVolResizeArgs;
     type Ret = ();
@@ -6063,6 +6266,7 @@ impl Procedure for StoragePoolListAllVolumes {
     const API: &'static str = "virStoragePoolListAllVolumes";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_pool", permission: "search_storage_vols", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StoragePool(&args.pool));
     type Kind = Plain;
     type Args = StoragePoolListAllVolumesArgs;
     type Ret = StoragePoolListAllVolumesRet;
@@ -6079,6 +6283,7 @@ impl Procedure for StorageVolGetInfoFlags {
     const API: &'static str = "virStorageVolGetInfoFlags";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "storage_vol", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::StorageVol(&args.vol));
     type Kind = Plain;
     type Args = StorageVolGetInfoFlagsArgs;
     type Ret = StorageVolGetInfoFlagsRet;
@@ -6546,6 +6751,7 @@ impl Procedure for SecretGetXmlDesc {
     const API: &'static str = "virSecretGetXMLDesc";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "secret", permission: "read", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Secret(&args.secret));
     type Kind = Plain;
     type Args = SecretGetXmlDescArgs;
     type Ret = SecretGetXmlDescRet;
@@ -6562,6 +6768,7 @@ impl Procedure for SecretSetValue {
     const API: &'static str = "virSecretSetValue";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "secret", permission: "write", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Secret(&args.secret));
     type Kind = Plain;
     type Args = SecretSetValueArgs;
     type Ret = ();
@@ -6578,6 +6785,7 @@ impl Procedure for SecretGetValue {
     const API: &'static str = "virSecretGetValue";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "secret", permission: "read_secure", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Secret(&args.secret));
     type Kind = Plain;
     type Args = SecretGetValueArgs;
     type Ret = SecretGetValueRet;
@@ -6594,6 +6802,7 @@ impl Procedure for SecretUndefine {
     const API: &'static str = "virSecretUndefine";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "secret", permission: "delete", when: When::Always }];
+    const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Secret(&args.secret));
     type Kind = Plain;
     type Args = SecretUndefineArgs;
     type Ret = ();

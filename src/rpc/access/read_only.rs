@@ -1,13 +1,12 @@
-//! May this client make this call?
+//! What a read-only connection may do: look and not touch.
 //!
-//! A read-only connection may look and not touch. What touches follows from the access annotations of
-//! the interface; the few calls where libvirt decides otherwise stand in a table. The finer checks of an
-//! access driver belong behind [`check`] as well: it sees every call.
+//! What touches follows from the access annotations of the interface; the few calls where libvirt decides
+//! otherwise stand in a table.
 
 use ferrovirt_protocol::procedure::{Acl, Entry, When};
 
-use super::session::Client;
 use crate::error::{Error, Origin, Result};
+use crate::rpc::session::Client;
 
 /// Permissions that a read-only connection has.
 const READING: &[&str] = &[

@@ -1,0 +1,152 @@
+//! The one place where a call meets the access drivers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ferrovirt_protocol::procedure::{Acl, Procedure};
+
+use super::about::{self, About};
+use super::driver::{AccessDriver, Object, Who};
+use crate::drivers::Drivers;
+use crate::error::{Error, Origin, Result};
+
+/// The access drivers of a server; all of them must agree.
+#[derive(Debug)]
+pub struct Access {
+    drivers: Vec<Arc<dyn AccessDriver>>,
+}
+
+impl Access {
+    /// `None`: everybody who is connected may do everything.
+    pub fn new(drivers: Vec<Arc<dyn AccessDriver>>) -> Option<Arc<Self>> {
+        if drivers.is_empty() { None } else { Some(Arc::new(Self { drivers })) }
+    }
+
+    pub async fn allows(&self, who: &Who, object: &Object, permission: &'static str) -> bool {
+        for driver in &self.drivers {
+            let name = driver.name();
+            match driver.allows(who, object, permission).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::debug!(driver = name, who = %who.identity, %object, permission, "refused");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::error!(driver = name, who = %who.identity, %object, permission, %error, "cannot decide, so refused");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Has each driver read its rules again.
+    pub fn reload(&self) {
+        for driver in &self.drivers {
+            if let Err(error) = driver.reload() {
+                tracing::error!(driver = driver.name(), %error, "the access rules of before stay in force");
+            }
+        }
+    }
+}
+
+/// One call's questions to the access drivers.
+#[derive(Clone)]
+pub struct Asking {
+    access: Arc<Access>,
+    who: Arc<Who>,
+    /// A list was cut down to what the client may see.
+    filtered: Arc<AtomicBool>,
+}
+
+impl Asking {
+    pub fn new(access: Arc<Access>, who: Arc<Who>) -> Self {
+        Self { access, who, filtered: Arc::default() }
+    }
+
+    /// All checks of a call's annotations whose conditions its arguments meet.
+    pub async fn admit<P: Procedure>(
+        &self,
+        drivers: &Drivers,
+        about: Option<About<P>>,
+        args: &P::Args,
+    ) -> Result<()> {
+        let word = P::deciding(args);
+        let asked = P::ACL.iter().filter(|check| check.when.holds(word));
+        let (connect, others): (Vec<_>, Vec<_>) = asked.partition(|check| check.object == "connect");
+        for check in connect {
+            self.require(&Object::Connect, check).await?;
+        }
+        if others.is_empty() {
+            return Ok(());
+        }
+        let objects = match (about, P::SUBJECT) {
+            (Some(about), _) => about(drivers, args).await?,
+            (None, Some(subject)) => vec![about::named(drivers, subject(args))?],
+            // Routes without either are refused when the daemon starts.
+            (None, None) => Vec::new(),
+        };
+        for check in others {
+            let mut subjects = Vec::from_iter(&objects);
+            subjects.retain(|object| object.class() == check.object);
+            if subjects.is_empty() {
+                return Err(denied());
+            }
+            for object in subjects {
+                self.require(object, check).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses to send a list that nobody has cut down: what a new call forgets is not shown.
+    pub fn require_filtered<P: Procedure>(&self) -> Result<()> {
+        let lists = P::ACL.iter().any(|check| check.permission.starts_with("search_"));
+        // Events are filtered as they come.
+        if lists && !P::NAME.contains("_event_") && !self.filtered.load(Ordering::Relaxed) {
+            tracing::error!(api = P::API, "a list that is not filtered is not sent");
+            return Err(denied());
+        }
+        Ok(())
+    }
+
+    /// Those of `all` whose object the client may see.
+    pub async fn visible<T>(
+        &self,
+        all: Vec<T>,
+        permission: &'static str,
+        object: impl Fn(&T) -> Object,
+    ) -> Vec<T> {
+        self.filtered.store(true, Ordering::Relaxed);
+        let mut seen = Vec::with_capacity(all.len());
+        for item in all {
+            if self.access.allows(&self.who, &object(&item), permission).await {
+                seen.push(item);
+            }
+        }
+        seen
+    }
+
+    async fn require(&self, object: &Object, check: &Acl) -> Result<()> {
+        match self.access.allows(&self.who, object, check.permission).await {
+            true => Ok(()),
+            false => {
+                let (who, permission) = (&*self.who.identity, check.permission);
+                tracing::warn!(%who, %object, permission, "access denied");
+                Err(denied())
+            }
+        }
+    }
+}
+
+/// libvirt's answer: it says neither what was missing nor who said so.
+fn denied() -> Error {
+    Error::access_denied("'QEMU' denied access").from_origin(Origin::ACCESS)
+}
+
+impl fmt::Debug for Asking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asking").field("who", &self.who).finish_non_exhaustive()
+    }
+}
