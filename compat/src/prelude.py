@@ -76,7 +76,7 @@ def watch_all_events(conn):
                 print(domain.name(), event, *rest[:-1])
             else:
                 # How much and how fast is another matter in each run; what is told of it is not.
-                known = [sorted(part) if isinstance(part, dict) and "data_total" in part else part for part in rest]
+                known = [sorted(part) if isinstance(part, dict) and "time_elapsed" in part else part for part in rest]
                 print(domain.name(), name, *known[:-1])
 
         conn.domainEventRegisterAny(None, kind, heard, None)

@@ -266,6 +266,9 @@ impl Backup {
             {
                 wanted.incremental.clone_from(&self.incremental);
             }
+            if !push && wanted.backup == YesNo::Yes {
+                wanted.export_name.get_or_insert_with(|| wanted.name.clone());
+            }
         }
         Ok(())
     }

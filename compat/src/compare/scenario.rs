@@ -113,7 +113,39 @@ fn step(line: &str) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use super::{Step, read};
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use ferrovirt_compat::run;
+
+    use super::{Script, Step, all, read};
+
+    /// The words of every command of virsh that a step uses.
+    fn commands(step: &Step) -> Vec<String> {
+        match step {
+            Step::Command(line) | Step::Beside(line) => vec![line.clone()],
+            Step::Shell(line) => line.split("virsh ").skip(1).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_command_of_virsh_is_in_a_scenario() {
+        let scenarios = all(Path::new(env!("CARGO_MANIFEST_DIR")));
+        let steps = scenarios.iter().filter_map(|scenario| match &scenario.script {
+            Script::Virsh(steps) => Some(steps),
+            Script::Python(_) => None,
+        });
+        let used: BTreeSet<String> = steps
+            .flatten()
+            .flat_map(commands)
+            .filter_map(|line| line.split_whitespace().find(|word| !word.starts_with('-')).map(str::to_owned))
+            .collect();
+        let help = run("virsh", &["help"]).ok();
+        let known = help.lines().filter_map(|line| line.strip_prefix("    ")?.split_whitespace().next());
+        let missing: Vec<&str> = known.filter(|command| !used.contains(*command)).collect();
+        assert!(missing.is_empty(), "in no scenario: {missing:?}");
+    }
 
     #[test]
     fn a_scenario_reads_as_its_steps() {

@@ -223,7 +223,7 @@ fn is_at(info: &DeviceInfo, described: &DeviceInfo) -> bool {
 }
 
 fn unknown(name: &str) -> ConfError {
-    ConfError::xml(format!("unknown device type '{name}'"))
+    ConfError::unsupported(format!("unknown device type '{name}'"))
 }
 
 /// Where the element begins, behind declarations and comments.

@@ -110,7 +110,7 @@ impl Vcpus {
         } else {
             let mut each = self.each();
             each.truncate(max as usize);
-            let absent = |id| Vcpu { id, enabled: YesNo::No, hotpluggable: Some(YesNo::Yes), order: None };
+            let absent = |id| Vcpu { id, enabled: YesNo::No, hotpluggable: None, order: None };
             each.extend((each.len() as u32..max).map(absent));
             self.name_each(each);
         }
@@ -250,6 +250,13 @@ impl Part for IoThread {
     }
 }
 
+impl IoThread {
+    /// More than that it is one of so many.
+    fn says_something(&self) -> bool {
+        self.explicit || self.pool != ThreadPool::default() || self.poll != Poll::default()
+    }
+}
+
 /// More would only exhaust the host.
 const MAX_IOTHREADS: usize = 65536;
 
@@ -296,7 +303,7 @@ impl Part for IoThreads {
         if !self.threads.is_empty() {
             out.text_element("iothreads", &(self.threads.len() as u32));
         }
-        if self.threads.iter().any(|thread| thread.explicit) {
+        if self.threads.iter().any(IoThread::says_something) {
             out.element("iothreadids", |out| {
                 for thread in &self.threads {
                     Part::write(thread, out, "iothread");

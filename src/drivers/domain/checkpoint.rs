@@ -8,12 +8,11 @@ use serde_json::{Value, json};
 
 use super::block_jobs::check_supported;
 use super::flags::CallFlags;
-use super::reads::running;
+use super::reads::{as_defined, running};
 use super::start::seconds_since_1970;
 use super::{Domains, blocking};
 use crate::conf::checkpoint::{Checkpoint, Shown};
 use crate::conf::devices::{Disk, StorageFormat};
-use crate::conf::domain::Domain;
 use crate::conf::moments::{Moment, Moments};
 use crate::conf::snapshot::KeptDomain;
 use crate::conf::xml::Form;
@@ -361,7 +360,7 @@ pub(super) fn plan(state: &State, mut checkpoint: Checkpoint) -> Result<Planned>
     checkpoint.creation_time = Some(now);
     checkpoint.name.get_or_insert_with(|| now.to_string().into());
     let name = checkpoint.name().to_owned();
-    let then = Arc::new(Domain::parse(&live.to_xml(Form::SECURE), Form::INACTIVE)?);
+    let then = Arc::new(as_defined(state, live)?);
     checkpoint.align(&then)?;
     checkpoint.domain = Some(KeptDomain(then));
     let mut actions = Vec::new();
@@ -382,7 +381,7 @@ pub(super) fn plan(state: &State, mut checkpoint: Checkpoint) -> Result<Planned>
         actions.push(add_action(&node, &name, json!({ "persistent": true, "disabled": false })));
     }
     if state.checkpoints.get(&name).is_some() {
-        return Err(Error::internal_error(format!("unexpected domain moment {name} already exists")));
+        return Err(Error::operation_failed(format!("domain moment {name} already exists")));
     }
     checkpoint.set_parent(state.checkpoints.current().map(|current| current.name()));
     Ok(Planned { checkpoint, actions })

@@ -21,7 +21,7 @@ use super::audit::Change;
 use super::block_jobs::check_idle;
 use super::complete::random_mac;
 use super::devices::{self, Handover};
-use super::event::DomainEvent;
+use super::event::{Defined, DomainEvent, Lifecycle};
 use super::flags::Impact;
 use super::given::Given;
 use super::memory_devices;
@@ -150,7 +150,11 @@ impl Domains {
             }
         }
         match inactive {
-            Some(edited) => self.replace_edited(&object, edited, &add).await,
+            Some(edited) => {
+                self.replace_edited(&object, edited, &add).await?;
+                self.tell_updated(&object);
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -161,7 +165,12 @@ impl Domains {
         let (kind, device) = Devices::read_one(xml, Form::LIVE)?;
         refuse_kind("detach", kind, impact.on(&domain.object().state()))?;
         let take = |devices: &mut Devices| devices.take_matching(&device);
-        self.detach(domain, impact, take, |whose| missing(kind, &device, whose)).await
+        let object = Arc::clone(domain.object());
+        let impact = self.detach(domain, impact, take, |whose| missing(kind, &device, whose)).await?;
+        if impact.contains(Impact::CONFIG) {
+            self.tell_updated(&object);
+        }
+        Ok(())
     }
 
     /// `virDomainDetachDeviceAlias`
@@ -173,8 +182,8 @@ impl Domains {
     ) -> Result<()> {
         let impact = Impact::of(flags, "qemuDomainDetachDeviceAliasLiveAndConfig")?;
         let take = |devices: &mut Devices| devices.take(|info| info.alias.as_deref() == Some(alias));
-        let missing = |_| Error::device_missing(format!("no device found with alias {alias}"));
-        self.detach(domain, impact, take, missing).await
+        let missing = |_| Error::internal_error(format!("no device found with alias {alias}"));
+        self.detach(domain, impact, take, missing).await.map(drop)
     }
 
     async fn detach(
@@ -183,7 +192,7 @@ impl Domains {
         impact: Impact,
         take: impl Fn(&mut Devices) -> Devices,
         missing: impl Fn(Impact) -> Error,
-    ) -> Result<()> {
+    ) -> Result<Impact> {
         let object = Arc::clone(domain.object());
         let job = domain.begin::<Modify>().await?;
         let state = job.state();
@@ -220,10 +229,15 @@ impl Domains {
                 self.set_leases(&job, devices.leases);
             }
         }
-        match inactive {
-            Some(edited) => self.replace_edited(&object, edited, &remove).await,
-            None => Ok(()),
+        if let Some(edited) = inactive {
+            self.replace_edited(&object, edited, &remove).await?;
         }
+        Ok(impact)
+    }
+
+    /// That the domain starts with something else the next time.
+    pub(super) fn tell_updated(&self, object: &DomainObject) {
+        self.publish(&object.state(), DomainEvent::Lifecycle(Lifecycle::Defined(Defined::Updated)));
     }
 
     /// Nobody keeps locks here, so QEMU need not know of them.

@@ -181,6 +181,9 @@ impl Step {
             }
             (Self::Remove, Some(at)) => {
                 threads.remove(at);
+                if let Some(tune) = &mut definition.cputune {
+                    tune.iothreadpin.retain(|pin| pin.iothread != id);
+                }
                 // Those behind it would be counted from another number on.
                 threads.iter_mut().skip(at).for_each(|thread| thread.explicit = true);
             }

@@ -40,6 +40,9 @@ pub(super) fn check_attach(definition: &Domain, new: &Devices) -> Result<()> {
     if new.memories.is_empty() {
         return Ok(());
     }
+    if definition.cells().is_empty() && new.memories.iter().any(|memory| memory.target.node.is_some()) {
+        return Err(Error::xml_detail("can't add memory backend as guest has no NUMA nodes configured"));
+    }
     let memory = &definition.memory;
     let max = memory.max.filter(|_| definition.has_memory_hotplug());
     let Some(max) = max else {

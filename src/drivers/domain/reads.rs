@@ -110,8 +110,14 @@ pub(super) fn portable(state: &State) -> Result<Domain> {
     portable_of(state, definition(state)?)
 }
 
-/// With all secrets and the CPU as it was defined, and nothing that is so on this host alone.
 fn portable_of(state: &State, source: &Domain) -> Result<Domain> {
+    let mut portable = as_defined(state, source)?;
+    portable.remove_given();
+    Ok(portable)
+}
+
+/// With all secrets and the CPU as it was defined, and nothing that is so on this host alone.
+pub(super) fn as_defined(state: &State, source: &Domain) -> Result<Domain> {
     let mut portable = source.clone();
     // What every guest of a host is given.
     let is_given = |label: &Seclabel| {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::block_jobs::check_idle;
-use super::event::{Defined, DomainEvent, Lifecycle};
 use super::flags::{CallFlags, Impact, UpdateFlags};
 use super::hotplug::check_impact;
 use super::reads::running;
@@ -67,7 +66,7 @@ impl Domains {
         }
         if let Some(edited) = inactive {
             self.replace_edited(&object, edited, &change).await?;
-            self.publish(&object.state(), DomainEvent::Lifecycle(Lifecycle::Defined(Defined::Updated)));
+            self.tell_updated(&object);
         }
         Ok(())
     }

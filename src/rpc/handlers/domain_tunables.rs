@@ -52,8 +52,15 @@ async fn set_scheduler(call: Call, args: DomainSetSchedulerParametersFlagsArgs) 
     set(call, &args.dom, Limits::Scheduler, args.params, args.flags).await
 }
 
+/// How many there can be, which needs no control group to know.
+const BLKIO_PARAMETERS: i32 = 6;
+
 async fn blkio(call: Call, args: DomainGetBlkioParametersArgs) -> Result<DomainGetBlkioParametersRet> {
-    let params = tunables::limits(&*state(&call, &args.dom)?, Limits::Blkio, args.flags)?;
+    let state = state(&call, &args.dom)?;
+    if args.nparams == 0 {
+        return Ok(DomainGetBlkioParametersRet { params: Vec::new(), nparams: BLKIO_PARAMETERS });
+    }
+    let params = tunables::limits(&state, Limits::Blkio, args.flags)?;
     let (params, nparams) = counted(params, args.nparams);
     Ok(DomainGetBlkioParametersRet { params, nparams })
 }

@@ -3,9 +3,9 @@
 use super::lists::{add_controller, find_controller};
 use super::{Age, Facts, Has};
 use crate::conf::devices::{
-    Audio, AudioKind, BalloonModel, ControllerKind, ControllerType, DeviceInfo, Devices, GraphicsKind, Input,
-    InputBus, InputKind, Iommu, IommuDriver, IommuModel, MemBalloon, PciModel, PciOptions, UsbModel,
-    UsbOptions, Watchdog, WatchdogAction, WatchdogModel,
+    Audio, AudioKind, BalloonModel, Controller, ControllerKind, ControllerType, DeviceInfo, Devices,
+    GraphicsKind, Input, InputBus, InputKind, Iommu, IommuDriver, IommuModel, MemBalloon, PciModel,
+    PciOptions, UsbModel, UsbOptions, Watchdog, WatchdogAction, WatchdogModel,
 };
 use crate::conf::domain::validate::MAX_VCPUS_WITHOUT_EIM;
 use crate::conf::domain::{CpuCheck, CpuMatch, CpuMode, Domain, Fallback, IoapicDriver, VirtType};
@@ -79,6 +79,48 @@ fn add_devices(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {
     }
     add_audio(devices);
     Ok(())
+}
+
+/// Takes away what [`add_devices`] gives to every guest of that machine, as far as it says nothing: libvirt before
+/// it knew of them is to understand what is left.
+pub(super) fn remove_given(domain: &mut Domain) {
+    let (q35, i440fx) = (domain.is_q35(), domain.is_i440fx());
+    let devices = &mut domain.devices;
+    let plain = |controller: &Controller| {
+        let chosen = controller.info.alias.as_deref().is_some_and(|alias| alias.starts_with("ua-"));
+        controller.index == Some(0)
+            && !chosen
+            && match &controller.kind {
+                ControllerKind::Usb(options) => {
+                    i440fx && matches!(options.model, None | Some(UsbModel::Piix3Uhci))
+                }
+                ControllerKind::Pci(options) => {
+                    options.model == Some(PciModel::PciRoot) && options.pcihole64_kib.is_none()
+                }
+                _ => false,
+            }
+    };
+    for bus in [ControllerType::Usb, ControllerType::Pci] {
+        let of_bus = |controller: &Controller| controller.kind.bus() == bus;
+        if devices.controllers.iter().filter(|controller| of_bus(controller)).count() == 1 {
+            devices.controllers.retain(|controller| !of_bus(controller) || !plain(controller));
+        }
+    }
+    if let [audio] = &devices.audios[..] {
+        let audio = audio.clone();
+        devices.audios.clear();
+        add_audio(devices);
+        match devices.audios.first() == Some(&audio) {
+            true => devices.audios.clear(),
+            false => devices.audios = vec![audio],
+        }
+    }
+    if q35 {
+        let given = |it: &Watchdog| it.model == WatchdogModel::Itco && it.action == WatchdogAction::Reset;
+        if let Some(at) = devices.watchdogs.iter().position(given) {
+            devices.watchdogs.remove(at);
+        }
+    }
 }
 
 fn is_virt(machine: &str) -> bool {

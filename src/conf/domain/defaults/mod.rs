@@ -183,6 +183,12 @@ impl Domain {
         self.os.os_type.machine.as_deref().unwrap_or_default()
     }
 
+    /// Leaves out what every guest of its machine is given: older libvirt gives it the same and would not
+    /// understand the words.
+    pub fn remove_given(&mut self) {
+        machine::remove_given(self);
+    }
+
     pub fn is_q35(&self) -> bool {
         self.arch().is_x86() && (self.machine() == "q35" || self.machine().starts_with("pc-q35-"))
     }

@@ -110,8 +110,8 @@ impl Domains {
         let metadata = !flags.contains(SnapshotCreateFlags::NO_METADATA);
         if metadata {
             if state.snapshots.get(snapshot.name()).is_some() {
-                let sentence = format!("unexpected domain moment {} already exists", snapshot.name());
-                return Err(Error::internal_error(sentence));
+                let sentence = format!("domain moment {} already exists", snapshot.name());
+                return Err(Error::operation_failed(sentence));
             }
             snapshot.set_parent(state.snapshots.current().map(|it| it.name()));
         }
