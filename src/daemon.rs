@@ -148,12 +148,6 @@ impl Daemon {
         drivers.secrets.load()?;
         drivers.storage.load().await?;
         drivers.domains.load().await?;
-        let mut housekeeping = JoinSet::new();
-        housekeeping.spawn(async move {
-            if let Err(error) = log_limit::keep_bounded(logs).await {
-                tracing::warn!(%error, "the logs of running guests are not kept bounded");
-            }
-        });
         let server = |name, router, limits| Server::new(name, router, Arc::clone(&drivers), limits);
         let hypervisor = server("libvirtd", routes::hypervisor()?, limits(&config.server));
         tls.into_iter().for_each(|tls| hypervisor.set_tls(tls));
@@ -183,7 +177,7 @@ impl Daemon {
             administration,
             drivers,
             reload,
-            _housekeeping: housekeeping,
+            _housekeeping: housekeeping(logs),
             _pid_files: pid_files,
         })
     }
@@ -266,6 +260,17 @@ impl Daemon {
             }
         }
     }
+}
+
+/// What is seen to beside the clients, for as long as the answer is kept.
+fn housekeeping(logs: PathBuf) -> JoinSet<()> {
+    let mut housekeeping = JoinSet::new();
+    housekeeping.spawn(async move {
+        if let Err(error) = log_limit::keep_bounded(logs).await {
+            tracing::warn!(%error, "the logs of running guests are not kept bounded");
+        }
+    });
+    housekeeping
 }
 
 fn open_audit(config: AuditConfig) -> Result<Option<Audit>, StartError> {
