@@ -51,8 +51,7 @@ impl Domains {
     }
 }
 
-/// A text of megabytes keeps a thread busy for long; it must not be one that answers other clients.
-/// Reads a definition, beside the others where that takes long.
+/// Reads a definition. A text of megabytes keeps a thread busy for long; it must not be one that answers other clients.
 pub async fn parse(xml: &str) -> Result<Domain> {
     const LARGE: usize = 64 * 1024;
     if xml.len() < LARGE {
