@@ -542,7 +542,7 @@ mod tests {
                 "host_uuid = '00000000-0000-0000-0000-000000000000'",
                 "/x.conf:1: invalid host UUID: 00000000-0000-0000-0000-000000000000",
             ),
-            ("access_drivers = ['polkit']", "/x.conf:1: access driver \"polkit\" is not supported"),
+            ("access_drivers = ['selinux']", "/x.conf:1: Cannot find security driver 'selinux'"),
         ] {
             assert_eq!(read(text).err().as_deref(), Some(error), "{text:?}");
         }
