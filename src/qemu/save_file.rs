@@ -8,7 +8,7 @@
 //! ```
 //!
 //! QEMU gets one end of a pipe and never blocks on a disk. The daemon opens every file: a guest's process needs no
-//! right to the directory. A file stands under its name only when it is whole.
+//! right to the directory. Where a server squashes root, the daemon opens it as the guest's user. A file stands under its name only when it is whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};

@@ -248,8 +248,8 @@ fn one_user_cannot_take_all_connections_nor_all_users_roots() {
          \x20   s = socket.socket(socket.AF_UNIX)\n\
          \x20   s.connect('{}')\n\
          \x20   s.settimeout(20)\n\
-         \x20   s.sendall(bytes.fromhex('0000001c200080860000000100000042000000000000000100000000'))\n\
          \x20   try:\n\
+         \x20       s.sendall(bytes.fromhex('0000001c200080860000000100000042000000000000000100000000'))\n\
          \x20       alive = s.recv(4) != b''\n\
          \x20   except ConnectionError:\n\
          \x20       alive = False\n\

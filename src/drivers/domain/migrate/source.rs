@@ -230,10 +230,11 @@ impl Domains {
     /// What the other host is to start.
     pub(super) async fn portable_xml(&self, state: &State, request: &Request) -> Result<String> {
         let form = Form::SECURE | Form::MIGRATABLE;
-        let source = reads::portable(state)?;
-        let Some(xml) = request.destination_xml() else { return Ok(source.to_xml(form)) };
-        let wanted = self.read_definition(xml).await?;
-        source.check_same_machine(&wanted)?;
+        let Some(xml) = request.destination_xml() else { return Ok(reads::portable(state)?.to_xml(form)) };
+        let mut wanted = self.read_definition(xml).await?;
+        // Both with what every guest of the machine is given.
+        reads::as_defined(state, reads::definition(state)?)?.check_same_machine(&wanted)?;
+        wanted.remove_given();
         Ok(wanted.to_xml(form))
     }
 
