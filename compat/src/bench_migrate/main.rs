@@ -190,7 +190,12 @@ fn once(hosts: &[Daemon; 2], way: &Way) -> Result<Took, String> {
     arguments.extend(way.options);
     let moved = |path: &Path| path.display().to_string();
     let (here, there) = (moved(&source.path("disk.img")), moved(&destination.path("disk.img")));
-    let xml = source.ok(&["dumpxml", GUEST, "--migratable"]).replace(&here, &there);
+    let told = source.virsh(&["dumpxml", GUEST, "--migratable"]);
+    if !told.success {
+        // An earlier round has lost it.
+        return Err(told.err);
+    }
+    let xml = told.out.replace(&here, &there);
     let (total, ran) = source.with_xml(&xml, |xml| {
         let elsewhere = ["--xml", xml, "--disks-uri", &nbd];
         let all = [&arguments[..], if way.has_disk() { &elsewhere } else { &[] }].concat();
