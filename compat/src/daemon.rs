@@ -305,11 +305,11 @@ impl Daemon {
 /// What virsh has a second thread do. It misses the end of what ends before it has begun to wait, and waits for ever.
 const WATCHED: [&str; 4] = ["dump", "managedsave", "migrate", "save"];
 
-/// On one processor, and by turns that nobody else cuts short, its first thread waits before its second one begins.
-/// Who may not ask for that takes the chance.
+/// On one processor, and by long turns, its first thread waits before its second one begins. Turns have an end: a
+/// third thread spins when a connection is lost, until the first one has run. Who may not ask for that takes the chance.
 fn run_watched(program: &[&str]) -> Ran {
     static TURNS: OnceLock<bool> = OnceLock::new();
-    let turns = ["chrt", "--fifo", "1", "taskset", "--cpu-list", "0"];
+    let turns = ["chrt", "--rr", "1", "taskset", "--cpu-list", "0"];
     let may = *TURNS.get_or_init(|| run(turns[0], &[&turns[1..], &["true"]].concat()).success);
     let all = [if may { &turns[..] } else { &[] }, program].concat();
     run(all[0], &all[1..])
