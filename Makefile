@@ -12,10 +12,12 @@
 #   make guest      the sample guest that tests and demo boot; make guest-check tries it
 #   make fmt lint   what CI checks first
 #   make install    PREFIX, DESTDIR as usual; systemd units included (BINARY=FILE installs that one and builds nothing)
-#   make deb        a Debian package in .build/deb
+#   make deb        a Debian package in .build/deb (DEB=DIR, BINARY=FILE)
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+DEB ?= $(CURDIR)/.build/deb
 ROOT ?= $(CURDIR)/.build/run
 UPSTREAM ?=
 ROUNDS ?= 1000
@@ -93,22 +95,29 @@ release: deps-build
 	$(CARGO) build --release --locked --bin ferrovirtd
 
 # Clients look for a daemon under libvirt's names when they start one: links, unless libvirt's own are there.
+install: SHARE = $(DESTDIR)$(PREFIX)/share
 install: $(if $(BINARY),,release)
 	install -D -m 755 $(or $(BINARY),target/release/ferrovirtd) $(DESTDIR)$(PREFIX)/sbin/ferrovirtd
 	for name in libvirtd virtqemud; do \
 	    link=$(DESTDIR)$(PREFIX)/sbin/$$name; \
 	    if [ -e $$link ] && [ ! -L $$link ]; then echo "$$link is not ours, left alone"; \
 	    else ln -sf ferrovirtd $$link; fi; done
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/polkit-1/actions packaging/polkit/ferrovirt.policy
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -D -m 644 -t $(SHARE)/polkit-1/actions packaging/polkit/*.policy
+	install -D -m 644 packaging/polkit/ferrovirt.rules $(SHARE)/polkit-1/rules.d/60-ferrovirt.rules
+	install -D -m 644 -t $(SHARE)/man/man8 packaging/man/ferrovirtd.8
+	install -D -m 644 -t $(SHARE)/doc/ferrovirt/examples packaging/examples/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/sysusers.d packaging/sysusers/ferrovirt.conf
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tmpfiles.d packaging/tmpfiles/ferrovirt.conf
 	install -d -m 711 $(DESTDIR)/var/lib/libvirt/boot $(DESTDIR)/var/lib/libvirt/images
+	install -d $(DESTDIR)$(UNITDIR)
 	for unit in packaging/systemd/*; do \
-	    sed 's|@sbindir@|$(PREFIX)/sbin|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
+	    sed 's|@sbindir@|$(PREFIX)/sbin|' $$unit >$(DESTDIR)$(UNITDIR)/$${unit##*/}; done
 
-# The package lands in .build/deb, built in a tree of links beside it.
+# The package lands in $(DEB), built in a tree of links beside it.
 deb:
-	rm -rf .build/deb
-	mkdir -p .build/deb/ferrovirt
-	ln -s $(CURDIR)/* .build/deb/ferrovirt/
-	cp -r packaging/debian .build/deb/ferrovirt/debian
-	cd .build/deb/ferrovirt && dpkg-buildpackage --build=binary --no-sign --no-check-builddeps
+	scripts/deps deb
+	rm -rf $(DEB)
+	mkdir -p $(DEB)/ferrovirt
+	ln -s $(CURDIR)/* $(DEB)/ferrovirt/
+	cp -r packaging/debian $(DEB)/ferrovirt/debian
+	cd $(DEB)/ferrovirt && dpkg-buildpackage --build=binary --no-sign --no-check-builddeps

@@ -48,6 +48,7 @@ mod migrate_upstream;
 mod migrate_ways;
 mod migrate_wire;
 mod old_client;
+mod packaging;
 mod plugged_in;
 mod pools;
 mod python;

@@ -149,7 +149,7 @@ fn clients_find_the_system_daemon_without_any_option() {
 }
 
 /// What `make install` puts below a directory.
-fn install(destination: &Path) {
+pub(crate) fn install(destination: &Path) {
     let destination = format!("DESTDIR={}", destination.display());
     let binary = format!("BINARY={OURS}");
     let directory = env!("CARGO_MANIFEST_DIR");
