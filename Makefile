@@ -3,7 +3,7 @@
 #   make demo       a real guest through stock virsh, from define to undefine
 #   make test       formatting, lints, all tests
 #   make run        the daemon in the foreground, below a private root (ROOT=/ for the real directories)
-#   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it)
+#   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it, UPDATE=1 writes BENCH.md)
 #   make bench-migrate   guests on their way between two daemons, beside QEMU to QEMU by hand and beside libvirt's
 #   make soak       a thousand migrations that are disturbed at random moments (ROUNDS, SEED; some minutes, an hour at most)
 #   make compat     the same commands on libvirt's own daemon and on ours, every difference in the answers (UPDATE=1 writes the report)

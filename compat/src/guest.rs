@@ -93,6 +93,12 @@ impl Guest {
         self
     }
 
+    /// With this firmware.
+    pub fn rom(mut self, path: &Path) -> Self {
+        self.boot = format!("<loader type='rom'>{}</loader>", path.display());
+        self
+    }
+
     /// Without the host's help, which not every user may ask for.
     pub fn tcg(mut self) -> Self {
         self.kind = "qemu";

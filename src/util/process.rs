@@ -410,7 +410,8 @@ impl Process {
             return;
         }
         let nice = match way {
-            Way::Given => "10",
+            // A third of the others' share.
+            Way::Given => "5",
             Way::Equal => "0",
         };
         match std::fs::write(format!("/proc/{}/autogroup", self.pid()), nice) {

@@ -1,7 +1,7 @@
 //! What nobody can undercut: a server that only echoes, and QEMU with nobody around it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -90,7 +90,8 @@ fn serve(mut client: UnixStream) {
 /// A process and a monitor on which it has been told to go.
 struct Running {
     child: Child,
-    _monitor: UnixStream,
+    monitor: UnixStream,
+    answers: Lines<BufReader<UnixStream>>,
 }
 
 fn qemu_alone(server: &Path, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
@@ -98,7 +99,7 @@ fn qemu_alone(server: &Path, effort: Effort, put: &mut dyn FnMut(&'static str, f
     let (mut starts, mut ends) = (Samples::default(), Samples::default());
     for _ in 0..effort.rounds {
         let mut guest = None;
-        starts.add(micros(|| guest = Some(start(directory.path(), 0))));
+        starts.add(micros(|| guest = Some(start(directory.path(), 0, &[]))));
         let guest = guest.expect("started above");
         ends.add(micros(|| end(vec![guest])));
     }
@@ -116,7 +117,7 @@ fn qemu_alone(server: &Path, effort: Effort, put: &mut dyn FnMut(&'static str, f
         });
         let path = directory.path();
         let begin = Instant::now();
-        let starts: Vec<_> = (0..20).map(|n| scope.spawn(move || start(path, n))).collect();
+        let starts: Vec<_> = (0..20).map(|n| scope.spawn(move || start(path, n, &[]))).collect();
         let guests = starts.into_iter().map(|start| start.join().expect("a start")).collect();
         put("start20", as_micros(begin.elapsed()) / 1e3);
         over.store(true, Ordering::Relaxed);
@@ -124,6 +125,34 @@ fn qemu_alone(server: &Path, effort: Effort, put: &mut dyn FnMut(&'static str, f
         guests
     });
     put("destroy20", micros(|| end(guests)) / 1e3);
+    console(directory.path(), effort, put);
+    screenshot(directory.path(), effort, put);
+}
+
+/// A serial port that is a socket: nobody between it and this client.
+fn console(directory: &Path, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
+    let (rom, serial) = (directory.join("echo.rom"), directory.join("serial"));
+    crate::display::write_echo(&rom);
+    let serial_port = format!("unix:{},server=on,wait=off", serial.display());
+    let more = ["-bios".to_owned(), rom.display().to_string(), "-serial".to_owned(), serial_port];
+    let guest = start(directory, 0, &more);
+    let port = UnixStream::connect(&serial).expect("QEMU listens");
+    put("console", crate::display::echoes_alone(&port, effort));
+    end(vec![guest]);
+}
+
+/// As small as QEMU itself makes a picture.
+fn screenshot(directory: &Path, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
+    let mut guest = start(directory, 0, &["-vga".to_owned(), "std".to_owned()]);
+    let file = directory.join("screen.png");
+    let arguments = format!("\"filename\":\"{}\",\"format\":\"png\"", file.display());
+    let shot = format!("\"execute\":\"screendump\",\"arguments\":{{{arguments}}}");
+    let times = repeat(effort.rounds * 10, || {
+        guest.execute(&shot);
+        fs::read(&file).expect("QEMU wrote it");
+    });
+    put("screenshot", { times }.median() / 1e3);
+    end(vec![guest]);
 }
 
 /// The command line that libvirt makes of the minimal guest, less what needs a daemon.
@@ -164,22 +193,29 @@ fn qemu(socket: &Path) -> Command {
     qemu
 }
 
-fn start(directory: &Path, number: usize) -> Running {
+fn start(directory: &Path, number: usize, more: &[String]) -> Running {
     let socket = directory.join(format!("monitor{number}"));
     // What an earlier round left.
     let _ = fs::remove_file(&socket);
-    let child = qemu(&socket).spawn().expect("QEMU is installed");
+    let child = qemu(&socket).args(more).spawn().expect("QEMU is installed");
     let monitor = eventually("QEMU opens its monitor", || UnixStream::connect(&socket).ok());
     monitor.set_read_timeout(Some(LIMIT)).expect("a socket");
     let mut answers = BufReader::new(monitor.try_clone().expect("a socket")).lines();
     answers.next().expect("a greeting").expect("a line");
+    let mut guest = Running { child, monitor, answers };
     for execute in ["qmp_capabilities", "cont"] {
-        (&monitor).write_all(format!("{{\"execute\":\"{execute}\"}}\n").as_bytes()).expect("QEMU reads");
+        guest.execute(&format!("\"execute\":\"{execute}\""));
+    }
+    guest
+}
+
+impl Running {
+    fn execute(&mut self, command: &str) {
+        (&self.monitor).write_all(format!("{{{command}}}\n").as_bytes()).expect("QEMU reads");
         let answered =
-            answers.by_ref().map(|line| line.expect("a line")).any(|line| line.contains("\"return\""));
+            self.answers.by_ref().map(|line| line.expect("a line")).any(|line| line.contains("\"return\""));
         assert!(answered, "QEMU ended");
     }
-    Running { child, _monitor: monitor }
 }
 
 fn end(guests: Vec<Running>) {

@@ -10,9 +10,11 @@ use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::Effort;
 use crate::calls::{all_stats, call, define, open};
+use crate::host::defined;
 use crate::timing::{Samples, longest, micros, repeat};
 
 const MANY: usize = 20;
+const MORE: usize = 50;
 
 pub(crate) fn measure(daemon: &Daemon, effort: Effort, put: &mut dyn FnMut(&'static str, f64)) {
     let mut wire = open(daemon);
@@ -30,11 +32,11 @@ pub(crate) fn measure(daemon: &Daemon, effort: Effort, put: &mut dyn FnMut(&'sta
     destroy(&mut wire, &dom);
 }
 
-fn start(wire: &mut Wire, dom: &remote::Domain) {
+pub(crate) fn start(wire: &mut Wire, dom: &remote::Domain) {
     call::<procedure::DomainCreate>(wire, &remote::DomainCreateArgs { dom: dom.clone() });
 }
 
-fn destroy(wire: &mut Wire, dom: &remote::Domain) {
+pub(crate) fn destroy(wire: &mut Wire, dom: &remote::Domain) {
     call::<procedure::DomainDestroy>(wire, &remote::DomainDestroyArgs { dom: dom.clone() });
 }
 
@@ -45,13 +47,7 @@ fn at_once(
     effort: Effort,
     put: &mut dyn FnMut(&'static str, f64),
 ) {
-    let mut guests: Vec<(Wire, remote::Domain)> = (0..MANY)
-        .map(|n| {
-            let mut wire = open(daemon);
-            let dom = define(&mut wire, halting(&format!("many{n}")).xml());
-            (wire, dom)
-        })
-        .collect();
+    let mut guests = defined(daemon, "many", MANY);
     let over = AtomicBool::new(false);
     let mut asker = open(daemon);
     let args = remote::DomainGetInfoArgs { dom: bystander.clone() };
@@ -67,12 +63,21 @@ fn at_once(
     });
     put("stats20", all_stats(&mut asker, effort) / 1e3);
     put("destroy20", all(&mut guests, destroy) / 1e3);
+    undefine(guests);
+
+    let mut guests = defined(daemon, "more", MORE);
+    put("start50", all(&mut guests, start) / 1e3);
+    all(&mut guests, destroy);
+    undefine(guests);
+}
+
+pub(crate) fn undefine(guests: Vec<(Wire, remote::Domain)>) {
     for (mut wire, dom) in guests {
         call::<procedure::DomainUndefine>(&mut wire, &remote::DomainUndefineArgs { dom });
     }
 }
 
-fn all(guests: &mut [(Wire, remote::Domain)], work: fn(&mut Wire, &remote::Domain)) -> f64 {
+pub(crate) fn all(guests: &mut [(Wire, remote::Domain)], work: fn(&mut Wire, &remote::Domain)) -> f64 {
     micros(|| {
         thread::scope(|scope| {
             for (wire, dom) in guests.iter_mut() {

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ferrovirt_compat::wire::Wire;
 use ferrovirt_compat::{Daemon, Kind, halting};
-use ferrovirt_protocol::remote::procedure;
+use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::calls::{all_stats, call, define, open};
 use crate::timing::{Samples, as_micros};
@@ -15,8 +15,12 @@ pub(crate) fn measure(kind: Kind, effort: Effort, put: &mut dyn FnMut(&'static s
     let mut daemon = Daemon::start(kind, CONFIG);
     put("ready0", ready_ms(kind, &mut daemon, effort));
     let mut defined = 0;
-    for (count, ready, resident) in [(1000, "ready1000", "resident1000"), (5000, "ready5000", "resident5000")]
-    {
+    let empty = resident_mib(&daemon);
+    for (count, ready, resident) in [
+        (1000, "ready1000", "resident1000"),
+        (5000, "ready5000", "resident5000"),
+        (10_000, "ready10000", "resident10000"),
+    ] {
         if count > effort.definitions {
             return;
         }
@@ -31,6 +35,9 @@ pub(crate) fn measure(kind: Kind, effort: Effort, put: &mut dyn FnMut(&'static s
         drop(wire);
         put(ready, ready_ms(kind, &mut daemon, effort));
         put(resident, resident_mib(&daemon));
+        if count == 1000 {
+            put("definition", (resident_mib(&daemon) - empty) * 1024.0 / count as f64);
+        }
     }
 }
 
@@ -45,6 +52,12 @@ pub(crate) fn connections(kind: Kind, put: &mut dyn FnMut(&'static str, f64)) {
         crowd.extend((held..count).map(|_| open(&daemon)));
         put(row, (resident_mib(&daemon) - before) * 1024.0 / (count - 1) as f64);
     }
+    let before = resident_mib(&daemon);
+    for wire in crowd.iter_mut().take(1000) {
+        let args = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: 0, dom: None };
+        call::<procedure::ConnectDomainEventCallbackRegisterAny>(wire, &args);
+    }
+    put("subscriber", (resident_mib(&daemon) - before) * 1024.0 / 1000.0);
     // One more waits, and gets its turn when another leaves; those who are there notice nothing.
     let mut waiting = Wire::connect(&daemon.socket()).expect("the backlog has room");
     waiting.set_limit(Duration::from_millis(300)).expect("a socket takes a limit");
@@ -78,7 +91,7 @@ fn ready_ms(kind: Kind, daemon: &mut Daemon, effort: Effort) -> f64 {
 }
 
 /// What the script that starts upstream spent before it became the daemon is not the daemon's.
-fn before_exec(daemon: &Daemon, until_listening: Duration) -> Duration {
+pub(crate) fn before_exec(daemon: &Daemon, until_listening: Duration) -> Duration {
     let text = fs::read_to_string(daemon.path("run/exec-time")).unwrap_or_default();
     let Ok(seconds) = text.trim().parse::<f64>() else { return Duration::ZERO };
     let since = (UNIX_EPOCH + Duration::from_secs_f64(seconds)).elapsed().unwrap_or_default();

@@ -13,7 +13,7 @@ use ferrovirt_protocol::procedure::Procedure;
 use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::Effort;
-use crate::calls::{call, open};
+use crate::calls::{ask, call, open};
 use crate::timing::{micros, repeat};
 
 /// What virsh sends at once.
@@ -53,9 +53,9 @@ pub(crate) fn measure(daemon: &Daemon, effort: Effort, put: &mut dyn FnMut(&'sta
     call::<procedure::StoragePoolRefresh>(&mut wire, &refresh);
     let list = remote::StoragePoolListAllVolumesArgs { pool: many, need_results: 1, flags: 0 };
     let mut lists = repeat(effort.calls / 100, || {
-        let listed = call::<procedure::StoragePoolListAllVolumes>(&mut wire, &list).vols.len();
-        assert_eq!(listed, MANY);
+        ask::<procedure::StoragePoolListAllVolumes>(&mut wire, &list);
     });
+    assert_eq!(call::<procedure::StoragePoolListAllVolumes>(&mut wire, &list).vols.len(), MANY);
     put("volumes", lists.median() / 1e3);
     let mut refreshes = repeat(effort.rounds, || call::<procedure::StoragePoolRefresh>(&mut wire, &refresh));
     put("refresh", refreshes.median() / 1e3);
@@ -71,7 +71,7 @@ fn rate(bytes: u64, micros: f64) -> f64 {
     bytes as f64 / micros
 }
 
-fn header<P: Procedure>(serial: u32, status: Status) -> Header {
+pub(crate) fn header<P: Procedure>(serial: u32, status: Status) -> Header {
     Header {
         program: P::PROGRAM.number,
         version: P::PROGRAM.version,
@@ -82,13 +82,14 @@ fn header<P: Procedure>(serial: u32, status: Status) -> Header {
     }
 }
 
-fn frame(header: Header, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(header: Header, payload: &[u8]) -> Vec<u8> {
     let mut frame = BytesMut::new();
     ferrovirt_protocol::frame::put_with(&mut frame, &header, |out| out.raw(payload)).expect("it fits");
     frame.to_vec()
 }
 
-fn begin<P: Procedure>(wire: &mut Wire, args: &P::Args) -> u32 {
+/// A call that opens a stream; its serial.
+pub(crate) fn begin<P: Procedure>(wire: &mut Wire, args: &P::Args) -> u32 {
     let serial = wire.queue::<P>(args).expect("it encodes");
     wire.flush().expect("the daemon reads");
     let reply = wire.reply().expect("the daemon answers");

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use crate::timing::Samples;
+
 /// Who was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
@@ -20,6 +22,12 @@ const ROWS: &[Row] = &[
     ("start20", "20 starts at once", "ms", Some(700.0)),
     ("destroy20", "20 destroys at once", "ms", Some(110.0)),
     ("stall", "longest get-info during 20 starts", "ms", Some(10.0)),
+    ("start50", "50 starts at once", "ms", None),
+    ("busy-p99", "get-info beside a hung guest and 10 starts, p99", "ms", None),
+    ("back20", "exec to 20 running guests listed, after kill -9", "ms", Some(40.0)),
+    ("back20-stats", "the same, to domstats of all", "ms", Some(80.0)),
+    ("screenshot", "screenshot, p50", "ms", Some(4.0)),
+    ("console", "a byte to a guest's console and back, p50", "µs", None),
     ("stats20", "domstats of 20 running guests, p50", "ms", Some(12.0)),
     ("lib-version", "get-lib-version, p50", "µs", Some(30.0)),
     ("lib-version-p99", "get-lib-version, p99", "µs", None),
@@ -28,6 +36,7 @@ const ROWS: &[Row] = &[
     ("calls-8x5", "calls a second, 8 connections, 5 deep", "/s", Some(300_000.0)),
     ("calls-16x1", "calls a second, 16 connections", "/s", None),
     ("calls-16x5", "calls a second, 16 connections, 5 deep", "/s", None),
+    ("processor", "processor time of 100,000 calls", "s", Some(2.0)),
     ("lookup", "lookup by name, p50", "µs", Some(30.0)),
     ("lookup-p99", "lookup by name, p99", "µs", None),
     ("info", "get-info, p50", "µs", Some(30.0)),
@@ -50,52 +59,51 @@ const ROWS: &[Row] = &[
     ("ready0", "exec to ready, no definitions", "ms", Some(10.0)),
     ("ready1000", "exec to ready, 1,000 definitions", "ms", Some(30.0)),
     ("ready5000", "exec to ready, 5,000 definitions", "ms", Some(100.0)),
+    ("ready10000", "exec to ready, 10,000 definitions", "ms", None),
+    ("wake-ups", "times any thread runs in 10 idle seconds", "", Some(1.0)),
     ("idle", "resident memory, idle", "MiB", Some(8.0)),
     ("client1000", "memory per idle connection, 1,000 held", "KiB", Some(16.0)),
     ("client5000", "memory per idle connection, 5,000 held", "KiB", Some(16.0)),
+    ("subscriber", "memory per subscriber of events", "KiB", None),
+    ("definition", "memory per definition", "KiB", None),
     ("stats1000", "domstats of 1,000 stopped guests, p50", "ms", Some(1.0)),
     ("resident1000", "resident memory, 1,000 definitions", "MiB", None),
     ("resident5000", "resident memory, 5,000 definitions", "MiB", Some(30.0)),
+    ("resident10000", "resident memory, 10,000 definitions", "MiB", None),
 ];
 
 #[derive(Debug, Default)]
-pub(crate) struct Table(HashMap<(&'static str, Side), f64>);
+pub(crate) struct Table(HashMap<(&'static str, Side), Samples>);
 
 impl Table {
     pub(crate) fn put(&mut self, row: &'static str, side: Side, value: f64) {
         assert!(ROWS.iter().any(|(key, ..)| *key == row), "no row {row}");
         eprintln!("  {side:?} {row} {value:.4}");
-        self.0.insert((row, side), value);
+        self.0.entry((row, side)).or_default().add(value);
     }
 
     /// Rows without any value are left out. The ratio says how many times ours is better than upstream.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&mut self) -> String {
         let mut text = String::new();
         let mut line = |cells: [&str; 6]| {
             let [what, ours, upstream, ratio, floor, aim] = cells;
-            writeln!(text, "{what:<42} {ours:>12} {upstream:>12} {ratio:>8} {floor:>12} {aim:>10}")
+            writeln!(text, "{what:<50} {ours:>12} {upstream:>12} {ratio:>8} {floor:>12} {aim:>10}")
                 .expect("a String");
         };
         line(["", "ours", "upstream", "ratio", "floor", "aim"]);
         for (key, what, unit, aim) in ROWS {
-            let value = |side| self.0.get(&(*key, side)).copied();
-            let (ours, upstream) = (value(Side::Ours), value(Side::Upstream));
+            let mut value = |side| self.0.get_mut(&(*key, side)).map(Samples::median);
+            let (ours, upstream, floor) = (value(Side::Ours), value(Side::Upstream), value(Side::Floor));
             if ours.or(upstream).is_none() {
                 continue;
             }
-            let ratio = ours.zip(upstream).map(|(ours, upstream)| {
+            // Nothing at all has no ratio.
+            let ratio = ours.zip(upstream).filter(|(ours, _)| *ours > 0.0).map(|(ours, upstream)| {
                 let better = if unit.ends_with("/s") { ours / upstream } else { upstream / ours };
                 format!("{better:.1}x")
             });
             let cell = |value: Option<f64>| value.map_or(String::new(), |value| number(value, unit));
-            line([
-                what,
-                &cell(ours),
-                &cell(upstream),
-                &ratio.unwrap_or_default(),
-                &cell(value(Side::Floor)),
-                &cell(*aim),
-            ]);
+            line([what, &cell(ours), &cell(upstream), &ratio.unwrap_or_default(), &cell(floor), &cell(*aim)]);
         }
         text
     }
@@ -103,7 +111,9 @@ impl Table {
 
 /// Three digits that matter.
 fn number(value: f64, unit: &str) -> String {
-    if unit == "/s" && value >= 1000.0 {
+    if unit.is_empty() {
+        format!("{value:.0}")
+    } else if unit == "/s" && value >= 1000.0 {
         format!("{:.0}k{unit}", value / 1000.0)
     } else if value >= 100.0 {
         format!("{value:.0} {unit}")
@@ -122,7 +132,8 @@ mod tests {
     fn a_ratio_over_one_is_better_whatever_the_unit() {
         let mut table = Table::default();
         for (row, ours, upstream) in [("start", 50.0, 400.0), ("calls-1x1", 40_000.0, 10_000.0)] {
-            table.put(row, Side::Ours, ours);
+            // The median of the rounds.
+            [ours, ours * 3.0, ours / 3.0].into_iter().for_each(|value| table.put(row, Side::Ours, value));
             table.put(row, Side::Upstream, upstream);
         }
         let text = table.text();

@@ -22,8 +22,8 @@ use crate::util::reason::Reason;
 /// How long a QEMU that closed its monitor may take to end; its last words are complete then.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a QEMU that begins lets others go first.
-const POLITE: Duration = Duration::from_secs(2);
+/// How long a QEMU that begins lets others go first: on a host whose processors are never idle this is what it loses.
+const POLITE: Duration = Duration::from_millis(500);
 
 /// What is executed.
 #[derive(Debug, Clone)]
