@@ -6,6 +6,7 @@
 #   make bench      speed beside the floor; beside upstream's libvirtd where it is installed (UPSTREAM=1 installs it, UPDATE=1 writes BENCH.md)
 #   make bench-migrate   guests on their way between two daemons, beside QEMU to QEMU by hand and beside libvirt's
 #   make soak       a thousand migrations that are disturbed at random moments (ROUNDS, SEED; some minutes, an hour at most)
+#   make fuzz       each fuzzer for TIME seconds, from the committed seeds on (needs a nightly compiler; TARGETS="qmp xml")
 #   make compat     the same commands on libvirt's own daemon and on ours, every difference in the answers (UPDATE=1 writes the report)
 #   make compat-tests   the tests of the running daemon on libvirt's own, which decides what is expected of ours
 #   make compat-corpus   upstream's own test data through our definitions and command line (fetches its source package)
@@ -22,10 +23,12 @@ ROOT ?= $(CURDIR)/.build/run
 UPSTREAM ?=
 ROUNDS ?= 1000
 SEED ?= $(shell date +%s)
+TIME ?= 60
+TARGETS ?= $(notdir $(wildcard fuzz/seeds/*))
 export BINARY ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench bench-migrate soak compat compat-tests compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
+.PHONY: demo test run bench bench-migrate soak fuzz compat compat-tests compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -55,6 +58,14 @@ soak: guest
 	    catalogue::rounds_of_everything catalogue::a_storm catalogue::lookups_that_race --nocapture
 	FERROVIRT_SOAK_ROUNDS=200 timeout 3600 $(CARGO) test --quiet --locked --test daemon -- \
 	    catalogue::a_daemon_that_is_killed_over_a_define --nocapture
+
+fuzz:
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	cargo +nightly fuzz build --sanitizer none --codegen-units 16
+	for target in $(TARGETS); do \
+	    mkdir -p fuzz/corpus/$$target && \
+	    cargo +nightly fuzz run --sanitizer none --codegen-units 16 $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	        -max_total_time=$(TIME) -rss_limit_mb=2048 -timeout=10 || exit 1; done
 
 compat: guest
 	scripts/deps upstream

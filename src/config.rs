@@ -4,6 +4,7 @@
 //! unknown ones: libvirt takes both in silence. Keys that would restrict access in a way this daemon
 //! cannot are refused, because to ignore them would open what the administrator closed.
 
+pub mod fuzz;
 mod migration;
 pub mod qemu;
 pub mod secrets;

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod devices;
 pub mod domain;
 pub mod error;
+pub mod fuzz;
 pub mod migration;
 pub mod moments;
 pub mod secret;

@@ -1,21 +1,24 @@
-//! What a fuzzer runs over definitions, so that ordinary tests run it too: everything between a client's text and
-//! QEMU's arguments, without a host.
+//! What a fuzzer runs, so that ordinary tests run it too: everything between a client's text and QEMU's arguments,
+//! without a host, and what QEMU, its guests and other hosts may have written.
 
 use std::path::Path;
 
-use super::capabilities::QemuCaps;
+use super::capabilities::{QemuCaps, probe};
 use super::command::{
     self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, VsockDescriptor,
 };
 use super::facts::facts;
 use super::prepare::{Chooser, Place, prepare};
+use super::process::Directories;
+use super::save_image::{Prologue, SaveImageError, Whole};
+use super::status::Status;
 use crate::conf::ConfError;
 use crate::conf::domain::Domain;
 use crate::conf::domain::defaults::Generator;
 use crate::conf::migration::{Cookie, Feature, Peer};
 use crate::conf::xml::Form;
 use crate::util::mac::Mac;
-use crate::util::paths::Scope;
+use crate::util::paths::{Paths, Scope};
 use crate::util::uuid::Uuid;
 
 /// Values that are always the same.
@@ -74,6 +77,43 @@ pub fn cookie(bytes: &[u8]) -> Result<(), ConfError> {
     assert!(again.as_ref() == Some(&written), "what was written reads as something else");
     Ok(())
 }
+
+/// Reads what another daemon may have left of a guest that runs.
+pub fn status(text: &str) -> Result<(), ConfError> {
+    let written = Status::parse(text)?.to_text();
+    let again = Status::parse(&written)?;
+    assert!(again.to_text() == written, "what was written reads as something else:\n{written}");
+    again.claim(&Directories::new(&Paths::system(Path::new("/"))));
+    Ok(())
+}
+
+/// Reads what comes before a guest's memory in a file that it was saved in, and the texts in there.
+pub fn image(bytes: &[u8]) -> Result<(), SaveImageError> {
+    let mut rest = bytes;
+    let prologue = Prologue::read(&mut rest)?;
+    let read = u64::try_from(bytes.len() - rest.len());
+    assert!(read == Ok(prologue.stream_offset()), "the stream begins elsewhere");
+    // What is refused is refused by whoever restores the guest.
+    let _ = prologue.cookie();
+    let _ = Domain::parse(&prologue.xml, Form::INACTIVE);
+    // What fills its place to the last byte has none for the zero behind it.
+    if let Ok(written) = prologue.encode(Whole::Yes) {
+        let again = Prologue::read(&mut written.as_slice())?;
+        assert!(again == prologue, "what was written reads as something else");
+    }
+    Ok(())
+}
+
+/// Takes bytes as what a QEMU says, line by line, and as its answers to the questions about what it can do.
+pub fn qmp(bytes: &[u8]) {
+    super::monitor::fuzz::lines(bytes);
+    super::monitor::fuzz::conversation(bytes);
+    if let Ok(answers) = serde_json::from_slice(bytes) {
+        let _refused_or_understood = probe::assemble("/usr/bin/qemu-system-x86_64".into(), &answers, None);
+    }
+}
+
+pub use super::agent::fuzz::agent;
 
 /// Of the seeds.
 const COOKIES_GUEST: Uuid =

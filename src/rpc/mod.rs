@@ -16,6 +16,7 @@ pub mod connection;
 pub mod convert;
 mod distinguished_name;
 pub mod events;
+pub mod fuzz;
 pub mod handlers;
 pub mod keepalive;
 pub mod listen;

@@ -3,6 +3,9 @@
 use std::fmt::Debug;
 
 use bytes::BytesMut;
+use proptest::prelude::any;
+use proptest::sample::Index;
+use proptest::test_runner::TestRunner;
 
 use super::data;
 use crate::every::{Sample, Source, Visitor, codecs, visit};
@@ -12,7 +15,7 @@ use crate::procedure::{Event, Procedure};
 use crate::xdr::{Decode, Encode, Encoder};
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let directory = data("../../fuzz/corpus").join(target);
+    let directory = data("../../../fuzz/seeds").join(target);
     let files =
         std::fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let inputs: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
@@ -22,9 +25,29 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn the_corpus_holds() {
-    corpus("frames").iter().for_each(|input| fuzz::frames(input));
+    corpus("frame").iter().for_each(|input| fuzz::frames(input));
     corpus("arguments").iter().for_each(|input| fuzz::arguments(input));
     corpus("replies").iter().for_each(|input| fuzz::replies(input));
+}
+
+#[test]
+fn no_change_of_the_corpus_is_trouble() {
+    let targets: [(&str, fn(&[u8])); 3] =
+        [("frame", fuzz::frames), ("arguments", fuzz::arguments), ("replies", fuzz::replies)];
+    for (target, run) in targets {
+        let inputs = corpus(target);
+        let change =
+            (any::<Index>(), any::<Index>(), 0..24_usize, proptest::collection::vec(any::<u8>(), 0..8));
+        let tried = TestRunner::deterministic().run(&change, |(input, at, removed, instead)| {
+            let mut input = input.get(&inputs).clone();
+            let at = at.index(input.len() + 1);
+            let end = (at + removed).min(input.len());
+            input.splice(at..end, instead);
+            run(&input);
+            Ok(())
+        });
+        assert!(tried.is_ok(), "{target}: {tried:?}");
+    }
 }
 
 /// One valid payload of each type, as any procedure's arguments and reply: nearly always the wrong one.

@@ -16,6 +16,7 @@
 //! * One request at a time: an agent is reached through [`crate::qemu::job::AgentJob`] only.
 
 mod error;
+pub mod fuzz;
 pub mod guest;
 mod request;
 #[cfg(test)]

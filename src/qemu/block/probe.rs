@@ -144,12 +144,12 @@ fn qed_backing(header: &[u8]) -> Option<Backing> {
 }
 
 fn vmdk_backing(header: &[u8]) -> Option<Backing> {
-    let descriptor = header.get(0x200..)?;
-    let text = String::from_utf8_lossy(descriptor.get(..20 * 512).unwrap_or(descriptor));
-    let (_, rest) = text.split_once("parentFileNameHint=\"")?;
-    let (name, _) = rest.split_once('"')?;
-    Some(Backing { name: name.to_owned(), format: Some(StorageFormat::Vmdk) })
-        .filter(|it| !it.name.is_empty())
+    const BEFORE: &[u8] = b"parentFileNameHint=\"";
+    let descriptor = header.get(0x200..header.len().min(0x200 + 20 * 512))?;
+    let start = descriptor.windows(BEFORE.len()).position(|words| words == BEFORE)? + BEFORE.len();
+    let len = descriptor.get(start..)?.iter().position(|byte| *byte == b'"')?;
+    let name = text_at(descriptor, start, len)?;
+    Some(Backing { name, format: Some(StorageFormat::Vmdk) })
 }
 
 fn cow_backing(header: &[u8]) -> Option<Backing> {

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::command::{Command, Done};
+use super::command::{Command, Done, parse_reply};
 use super::migration::{DumpFormats, DumpInfo, MigrationCapability, MigrationInfo, MigrationParameters};
 use super::redact::Secret;
 use super::stats::{BlockDevice, BlockNode, BlockStats, DirtyRate, IoThreadStats, StatsSchema, StatsSource};
 
 macro_rules! commands {
-    ($($(#[$doc:meta])* $type:ident = $name:literal { $($field:ident: $kind:ty),* } -> $reply:ty $(, $secret:ident)?;)*) => {$(
+    ($($(#[$doc:meta])* $type:ident = $name:literal { $($field:ident: $kind:ty),* } -> $reply:ty $(, $secret:ident)?;)*) => {
+    $(
         $(#[$doc])*
         #[derive(Debug, Clone, Default, Serialize)]
         #[serde(rename_all = "kebab-case")]
@@ -27,7 +28,14 @@ macro_rules! commands {
             type Reply = $reply;
             $(const SECRET: Secret = Secret::$secret;)?
         }
-    )*};
+    )*
+
+        /// Takes a line as the reply to each command; how many take it.
+        pub(super) fn understood(line: &[u8]) -> usize {
+            let understood = [$(parse_reply::<$reply>($name, line).is_ok(),)*];
+            understood.into_iter().filter(|is| *is).count()
+        }
+    };
 }
 
 /// Which arguments are left out.

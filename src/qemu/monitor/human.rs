@@ -137,6 +137,20 @@ fn understand(name: &str, output: &str) -> Result<Value, Refusal> {
     })
 }
 
+/// Takes an output as the answer to each question; how many take it.
+pub(super) fn understood(output: &str) -> usize {
+    const QUESTIONS: [&str; 7] = [
+        "query-status",
+        "query-name",
+        "query-uuid",
+        "query-kvm",
+        "query-cpus-fast",
+        "query-chardev",
+        "human-monitor-command",
+    ];
+    QUESTIONS.into_iter().filter(|name| understand(name, output).is_ok()).count()
+}
+
 /// `* CPU #0: thread_id=123`
 fn cpu(line: &str) -> Option<Value> {
     let (index, rest) = line.trim_start_matches(['*', ' ']).strip_prefix("CPU #")?.split_once(':')?;

@@ -22,6 +22,7 @@ mod commands;
 mod connection;
 mod error;
 mod event;
+pub mod fuzz;
 mod human;
 mod migration;
 mod redact;

@@ -1,0 +1,12 @@
+//! Configuration files and the access policy.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    if let Ok(text) = std::str::from_utf8(input) {
+        let _refused_or_accepted = ferrovirt::config::fuzz::config(text);
+        let _refused_or_accepted = ferrovirt::rpc::fuzz::policy(text);
+    }
+});
