@@ -2,6 +2,8 @@
 //!
 //! [`TypedParams`] builds such a list, [`Lookup`] reads one.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use crate::remote::{TypedParam, TypedParamValue};
@@ -43,40 +45,40 @@ impl TypedParams {
         Self(Vec::with_capacity(capacity))
     }
 
-    pub fn push(&mut self, name: impl Into<String>, value: TypedParamValue) {
+    pub fn push(&mut self, name: impl Into<Cow<'static, str>>, value: TypedParamValue) {
         self.0.push(TypedParam { field: name.into(), value });
     }
 
-    fn with(mut self, name: impl Into<String>, value: TypedParamValue) -> Self {
+    fn with(mut self, name: impl Into<Cow<'static, str>>, value: TypedParamValue) -> Self {
         self.push(name, value);
         self
     }
 
-    pub fn int(self, name: impl Into<String>, value: i32) -> Self {
+    pub fn int(self, name: impl Into<Cow<'static, str>>, value: i32) -> Self {
         self.with(name, TypedParamValue::Int(value))
     }
 
-    pub fn uint(self, name: impl Into<String>, value: u32) -> Self {
+    pub fn uint(self, name: impl Into<Cow<'static, str>>, value: u32) -> Self {
         self.with(name, TypedParamValue::Uint(value))
     }
 
-    pub fn llong(self, name: impl Into<String>, value: i64) -> Self {
+    pub fn llong(self, name: impl Into<Cow<'static, str>>, value: i64) -> Self {
         self.with(name, TypedParamValue::Llong(value))
     }
 
-    pub fn ullong(self, name: impl Into<String>, value: u64) -> Self {
+    pub fn ullong(self, name: impl Into<Cow<'static, str>>, value: u64) -> Self {
         self.with(name, TypedParamValue::Ullong(value))
     }
 
-    pub fn double(self, name: impl Into<String>, value: f64) -> Self {
+    pub fn double(self, name: impl Into<Cow<'static, str>>, value: f64) -> Self {
         self.with(name, TypedParamValue::Double(value))
     }
 
-    pub fn boolean(self, name: impl Into<String>, value: bool) -> Self {
+    pub fn boolean(self, name: impl Into<Cow<'static, str>>, value: bool) -> Self {
         self.with(name, TypedParamValue::Boolean(value.into()))
     }
 
-    pub fn string(self, name: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn string(self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
         self.with(name, TypedParamValue::String(value.into()))
     }
 

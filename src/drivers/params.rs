@@ -1,5 +1,7 @@
 //! Named values of several types: how libvirt passes what grows over time, such as statistics and tunables.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Origin, Result};
 
 /// One value, in one of libvirt's types.
@@ -94,12 +96,15 @@ impl From<&str> for ParamValue {
     }
 }
 
+/// A constant of this program, or what a client sent.
+pub type Name = Cow<'static, str>;
+
 /// A list of named values, in order.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Params(pub Vec<(String, ParamValue)>);
+pub struct Params(pub Vec<(Name, ParamValue)>);
 
 impl Params {
-    pub fn push(&mut self, name: impl Into<String>, value: impl Into<ParamValue>) {
+    pub fn push(&mut self, name: impl Into<Name>, value: impl Into<ParamValue>) {
         self.0.push((name.into(), value.into()));
     }
 
@@ -137,7 +142,7 @@ impl Params {
 }
 
 impl IntoIterator for Params {
-    type Item = (String, ParamValue);
+    type Item = (Name, ParamValue);
     type IntoIter = std::vec::IntoIter<Self::Item>;
 
     fn into_iter(self) -> Self::IntoIter {
@@ -153,7 +158,7 @@ mod tests {
     fn a_list_holds_what_its_call_knows_once_and_in_its_type() {
         let known = [("weight", ParamType::Uint), ("device_weight", ParamType::Text)];
         let check = |params: &[(&str, ParamValue)]| {
-            let params = params.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+            let params = params.iter().map(|(name, value)| ((*name).to_owned().into(), value.clone()));
             Params(params.collect()).validate(&known).map_err(|error| error.message())
         };
         assert_eq!(check(&[("weight", 3u32.into()), ("device_weight", "".into())]), Ok(()));

@@ -200,7 +200,7 @@ struct Client {
 }
 
 fn param(field: &str, value: &str) -> TypedParam {
-    TypedParam { field: field.to_owned(), value: TypedParamValue::String(value.to_owned()) }
+    TypedParam { field: field.to_owned().into(), value: TypedParamValue::String(value.to_owned()) }
 }
 
 impl Client {

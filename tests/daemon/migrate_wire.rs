@@ -32,7 +32,7 @@ fn prepare(
 ) -> Result<remote::DomainMigratePrepare3ParamsRet, String> {
     let mut wire = Wire::open(&daemon.socket()).unwrap();
     let text = |field: &str, value: String| TypedParam {
-        field: field.to_owned(),
+        field: field.to_owned().into(),
         value: TypedParamValue::String(value),
     };
     let uri = format!("unix://{}", daemon.path("arrival").display());

@@ -36,7 +36,7 @@ fn libvirtd() -> Server {
 }
 
 fn number(name: &str, value: u32) -> TypedParam {
-    TypedParam { field: name.to_owned(), value: TypedParamValue::Uint(value) }
+    TypedParam { field: name.to_owned().into(), value: TypedParamValue::Uint(value) }
 }
 
 fn text(params: &[TypedParam]) -> String {

@@ -312,7 +312,7 @@ async fn a_proxy_says_for_whom_it_speaks() {
     let said_by = |identity: &str| -> Vec<TypedParam> {
         let text = |text: &str| TypedParamValue::String(text.to_owned());
         [("user-name", text(identity)), ("unix-user-id", TypedParamValue::Ullong(77))]
-            .map(|(field, value)| TypedParam { field: field.to_owned(), value })
+            .map(|(field, value)| TypedParam { field: field.to_owned().into(), value })
             .into()
     };
     for (rights, known) in [(Rights::ReadWrite, "uid 77, user 'jane'"), (Rights::ReadOnly, "nobody known")] {
@@ -321,7 +321,7 @@ async fn a_proxy_says_for_whom_it_speaks() {
         call::<ConnectSetIdentity>(&client, args).await.unwrap();
         let last = world.server.clients().pop().unwrap();
         assert_eq!(last.identity().to_string(), known);
-        let wrong = vec![TypedParam { field: "process-id".to_owned(), value: TypedParamValue::Int(1) }];
+        let wrong = vec![TypedParam { field: "process-id".into(), value: TypedParamValue::Int(1) }];
         let wrong =
             call::<ConnectSetIdentity>(&client, ConnectSetIdentityArgs { params: wrong, flags: 0 }).await;
         let sentence = "invalid argument: invalid type 'int' for parameter 'process-id', expected 'llong'";

@@ -11,6 +11,10 @@ pub enum Wire {
     Text {
         max: String,
     },
+    /// Text that is nearly always a constant of whoever sends it: borrowed then, and owned where it was received.
+    Name {
+        max: String,
+    },
     Opaque {
         max: String,
     },
@@ -54,6 +58,7 @@ impl Wire {
         match self {
             Self::Scalar { size, .. } => *size,
             Self::Text { .. }
+            | Self::Name { .. }
             | Self::Opaque { .. }
             | Self::Chars { .. }
             | Self::List { .. }
@@ -68,7 +73,9 @@ impl Wire {
     pub fn traits(&self) -> Traits {
         match self {
             Self::Scalar { rust, .. } => Traits { copy: true, eq: *rust != "f64" },
-            Self::Text { .. } | Self::Opaque { .. } | Self::Chars { .. } => Traits { copy: false, eq: true },
+            Self::Text { .. } | Self::Name { .. } | Self::Opaque { .. } | Self::Chars { .. } => {
+                Traits { copy: false, eq: true }
+            }
             Self::FixedOpaque { .. } | Self::FixedChars { .. } => Traits { copy: true, eq: true },
             Self::Data { traits, .. } => *traits,
             Self::List { item, .. } => Traits { copy: false, ..item.traits() },
@@ -87,6 +94,7 @@ impl Wire {
                 Self::Data { path: outside(path), traits: *traits, min_size: *min_size }
             }
             Self::Text { max } => Self::Text { max: outside(max) },
+            Self::Name { max } => Self::Name { max: outside(max) },
             Self::Opaque { max } => Self::Opaque { max: outside(max) },
             Self::Chars { max } => Self::Chars { max: outside(max) },
             Self::List { item, max } => {

@@ -4,7 +4,7 @@ use super::Domains;
 use super::agent::live_agent;
 use super::flags::no_flags;
 use crate::conf::domain::Domain;
-use crate::drivers::params::Params;
+use crate::drivers::params::{Name, Params};
 use crate::error::{Error, Result};
 use crate::qemu::agent::AgentError;
 use crate::qemu::agent::guest::{
@@ -121,7 +121,7 @@ async fn collect(
     Ok(params)
 }
 
-fn add_text(params: &mut Params, name: impl Into<String>, text: Option<String>) {
+fn add_text(params: &mut Params, name: impl Into<Name>, text: Option<String>) {
     if let Some(text) = text {
         params.push(name, text);
     }

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     fn names(statistics: &JobStatistics) -> Vec<String> {
-        params(statistics).unwrap().into_iter().map(|(name, _)| name).collect()
+        params(statistics).unwrap().into_iter().map(|(name, _)| name.into_owned()).collect()
     }
 
     #[test]

@@ -79,7 +79,7 @@ fn decode_union(ty: &Type, variants: &[Variant]) -> String {
 fn encode(wire: &Wire, place: &str) -> String {
     match wire {
         Wire::Scalar { .. } | Wire::Data { .. } | Wire::Array { .. } => format!("{place}.encode(out)"),
-        Wire::Text { max } => format!("out.string({}, {max})", borrowed(place)),
+        Wire::Text { max } | Wire::Name { max } => format!("out.string({}, {max})", borrowed(place)),
         Wire::Opaque { max } => format!("out.opaque({}, {max})", borrowed(place)),
         Wire::FixedOpaque { .. } => format!("out.fixed_opaque({})", borrowed(place)),
         Wire::Chars { max } => format!("out.chars({}, {max})", borrowed(place)),
@@ -112,6 +112,7 @@ fn decode(wire: &Wire) -> String {
             _ => String::new(),
         },
         Wire::Text { max } => format!("input.string({max})"),
+        Wire::Name { max } => format!("input.string({max}).map(Into::into)"),
         Wire::Opaque { max } => format!("input.opaque({max}).map(Vec::from)"),
         Wire::FixedOpaque { .. } => "input.fixed_opaque()".to_owned(),
         Wire::Chars { max } => format!("input.chars({max})"),

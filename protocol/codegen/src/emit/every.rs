@@ -70,6 +70,7 @@ fn sample(wire: &Wire) -> String {
         Wire::Scalar { rust, .. } => format!("{rust}::sample(source)"),
         Wire::Data { path, .. } => format!("{path}::sample(source)"),
         Wire::Text { max } => format!("source.text({max})"),
+        Wire::Name { max } => format!("source.text({max}).into()"),
         Wire::Opaque { max } | Wire::Chars { max } => format!("source.bytes({max})"),
         Wire::FixedOpaque { .. } | Wire::FixedChars { .. } => "source.array()".to_owned(),
         Wire::Array { item, .. } => format!("std::array::from_fn(|_| {})", sample(item)),

@@ -96,6 +96,7 @@ fn rust_type(wire: &Wire) -> String {
     match wire {
         Wire::Scalar { rust, .. } => (*rust).to_owned(),
         Wire::Text { .. } => "String".to_owned(),
+        Wire::Name { .. } => "std::borrow::Cow<'static, str>".to_owned(),
         Wire::Opaque { .. } | Wire::Chars { .. } => "Vec<u8>".to_owned(),
         Wire::FixedOpaque { len } | Wire::FixedChars { len } => format!("[u8; {len}]"),
         Wire::Data { path, .. } => path.clone(),

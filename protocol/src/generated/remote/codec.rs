@@ -302,7 +302,7 @@ impl Decode for TypedParam {
 
     fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
         Ok(Self {
-            field: input.string(STRING_MAX)?,
+            field: input.string(STRING_MAX).map(Into::into)?,
             value: TypedParamValue::decode(input)?,
         })
     }

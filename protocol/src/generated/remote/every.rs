@@ -137,7 +137,7 @@ impl Sample for TypedParamValue {
 impl Sample for TypedParam {
     fn sample(source: &mut Source<'_>) -> Self {
         Self {
-            field: source.text(STRING_MAX),
+            field: source.text(STRING_MAX).into(),
             value: TypedParamValue::sample(source),
         }
     }

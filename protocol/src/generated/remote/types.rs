@@ -107,7 +107,7 @@ impl Default for TypedParamValue {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TypedParam {
-    pub field: String,
+    pub field: std::borrow::Cow<'static, str>,
     pub value: TypedParamValue,
 }
 

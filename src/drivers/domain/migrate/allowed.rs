@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn request(flags: MigrateFlags, disks: &[&str]) -> Request {
-        let params = disks.iter().map(|disk| ("migrate_disks".to_owned(), (*disk).into())).collect();
+        let params = disks.iter().map(|disk| ("migrate_disks".into(), (*disk).into())).collect();
         Request::accept(Params(params), flags.bits(), "f").unwrap()
     }
 

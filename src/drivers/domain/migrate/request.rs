@@ -1,7 +1,7 @@
 //! What a client asks for when it migrates a guest: the flag word, and parameters by name.
 
 use crate::drivers::flags::{CallFlags, flag_words};
-use crate::drivers::params::{ParamType, ParamValue, Params};
+use crate::drivers::params::{Name, ParamType, ParamValue, Params};
 use crate::error::{Error, Result};
 
 flag_words!(
@@ -82,7 +82,7 @@ impl Request {
             return Err(Error::unsupported_flags(unknown, function));
         }
         let (lists, single): (Vec<_>, Vec<_>) =
-            params.0.iter().cloned().partition(|(name, _)| LISTS.contains(&name.as_str()));
+            params.0.iter().cloned().partition(|(name, _)| LISTS.contains(&&**name));
         Params(single).validate(&KNOWN)?;
         for (name, value) in &lists {
             if value.kind() != ParamType::Text {
@@ -97,7 +97,7 @@ impl Request {
     /// The same for what older calls have as arguments of their own.
     pub fn plain(
         flags: u64,
-        texts: [(&str, Option<String>); 3],
+        texts: [(&'static str, Option<String>); 3],
         bandwidth: u64,
         function: &'static str,
     ) -> Result<Self> {
@@ -173,8 +173,8 @@ impl Request {
     }
 
     /// For the other host: this request with some parameters replaced.
-    pub fn with(&self, replaced: &[(&str, Option<String>)]) -> Params {
-        let kept = |(name, _): &&(String, ParamValue)| replaced.iter().all(|(new, _)| name != new);
+    pub fn with(&self, replaced: &[(&'static str, Option<String>)]) -> Params {
+        let kept = |(name, _): &&(Name, ParamValue)| replaced.iter().all(|(new, _)| name != new);
         let mut params = Params(self.params.0.iter().filter(kept).cloned().collect());
         for (name, value) in replaced {
             if let Some(value) = value {
@@ -250,7 +250,8 @@ mod tests {
     use super::*;
 
     fn accept(flags: MigrateFlags, params: &[(&str, ParamValue)]) -> Result<Request, String> {
-        let params = Params(params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect());
+        let params =
+            Params(params.iter().map(|(name, value)| ((*name).to_owned().into(), value.clone())).collect());
         let request = Request::accept(params, flags.bits(), "f").map_err(|error| error.message())?;
         request.check().map_err(|error| error.message())?;
         Ok(request)

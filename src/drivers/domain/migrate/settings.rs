@@ -168,7 +168,7 @@ mod tests {
     use crate::drivers::params::{ParamValue, Params};
 
     fn request(flags: MigrateFlags, params: &[(&str, ParamValue)]) -> Request {
-        let params = params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let params = params.iter().map(|(name, value)| ((*name).to_owned().into(), value.clone())).collect();
         Request::accept(Params(params), flags.bits(), "f").unwrap()
     }
 

@@ -11,7 +11,7 @@ use crate::drivers::domain::flags::StatsFlags;
 use crate::drivers::domain::image_sizes::{Image, ImageSizes};
 use crate::drivers::domain::reads::{Stat, resident_kib};
 use crate::drivers::domain::usage::{BlockInfo, guest_memory};
-use crate::drivers::params::{ParamValue, Params};
+use crate::drivers::params::{Name, ParamValue, Params};
 use crate::qemu::block;
 use crate::qemu::job::State;
 use crate::qemu::monitor::DirtyRate;
@@ -31,7 +31,8 @@ impl<'a> Observed<'a> {
     /// Nothing of a domain that is being removed.
     pub(super) fn new(state: &'a State, links: &'a Links, sizes: &'a ImageSizes) -> Option<Self> {
         let account = state.told().map(|told| told.account()).unwrap_or_default();
-        let (definition, params) = (state.definition()?, Params::default());
+        // A stopped guest without devices has ten.
+        let (definition, params) = (state.definition()?, Params(Vec::with_capacity(16)));
         Some(Self { state, definition, account, links, sizes, params })
     }
 
@@ -54,7 +55,7 @@ impl<'a> Observed<'a> {
         self.params
     }
 
-    fn push(&mut self, name: impl Into<String>, value: impl Into<ParamValue>) {
+    fn push(&mut self, name: impl Into<Name>, value: impl Into<ParamValue>) {
         self.params.push(name, value);
     }
 
@@ -309,6 +310,9 @@ fn images(definition: &Domain, flags: StatsFlags) -> Vec<(&Disk, &Storage, Stora
 /// Those whose files tell what no guest does.
 pub(super) fn untold(state: &State, flags: StatsFlags) -> Vec<Image> {
     let Some(definition) = state.definition() else { return Vec::new() };
+    if definition.devices.disks.is_empty() {
+        return Vec::new();
+    }
     let account = state.told().map(|told| told.account()).unwrap_or_default();
     let is_told = |image: &Storage, format| {
         let node = block::Nodes::of(image, format).map(|nodes| nodes.top);

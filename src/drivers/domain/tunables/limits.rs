@@ -328,7 +328,7 @@ mod tests {
         let text = "<domain type='kvm'><name>x</name><os><type>hvm</type></os></domain>";
         let mut definition = Domain::parse(text, Form::INACTIVE)?;
         for (name, value) in params {
-            let one = Params(vec![((*name).to_owned(), value.clone())]);
+            let one = Params(vec![((*name).to_owned().into(), value.clone())]);
             one.validate(limits.known())?;
             limits.write(&mut definition, &one)?;
         }

@@ -108,7 +108,7 @@ pub(super) fn changed(old: &IoTune, params: &Params) -> Result<IoTune> {
 }
 
 /// What subscribers hear of a change.
-pub(super) fn tunable(subject: (&str, &str), params: &Params) -> Params {
+pub(super) fn tunable(subject: (&'static str, &str), params: &Params) -> Params {
     let mut told = Params::default();
     told.push(subject.0, subject.1);
     for (name, value) in &params.0 {
@@ -249,7 +249,10 @@ mod tests {
         let old = IoTune { read_bytes_sec: Some(5), read_iops_sec: Some(7), ..IoTune::default() };
         let given = |params: &[(&str, u64)]| {
             Params(
-                params.iter().map(|(name, value)| ((*name).to_owned(), ParamValue::Ullong(*value))).collect(),
+                params
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned().into(), ParamValue::Ullong(*value)))
+                    .collect(),
             )
         };
         let new = changed(&old, &given(&[("total_bytes_sec", 9)])).unwrap();
@@ -264,6 +267,6 @@ mod tests {
             "invalid argument: total and read/write of iops_sec cannot be set at the same time"
         );
         let names: Vec<_> = read(&old).0.into_iter().map(|(name, _)| name).collect();
-        assert_eq!((names.len(), names[13].as_str()), (20, "group_name"));
+        assert_eq!((names.len(), &*names[13]), (20, "group_name"));
     }
 }
