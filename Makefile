@@ -58,6 +58,8 @@ soak: guest
 	    catalogue::rounds_of_everything catalogue::a_storm catalogue::lookups_that_race --nocapture
 	FERROVIRT_SOAK_ROUNDS=200 timeout 3600 $(CARGO) test --quiet --locked --test daemon -- \
 	    catalogue::a_daemon_that_is_killed_over_a_define --nocapture
+	FERROVIRT_SOAK_ROUNDS=100000 timeout 3600 $(CARGO) test --quiet --locked --test daemon -- \
+	    hostile::calls_of_one_client_without_end --nocapture
 
 fuzz:
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz

@@ -20,6 +20,7 @@ use super::access;
 use super::access::policy::{Policy, PolicyError};
 use super::auth::Authentication;
 use super::keepalive::Patience;
+use super::places::Newcomer;
 use super::routes;
 use super::server::{Limits, Server, Workers};
 use super::session::{Peer, Rights};
@@ -60,6 +61,7 @@ impl World {
         let limits = Limits {
             clients: 100,
             anonymous_clients: None,
+            queued_clients: 100,
             requests_per_client: 5,
             keepalive: Patience { interval: None, count: 0 },
             workers: Workers { min: 5, max: 20, priority: 5 },
@@ -157,7 +159,7 @@ impl World {
     async fn connect(&self) -> Option<UnixStream> {
         let (ours, theirs) = UnixStream::pair().ok()?;
         let asked = Authentication::None;
-        let place = self.server.place(&asked).await?;
+        let place = self.server.line_up(Newcomer::Root, &asked).ok()?.place().await?;
         self.server.serve(UnixTransport::new(ours), Peer::Unix(None), Rights::ReadWrite, asked, place);
         Some(theirs)
     }

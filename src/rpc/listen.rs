@@ -6,16 +6,17 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
 use super::auth::Authentication;
 use super::auth::identity::PeerProcess;
+use super::places::{Newcomer, Turn};
 use super::server::Server;
 use super::session::{Peer, Rights};
 use super::transport::UnixTransport;
@@ -67,7 +68,8 @@ pub struct Listener {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
-    Us,
+    /// The file that was bound.
+    Us((u64, u64)),
     ServiceManager,
 }
 
@@ -78,7 +80,7 @@ impl Listener {
             Error::io(format_args!("Failed to bind socket to '{}'", path.display()), error)
         };
         let new = file::growing(path);
-        let socket = (|| {
+        let bound = (|| {
             let address = SocketAddrUnix::new(&new)?;
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -89,10 +91,12 @@ impl Listener {
                 chown(&new, None, access.group)?;
             }
             rustix::net::listen(&socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
+            let bound = identity(&new)?;
             std::fs::rename(&new, path)?;
-            UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
+            let socket = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))?;
+            Ok(Self { path: path.to_owned(), socket, owner: Owner::Us(bound) })
         })();
-        Ok(Self { path: path.to_owned(), socket: socket.map_err(failed)?, owner: Owner::Us })
+        bound.map_err(failed)
     }
 
     /// Takes a socket that a service manager has bound; its name says which server it leads to.
@@ -115,21 +119,7 @@ impl Listener {
     pub async fn accept_all(&self, server: Arc<Server>, rights: Rights, asked: Authentication) {
         loop {
             match self.socket.accept().await {
-                Ok((socket, _)) => {
-                    let process = PeerProcess::of(&socket);
-                    let share = match server.share(process.as_ref().map(|process| process.uid)) {
-                        Ok(share) => share,
-                        Err(crowded) => {
-                            tracing::warn!(socket = %self.path.display(), %crowded, "a client is not let in");
-                            continue;
-                        }
-                    };
-                    let authentication = asked.of_local(process.as_ref());
-                    let Some(place) = server.place(&authentication).await else { return };
-                    let (peer, place) = (Peer::Unix(process), place.of_share(share));
-                    let transport = UnixTransport::new(socket);
-                    server.serve(transport, peer, rights, authentication, place);
-                }
+                Ok((socket, _)) => Self::let_in(socket, &server, rights, &asked),
                 Err(error) => {
                     tracing::error!(socket = %self.path.display(), %error, "cannot accept a client");
                     let mut count = server.client_count();
@@ -140,12 +130,39 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Nobody is waited for here: the next in the backlog may be somebody else.
+    fn let_in(socket: UnixStream, server: &Arc<Server>, rights: Rights, asked: &Authentication) {
+        let process = PeerProcess::of(&socket);
+        let authentication = asked.of_local(process.as_ref());
+        let newcomer = Newcomer::local(process.as_ref().map(|process| process.uid));
+        let Ok(turn) = server.line_up(newcomer, &authentication) else { return };
+        let server = Arc::clone(server);
+        let serve = move |place| {
+            server.serve(UnixTransport::new(socket), Peer::Unix(process), rights, authentication, place);
+        };
+        match turn {
+            Turn::Now(place) => serve(place),
+            Turn::Later(waiting) => {
+                tokio::spawn(async move { waiting.place().await.map(serve) });
+            }
+        }
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.owner == Owner::Us
-            && let Err(error) = file::remove_if_there(&self.path)
-        {
+        let Owner::Us(bound) = self.owner else { return };
+        // Somebody may have put something else there, which is his.
+        if identity(&self.path).ok() != Some(bound) {
+            tracing::warn!(socket = %self.path.display(), "is not the daemon's any more, and stays");
+        } else if let Err(error) = file::remove_if_there(&self.path) {
             tracing::warn!(socket = %self.path.display(), %error, "cannot remove");
         }
     }
+}
+
+/// What a name means, whatever happens to the name: file system and number. Links are not followed.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|about| (about.dev(), about.ino()))
 }

@@ -23,7 +23,7 @@ pub mod listen;
 pub mod listen_net;
 pub mod metrics;
 pub mod outbox;
-mod places;
+pub mod places;
 pub mod router;
 pub mod routes;
 pub mod server;

@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ferrovirt_protocol::frame::Frame;
-use ferrovirt_protocol::procedure::Entry;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::access::Access;
 use super::access::events::Gate;
-use super::auth::Authentication;
+use super::auth::{Authentication, SILENCE};
 use super::connection::{self, End};
 use super::keepalive::Patience;
 use super::outbox::Ending;
-use super::places::{Places, Share, Shares, Taken};
+use super::places::{Crowded, Newcomer, Place, Places, Refusals, Sizes, Standing, Turn};
 use super::router::{Router, Running};
 use super::session::{Client, Peer, Rights};
 use super::tls::Tls;
@@ -31,6 +31,8 @@ pub struct Limits {
     pub clients: usize,
     /// Clients that have not authenticated yet; `None` sets no limit of its own.
     pub anonymous_clients: Option<usize>,
+    /// Clients that wait for a place.
+    pub queued_clients: usize,
     /// Calls of one client that run at the same time.
     pub requests_per_client: usize,
     pub keepalive: Patience,
@@ -54,8 +56,7 @@ pub struct Server {
     requests_per_client: AtomicUsize,
     keepalive: Mutex<Patience>,
     places: Arc<Places>,
-    anonymous_places: Arc<Places>,
-    shares: Arc<Shares>,
+    refusals: Mutex<Refusals>,
     workers: Mutex<Workers>,
     tls: OnceLock<Arc<Tls>>,
     access: OnceLock<Arc<Access>>,
@@ -76,38 +77,25 @@ impl Drop for RunningCall {
     }
 }
 
-/// Ready when a client has had its time to show who it is, and has not.
+/// Ready when a client has had its time to show who it is, and has not; or has not said anything to that end
+/// for a while.
 async fn stays_unknown(client: &Client) {
     if let Some(patience) = client.authentication.patience() {
-        tokio::time::sleep(patience).await;
-        if !client.is_authenticated() {
-            return;
+        let end = Instant::now() + patience;
+        while !client.is_authenticated() {
+            let silent_until = client.login.silent_since().unwrap_or_else(Instant::now) + SILENCE;
+            if Instant::now() >= end.min(silent_until) {
+                return;
+            }
+            tokio::time::sleep_until(end.min(silent_until)).await;
         }
     }
     std::future::pending().await
 }
 
-/// Why there is no place for a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Crowded {
-    #[error("Too many active clients: of {limit}, the last are kept for root")]
-    Everybody { limit: usize },
-    #[error("Too many active clients of user {user}, who may have {share}")]
-    User { user: u32, share: usize },
-}
-
-/// Room for one more client.
-#[derive(Debug)]
-pub struct Place {
-    client: Taken,
-    share: Option<Share>,
-    anonymous: Option<Taken>,
-}
-
-impl Place {
-    /// The same, counted among those of its user.
-    pub fn of_share(self, share: Option<Share>) -> Self {
-        Self { share, ..self }
+impl Limits {
+    fn sizes(&self) -> Sizes {
+        Sizes { clients: self.clients, unknown: self.anonymous_clients, in_line: self.queued_clients }
     }
 }
 
@@ -119,9 +107,8 @@ impl Server {
             drivers,
             requests_per_client: AtomicUsize::new(limits.requests_per_client),
             keepalive: Mutex::new(limits.keepalive),
-            places: Places::new(Some(limits.clients)),
-            anonymous_places: Places::new(limits.anonymous_clients),
-            shares: Arc::default(),
+            places: Places::new(limits.sizes()),
+            refusals: Mutex::default(),
             workers: Mutex::new(limits.workers),
             tls: OnceLock::new(),
             access: OnceLock::new(),
@@ -144,7 +131,7 @@ impl Server {
 
     /// Who is connected stays, even beyond a lower limit, and keeps the patience that it began with.
     pub fn set_limits(&self, limits: &Limits) {
-        self.set_client_limits(limits.clients, limits.anonymous_clients.unwrap_or(0));
+        self.places.set_sizes(limits.sizes());
         self.requests_per_client.store(limits.requests_per_client, Ordering::Relaxed);
         *self.keepalive.lock().unwrap_or_else(PoisonError::into_inner) = limits.keepalive;
         self.set_workers(limits.workers);
@@ -171,13 +158,14 @@ impl Server {
 
     /// How many clients there may be, and how many of them unauthenticated (0: as many as that).
     pub fn client_limits(&self) -> (usize, usize) {
-        (self.places.limit().unwrap_or(usize::MAX), self.anonymous_places.limit().unwrap_or(0))
+        let Sizes { clients, unknown, .. } = self.places.sizes();
+        (clients, unknown.unwrap_or(0))
     }
 
     /// Who is connected stays, even beyond a lower limit.
     pub fn set_client_limits(&self, clients: usize, anonymous: usize) {
-        self.places.set_limit(Some(clients));
-        self.anonymous_places.set_limit(Some(anonymous).filter(|&places| places > 0));
+        let unknown = Some(anonymous).filter(|&places| places > 0);
+        self.places.set_sizes(Sizes { clients, unknown, ..self.places.sizes() });
     }
 
     /// The clients that have not authenticated yet.
@@ -220,31 +208,20 @@ impl Server {
         *self.workers.lock().unwrap_or_else(PoisonError::into_inner) = workers;
     }
 
-    /// Whether a client may have a place at all. Root always may; no other user may have more than three
-    /// quarters of them, and all the others together leave a hundredth free, so that root still gets in.
-    pub fn share(&self, user: Option<u32>) -> Result<Option<Share>, Crowded> {
-        let own = rustix::process::geteuid().as_raw();
-        if user.is_some_and(|user| user == 0 || user == own) {
-            return Ok(None);
-        }
-        let limit = self.places.limit().unwrap_or(usize::MAX);
-        let reserve = limit / 100;
-        if reserve > 0 && self.places.taken() >= limit - reserve {
-            return Err(Crowded::Everybody { limit });
-        }
-        let Some(user) = user else { return Ok(None) };
-        let share = limit - limit / 4;
-        self.shares.take(user, share).map(Some).ok_or(Crowded::User { user, share })
+    /// A place for somebody, or one in line. The few places for clients that still have to show who they are
+    /// are not for the others.
+    pub fn line_up(&self, newcomer: Newcomer, asked: &Authentication) -> Result<Turn, Crowded> {
+        let standing = if asked.is_pending() { Standing::Unknown } else { Standing::Known };
+        self.places.line_up(newcomer, standing).inspect_err(|crowded| self.report(crowded))
     }
 
-    /// Waits for room. Who has been accepted without room waits unserved, the others in the backlog.
-    /// The few places for clients that still have to show who they are are not for the others.
-    pub async fn place(&self, authentication: &Authentication) -> Option<Place> {
-        let anonymous = match authentication.is_pending() {
-            false => None,
-            true => Some(self.anonymous_places.take().await?),
-        };
-        Some(Place { share: None, client: self.places.take().await?, anonymous })
+    fn report(&self, crowded: &Crowded) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = refusals.count(std::time::Instant::now());
+        drop(refusals);
+        if let Some(others) = told {
+            tracing::warn!(server = self.name, %crowded, others, "a client is not let in");
+        }
     }
 
     /// Serves a client in a task of its own.
@@ -262,8 +239,8 @@ impl Server {
             let gate = Gate::new(Arc::clone(access), Arc::clone(&self.drivers), &client);
             client.subscriptions.guard(gate);
         }
-        let Place { client: room, share, anonymous } = place;
-        anonymous.into_iter().for_each(|place| client.hold_anonymous_place(place));
+        let Place { client: room, unknown } = place;
+        unknown.into_iter().for_each(|place| client.hold_anonymous_place(place));
         let server = Arc::clone(self);
         self.insert(Arc::clone(&client));
         tokio::spawn(async move {
@@ -277,14 +254,13 @@ impl Server {
                 _ => tracing::warn!(client = id.0, peer = ?client.peer, %end, "connection cut off"),
             }
             server.remove(&client);
-            drop((room, share));
+            drop(room);
         });
     }
 
     /// Stops all clients: no new calls, running ones finish, at most for `patience`.
     pub async fn stop(&self, patience: Duration) {
         self.places.close();
-        self.anonymous_places.close();
         let end_all = |ending| self.clients().iter().for_each(|client| client.outbox.end(ending));
         let (mut count, mut calls) = (self.client_count(), self.calls.subscribe());
         end_all(Ending::Drain);
@@ -305,12 +281,7 @@ impl Server {
         RunningCall(Arc::clone(self))
     }
 
-    pub(super) fn start(
-        &self,
-        client: &Arc<Client>,
-        frame: Frame,
-        fds: Vec<OwnedFd>,
-    ) -> Option<(Running, &'static Entry)> {
+    pub(super) fn start(&self, client: &Arc<Client>, frame: Frame, fds: Vec<OwnedFd>) -> Option<Running> {
         self.router.start(&self.drivers, client, self.access(), (frame, fds))
     }
 

@@ -9,14 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrovirt_compat::wire::{Wire, WireError};
-use ferrovirt_compat::{Daemon, eventually, halting, run};
+use ferrovirt_compat::{Daemon, Program, eventually, halting, run};
 use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::hostile::memory_kib;
 use crate::migrate_soak::from_environment;
 use crate::{daemon, kind, on_upstream};
 
-fn rounds(otherwise: u64) -> u64 {
+/// How often, unless `make soak` asks for more.
+pub(crate) fn rounds(otherwise: u64) -> u64 {
     from_environment("FERROVIRT_SOAK_ROUNDS", otherwise)
 }
 
@@ -241,33 +242,95 @@ fn one_user_cannot_take_all_connections_nor_all_users_roots() {
     // A hundredth, one place, is root's; a user has 75.
     let daemon =
         Daemon::start(kind(), "max_clients = 100\nauth_unix_rw = \"none\"\nunix_sock_rw_perms = \"0777\"\n");
-    let script = format!(
-        "import socket, sys, time\n\
-         held, refused = [], 0\n\
-         for _ in range(90):\n\
-         \x20   s = socket.socket(socket.AF_UNIX)\n\
-         \x20   s.connect('{}')\n\
-         \x20   s.settimeout(20)\n\
-         \x20   try:\n\
-         \x20       s.sendall(bytes.fromhex('0000001c200080860000000100000042000000000000000100000000'))\n\
-         \x20       alive = s.recv(4) != b''\n\
-         \x20   except ConnectionError:\n\
-         \x20       alive = False\n\
-         \x20   if alive:\n\
-         \x20       held.append(s)\n\
-         \x20   else:\n\
-         \x20       refused += 1\n\
-         print(len(held), refused, flush=True)\n\
-         sys.stdin.readline()\n",
-        daemon.socket().display()
-    );
-    let mut user = ferrovirt_compat::command("setpriv");
-    user.args(["--reuid=65534", "--clear-groups", "/usr/bin/python3", "-c", &script]);
-    let mut user = ferrovirt_compat::Program::start(user);
+    let mut user = crowd(&daemon, 65534, 90, Says::Something);
     user.expect("75 15\n");
     assert!(daemon.log().contains("Too many active clients of user 65534"), "{}", daemon.log());
     daemon.ok(&["list"]);
-    drop(user);
+}
+
+/// What somebody says on the connections that he opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Nothing,
+    /// Asks how to authenticate.
+    Something,
+}
+
+/// Somebody who opens connections, tells how many are served and how many closed, and keeps them.
+fn crowd(daemon: &Daemon, user: u32, count: usize, says: Says) -> Program {
+    const SCRIPT: &str = r"
+import socket, sys
+place, count, asks = sys.argv[1], int(sys.argv[2]), sys.argv[3] == 'Something'
+held, refused = [], 0
+for _ in range(count):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(90)
+    s.connect(place)
+    try:
+        if asks:
+            s.sendall(bytes.fromhex('0000001c200080860000000100000042000000000000000100000000'))
+        alive = not asks or s.recv(4) != b''
+    except ConnectionError:
+        alive = False
+    held.append(s)
+    refused += not alive
+print(count - refused, refused, flush=True)
+sys.stdin.readline()
+";
+    let mut user_command = ferrovirt_compat::command("setpriv");
+    user_command.arg(format!("--reuid={user}")).args(["--clear-groups", "/usr/bin/python3", "-c", SCRIPT]);
+    user_command.arg(daemon.socket()).args([count.to_string(), format!("{says:?}")]);
+    Program::start(user_command)
+}
+
+#[test]
+fn a_user_who_says_nothing_keeps_nobody_else_out() {
+    // libvirtd accepts nobody any more then, not even root.
+    if on_upstream() {
+        return;
+    }
+    // Polkit is asked: of the 20 places for those who are not known yet, a user has 15, root one.
+    let daemon = Daemon::start(kind(), "max_clients = 100\nmax_anonymous_clients = 20\n");
+    let mut silent = crowd(&daemon, 65534, 50, Says::Nothing);
+    silent.expect("50 0\n");
+    daemon.ok(&["list"]);
+    crowd(&daemon, 65533, 1, Says::Something).expect("1 0\n");
+    let mut second = crowd(&daemon, 65533, 50, Says::Nothing);
+    second.expect("50 0\n");
+    daemon.ok(&["list"]);
+    let place =
+        format!("libvirtd+unix:///system?socket={}", daemon.path("run/libvirt/libvirt-admin-sock").display());
+    let info = run("virt-admin", &["-c", &place, "server-clients-info", "libvirtd"]).ok();
+    let info: Vec<Vec<_>> = info.lines().map(|line| line.split_whitespace().collect()).collect();
+    for (name, value) in [
+        ("nclients_max", "100"),
+        ("nclients_unauth_max", "20"),
+        ("nclients", "19"),
+        ("nclients_unauth", "19"),
+    ] {
+        assert!(info.contains(&vec![name, ":", value]), "{name} {value}: {info:?}");
+    }
+    // Those who left make room for those in line.
+    drop(silent);
+    crowd(&daemon, 65534, 1, Says::Something).expect("1 0\n");
+}
+
+#[test]
+fn a_line_of_the_log_says_on_whose_behalf() {
+    if on_upstream() {
+        return;
+    }
+    let daemon = Daemon::start(kind(), "log_filters = \"1:rpc\"\nlog_outputs = \"1:stderr\"\n");
+    daemon.virsh(&["dominfo", "nobody"]).fails();
+    let log = daemon.log();
+    let line =
+        log.lines().find(|line| line.contains("call failed") && line.contains("api=virDomainLookupByName"));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
+    let who = "call{client=";
+    assert!(
+        line.contains(who) && line.contains("who=\"uid 0, gid 0, pid ") && line.contains("socket=\"unix\""),
+        "{line}"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ferrovirt::error::Result;
 use ferrovirt::rpc::auth::Authentication;
+use ferrovirt::rpc::places::Newcomer;
 use ferrovirt::rpc::router::{Call, Routes, WithDescriptors};
 use ferrovirt::rpc::session::Rights;
 use ferrovirt_protocol::client::Client;
@@ -127,7 +128,9 @@ async fn stopping_waits_for_calls_whose_client_left() {
     assert!(soon(waiting).await.unwrap().is_err());
     let server = Arc::clone(&world.server);
     let stopping = tokio::spawn(async move { server.stop(std::time::Duration::from_secs(60)).await });
-    while world.server.place(&Authentication::None).await.is_some() {}
+    while world.server.line_up(Newcomer::Root, &Authentication::None).is_ok() {
+        tokio::task::yield_now().await;
+    }
     soon(world.server.client_count().wait_for(|&clients| clients == 0)).await.unwrap();
     assert!(!stopping.is_finished());
     gate.gate.add_permits(1);
@@ -146,7 +149,9 @@ async fn stopping_lets_running_calls_answer() {
     }
     let server = Arc::clone(&world.server);
     let stopping = tokio::spawn(async move { server.stop(std::time::Duration::from_secs(60)).await });
-    while world.server.place(&Authentication::None).await.is_some() {}
+    while world.server.line_up(Newcomer::Root, &Authentication::None).is_ok() {
+        tokio::task::yield_now().await;
+    }
     gate.gate.add_permits(1);
     soon(waiting).await.unwrap().unwrap();
     soon(stopping).await.unwrap();

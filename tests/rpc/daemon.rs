@@ -139,3 +139,34 @@ async fn a_daemon_nobody_needs_knows_it() {
     idle.await.unwrap();
     assert!(left.elapsed() >= Duration::from_secs(120));
 }
+
+#[tokio::test]
+async fn what_others_put_in_place_of_a_socket_is_neither_followed_nor_removed() {
+    let root = TempDir::new().unwrap();
+    let runtime = root.path().join("run/libvirt");
+    std::fs::create_dir_all(&runtime).unwrap();
+    let victim = root.path().join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for name in ["libvirt-sock", "libvirt-sock-ro"] {
+        std::os::unix::fs::symlink(&victim, runtime.join(name)).unwrap();
+    }
+    let (stop, serving) = serve(Daemon::start(setup(root.path(), "")).await.unwrap());
+    let client = connect(root.path(), "libvirt-sock").await;
+    soon(open(&client, 0)).await.unwrap();
+    // And while it runs: a file, and a socket that leads elsewhere.
+    let [file, socket] = ["libvirt-sock", "virtqemud-sock"].map(|name| runtime.join(name));
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, "somebody's").unwrap();
+    std::fs::remove_file(&socket).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    soon(client.call::<ConnectGetType>(&())).await.unwrap();
+    soon(open(&connect(root.path(), "virtqemud-sock-ro").await, 0)).await.unwrap();
+    stop.send(()).unwrap();
+    soon(serving).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "somebody's");
+    assert!(socket.symlink_metadata().unwrap().file_type().is_socket());
+    assert!(!runtime.join("libvirt-sock-ro").exists());
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    assert_eq!(victim.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+}

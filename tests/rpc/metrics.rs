@@ -88,3 +88,20 @@ async fn a_place_that_is_taken_is_no_place() {
     assert!(Daemon::start(setup(root.path(), &settings)).await.is_err());
     assert_eq!(std::fs::read_to_string(&precious).unwrap(), "years of work");
 }
+
+#[tokio::test]
+async fn scrapes_that_say_nothing_hold_up_no_other() {
+    let root = TempDir::new().unwrap();
+    let socket = root.path().join("metrics");
+    let settings = format!("metrics_listen = 'unix:{}'", socket.display());
+    let (_stop, _serving) = serve(Daemon::start(setup(root.path(), &settings)).await.unwrap());
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(UnixStream::connect(&socket).await.unwrap());
+    }
+    assert!(ask(&socket, "GET /healthz HTTP/1.1\r\n\r\n").await.ends_with("\r\n\r\nok\n"));
+    // The last of them still have their time.
+    let heard = silent[99].try_read(&mut [0; 8]).map_err(|error| error.kind());
+    assert_eq!(heard, Err(std::io::ErrorKind::WouldBlock));
+    assert_eq!(soon(silent[0].read(&mut [0; 8])).await.unwrap(), 0);
+}

@@ -9,6 +9,7 @@ use ferrovirt::drivers::Drivers;
 use ferrovirt::rpc::auth::Authentication;
 use ferrovirt::rpc::handlers;
 use ferrovirt::rpc::keepalive::Patience;
+use ferrovirt::rpc::places::Newcomer;
 use ferrovirt::rpc::router::{Router, Routes};
 use ferrovirt::rpc::server::{Limits, Server, Workers};
 use ferrovirt::rpc::session::{Peer, Rights};
@@ -28,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(100);
 pub(crate) const LIMITS: Limits = Limits {
     clients: 100,
     anonymous_clients: None,
+    queued_clients: 100,
     requests_per_client: 5,
     keepalive: Patience { interval: Some(Duration::from_secs(5)), count: 2 },
     workers: Workers { min: 5, max: 20, priority: 5 },
@@ -68,7 +70,8 @@ impl World {
     /// The same for a certain client that has to show who it is.
     pub(crate) async fn socket_of(&self, peer: Peer, rights: Rights, asked: Authentication) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let place = self.server.place(&asked).await.unwrap();
+        let turn = self.server.line_up(Newcomer::Root, &asked).unwrap();
+        let place = turn.place().await.unwrap();
         self.server.serve(UnixTransport::new(ours), peer, rights, asked, place);
         theirs
     }

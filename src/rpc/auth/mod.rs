@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::identity::PeerProcess;
 use self::polkit::Polkit;
@@ -27,7 +28,9 @@ use self::sasl::Session;
 use crate::error::{Error, Origin};
 use crate::util::wildcard;
 
-/// How long a client may take until it is known.
+/// How long a client that is not known may do nothing to that end.
+pub const SILENCE: Duration = Duration::from_secs(30);
+/// How long a client may take until it is known; one with a terminal asks there.
 const SASL_PATIENCE: Duration = Duration::from_secs(60);
 /// A user may be asked for a password meanwhile.
 const POLKIT_PATIENCE: Duration = Duration::from_secs(5 * 60);
@@ -127,16 +130,23 @@ pub struct Login {
     progress: Mutex<Progress>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
     stage: Stage,
+    /// The last thing that came to an end.
+    silent_since: Instant,
     refusals: u32,
     steps: u32,
 }
 
-#[derive(Debug, Default)]
+impl Default for Progress {
+    fn default() -> Self {
+        Self { stage: Stage::Nothing, silent_since: Instant::now(), refusals: 0, steps: 0 }
+    }
+}
+
+#[derive(Debug)]
 enum Stage {
-    #[default]
     Nothing,
     /// It is the client's turn.
     Waiting(Session),
@@ -151,6 +161,11 @@ pub struct OutOfOrder;
 impl Login {
     fn update<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
         change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Since when nothing has been under way; `None` while something is.
+    pub fn silent_since(&self) -> Option<Instant> {
+        self.update(|progress| matches!(progress.stage, Stage::Nothing).then_some(progress.silent_since))
     }
 
     /// The first step of an exchange; none may be under way.
@@ -190,6 +205,7 @@ impl Login {
             if !matches!(progress.stage, Stage::Waiting(_)) {
                 progress.stage = Stage::Nothing;
             }
+            progress.silent_since = Instant::now();
             progress.refusals += 1;
             progress.refusals >= MAX_REFUSALS
         })

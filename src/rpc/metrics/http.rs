@@ -1,5 +1,6 @@
 //! As much of HTTP/1.1 as a scrape needs: one question on each connection, one answer, the end.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
@@ -10,8 +11,7 @@ use std::time::Duration;
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::Metrics;
 use crate::error::{Error, Result};
@@ -21,8 +21,8 @@ use crate::util::{file, unix};
 const MAX_HEAD: usize = 8192;
 /// From the connection to the end of the answer.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Scrapes at once; others wait in the backlog.
-const SCRAPES: usize = 8;
+/// Scrapes at once; for one more the oldest goes, so that nobody who is slow keeps others waiting.
+const SCRAPES: usize = 32;
 
 /// Where scrapes come in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,26 +75,41 @@ impl Listener {
 
     /// Answers scrapes for as long as it is polled.
     pub async fn answer_all(self, metrics: Arc<Metrics>) {
-        let room = Arc::new(Semaphore::new(SCRAPES));
-        let mut scrapes = JoinSet::new();
+        let mut scrapes = Scrapes::default();
         loop {
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
             let metrics = Arc::clone(&metrics);
             let accepted = match &self {
                 Self::Path(socket, _) => {
-                    socket.accept().await.map(|(peer, _)| scrapes.spawn(scrape(peer, metrics, place)))
+                    socket.accept().await.map(|(peer, _)| scrapes.begin(scrape(peer, metrics)))
                 }
                 Self::Address(socket) => {
-                    socket.accept().await.map(|(peer, _)| scrapes.spawn(scrape(peer, metrics, place)))
+                    socket.accept().await.map(|(peer, _)| scrapes.begin(scrape(peer, metrics)))
                 }
             };
             if let Err(error) = accepted {
                 tracing::warn!(%error, "cannot take in a scrape");
                 // Until one of those under way has given its descriptor back.
-                let _ = tokio::time::timeout(LIMIT, scrapes.join_next()).await;
+                let _ = tokio::time::timeout(LIMIT, scrapes.running.join_next()).await;
             }
-            while scrapes.try_join_next().is_some() {}
         }
+    }
+}
+
+/// What is under way, oldest first.
+#[derive(Default)]
+struct Scrapes {
+    running: JoinSet<()>,
+    order: VecDeque<AbortHandle>,
+}
+
+impl Scrapes {
+    fn begin(&mut self, scrape: impl Future<Output = ()> + Send + 'static) {
+        while self.running.try_join_next().is_some() {}
+        self.order.retain(|scrape| !scrape.is_finished());
+        if self.order.len() >= SCRAPES {
+            self.order.pop_front().into_iter().for_each(|oldest| oldest.abort());
+        }
+        self.order.push_back(self.running.spawn(scrape));
     }
 }
 
@@ -116,12 +131,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// One scrape, which keeps its place until it is over.
-async fn scrape(
-    peer: impl AsyncRead + AsyncWrite + Unpin,
-    metrics: Arc<Metrics>,
-    _place: OwnedSemaphorePermit,
-) {
+async fn scrape(peer: impl AsyncRead + AsyncWrite + Unpin, metrics: Arc<Metrics>) {
     match tokio::time::timeout(LIMIT, answer(peer, &metrics)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a scrape ended early"),
