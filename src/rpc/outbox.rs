@@ -25,7 +25,7 @@ use super::auth::sasl::Layer;
 const FULL_BYTES: usize = 256 * 1024;
 /// Over this many unsent bytes of events the client is not reading: it is cut off.
 const MAX_EVENT_BYTES: usize = 1024 * 1024;
-/// Streams of one connection that may wait for room at once.
+/// Tasks of one connection that may wait for room or its end at once.
 const MAX_ROOM_WAITERS: usize = 1024;
 
 /// How a connection comes to its end.
@@ -108,6 +108,18 @@ impl State {
     fn change(&mut self) -> Option<Waker> {
         self.changed = true;
         if self.attended { None } else { self.task.take() }
+    }
+
+    /// Has a task woken when there is room or the connection ends; not, if too many of them wait.
+    fn wait(&mut self, waker: &Waker) -> bool {
+        if self.room.iter().any(|waiter| waiter.will_wake(waker)) {
+            return true;
+        }
+        let is_noted = self.room.len() < MAX_ROOM_WAITERS;
+        if is_noted {
+            self.room.push(waker.clone());
+        }
+        is_noted
     }
 
     fn append(&mut self, write: impl FnOnce(&mut BytesMut) -> EncodeResult) -> EncodeResult {
@@ -225,14 +237,13 @@ impl Outbox {
         if !state.is_full() {
             return Poll::Ready(Ok(()));
         }
-        let waker = context.waker();
-        if !state.room.iter().any(|waiter| waiter.will_wake(waker)) {
-            if state.room.len() >= MAX_ROOM_WAITERS {
-                return Poll::Ready(Err(Closed));
-            }
-            state.room.push(waker.clone());
-        }
-        Poll::Pending
+        if state.wait(context.waker()) { Poll::Pending } else { Poll::Ready(Err(Closed)) }
+    }
+
+    /// Waits until the connection ends in whichever way.
+    pub fn poll_ending(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.ending.is_none() && state.wait(context.waker()) { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// A call became a task of its own.

@@ -53,6 +53,16 @@ impl Peer {
     }
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(_) => f.write_str("unix"),
+            Self::Tcp { address } => write!(f, "TCP from {address}"),
+            Self::Tls { address, .. } => write!(f, "TLS from {address}"),
+        }
+    }
+}
+
 /// Which rights the socket gives that a client came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
@@ -187,6 +197,11 @@ impl Client {
         self.close_callback.swap(registered, Ordering::Relaxed)
     }
 
+    /// Ready once the connection is over, or about to be.
+    pub async fn leaves(&self) {
+        std::future::poll_fn(|context| self.outbox.poll_ending(context)).await;
+    }
+
     /// Whether the connection is over. The client's end is announced to the drivers after this is true.
     pub fn is_gone(&self) -> bool {
         self.outbox.status().ending >= Some(Ending::Now)
@@ -205,6 +220,14 @@ impl Client {
     /// Closes the connection once what was said has been sent.
     pub fn close_after_reply(&self) {
         self.outbox.end(Ending::Flush);
+    }
+}
+
+/// For log lines: who it is, and where it came in.
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let right = if self.is_read_only() { " to read" } else { "" };
+        write!(f, "client={} who=\"{}\" socket=\"{}{right}\"", self.id.0, self.identity(), self.peer)
     }
 }
 

@@ -7,13 +7,16 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use ferrovirt::daemon::Daemon;
 use ferrovirt::rpc::auth::identity::PeerProcess;
 use ferrovirt::rpc::auth::polkit::Polkit;
 use ferrovirt::rpc::auth::{Authentication, SaslRules};
+use ferrovirt::rpc::places::{Newcomer, Turn};
 use ferrovirt::rpc::session::{Peer, Rights};
+use ferrovirt::rpc::transport::UnixTransport;
 use ferrovirt_compat::{Ran, command, run};
 use ferrovirt_protocol::client::Client;
 use ferrovirt_protocol::frame::{self, FrameType, Header, Status};
@@ -21,8 +24,9 @@ use ferrovirt_protocol::procedure::Procedure;
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::mpsc;
 use zbus::zvariant::OwnedValue;
 
 use crate::authority::Authority;
@@ -336,16 +340,97 @@ async fn who_does_not_say_who_it_is_does_not_stay() {
     let mut silent = world.socket_of(Peer::Unix(None), Rights::ReadWrite, asked).await;
     let since = tokio::time::Instant::now();
     assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0);
-    assert_eq!(since.elapsed().as_secs(), 60);
+    assert_eq!(since.elapsed().as_secs(), 30);
+    // Who has tried has some time again.
+    let client = local(&world, "unix:path=/nowhere/bus", process(1), Rights::ReadWrite).await;
+    let since = tokio::time::Instant::now();
+    tokio::time::advance(Duration::from_secs(20)).await;
+    assert!(client.call::<AuthPolkit>(&()).await.is_err());
+    client.closed().await;
+    assert_eq!(since.elapsed().as_secs(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_stop_in_the_middle_of_a_step_keep_no_other_user_out() {
+    let root = TempDir::new().unwrap();
+    let settings = "listen_tls = 0\nauth_unix_rw = 'sasl'\nmax_anonymous_clients = 20";
+    let daemon = listening(root.path(), settings).await;
+    let server = Arc::clone(daemon.hypervisor());
+    let (_stop, _serving) = serve(daemon);
+    let asked = Authentication::Sasl(Arc::new(SaslRules::new(None, 56)));
+    let (mut stuck, mut in_line) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        match server.line_up(Newcomer::User(7), &asked).unwrap() {
+            Turn::Now(place) => {
+                let (ours, theirs) = UnixStream::pair().unwrap();
+                let peer = Peer::Unix(None);
+                server.serve(UnixTransport::new(ours), peer, Rights::ReadWrite, asked.clone(), place);
+                let client = Client::unix(theirs).0;
+                call::<AuthSaslInit>(&client, ()).await.unwrap();
+                stuck.push(client);
+            }
+            Turn::Later(waiting) => in_line.push(waiting),
+        }
+    }
+    assert_eq!((stuck.len(), in_line.len()), (15, 25));
+    let other = connect(root.path(), "libvirt-sock").await;
+    plain(&other, "fred", "secret").await.unwrap();
+    soon(open(&other, 0)).await.unwrap();
+    // Steps out of order end the exchange, and then the connection; whoever is in line is next.
+    for client in &stuck {
+        for _ in 0..3 {
+            assert_eq!(said(call::<AuthSaslInit>(client, ()).await), refused());
+        }
+        soon(client.closed()).await;
+    }
+    for waiting in in_line {
+        soon(waiting.place()).await.unwrap();
+    }
+    assert_eq!(server.anonymous_count(), 0);
+}
+
+/// Sends a byte each second until the daemon closes; answers how many seconds that took.
+async fn drip(mut socket: impl AsyncRead + AsyncWrite + Unpin, beginning: &[u8]) -> u64 {
+    let since = tokio::time::Instant::now();
+    for byte in beginning.iter().copied().chain(std::iter::repeat(b'a')) {
+        if socket.write_all(&[byte]).await.is_err() {
+            break;
+        }
+        let second = tokio::time::timeout(Duration::from_secs(1), socket.read(&mut [0; 64])).await;
+        if matches!(second, Ok(Ok(0) | Err(_))) {
+            break;
+        }
+        assert!(since.elapsed().as_secs() < 1000, "for ever");
+    }
+    since.elapsed().as_secs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_speaks_a_byte_at_a_time_is_cut_off_in_time() {
+    let root = TempDir::new().unwrap();
+    Authority::new("ours").serve_from(root.path());
+    let metrics = root.path().join("metrics");
+    let settings = format!("listen_tcp = 1\nmetrics_listen = 'unix:{}'", metrics.display());
+    let daemon = listening(root.path(), &settings).await;
+    let [tcp, tls] = [0, 1].map(|at| daemon.net_listeners()[at].address().unwrap());
+    let (_stop, _serving) = serve(daemon);
+    // A frame of 4000 bytes; a record of 16 KiB with a greeting in it.
+    let frame = [0, 0, 0x0f, 0xa0, 0x20, 0, 0x80, 0x86];
+    assert_eq!(drip(TcpStream::connect(tcp).await.unwrap(), &frame).await, 30);
+    let greeting = [0x16, 3, 1, 0x3f, 0, 1, 0, 0x3e, 0xfc, 3, 3];
+    assert_eq!(drip(TcpStream::connect(tls).await.unwrap(), &greeting).await, 15);
+    let question = b"GET /metrics HTTP/1.1\r\nX: ";
+    assert_eq!(drip(UnixStream::connect(&metrics).await.unwrap(), question).await, 10);
 }
 
 // ---- polkit ----
 
-/// What was asked: action, flags, and the process.
+/// What was asked: action, flags, and the process with the name of the question.
 type Asked = (String, u32, Vec<(String, String)>);
 
 struct FakeAuthority {
     asked: Arc<Mutex<Vec<Asked>>>,
+    taken_back: mpsc::UnboundedSender<String>,
 }
 
 #[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
@@ -356,12 +441,13 @@ impl FakeAuthority {
         action: String,
         _details: HashMap<String, String>,
         flags: u32,
-        _cancellation: String,
+        cancellation: String,
     ) -> ((bool, bool, HashMap<String, String>),) {
         let uid = i32::try_from(&subject.1["uid"]).unwrap();
         let mut facts: Vec<_> =
             subject.1.iter().map(|(name, value)| (name.clone(), format!("{:?}", **value))).collect();
         facts.push(("kind".to_owned(), subject.0));
+        facts.push(("question".to_owned(), cancellation));
         facts.sort();
         self.asked.lock().unwrap().push((action, flags, facts));
         let dismissed = HashMap::from([("polkit.dismissed".to_owned(), "true".to_owned())]);
@@ -369,10 +455,18 @@ impl FakeAuthority {
             1 => (true, false, HashMap::new()),
             2 => (false, true, HashMap::new()),
             3 => (false, false, dismissed),
+            5 => std::future::pending().await,
             _ => (false, false, HashMap::new()),
         },)
     }
+
+    fn cancel_check_authorization(&self, cancellation: String) {
+        self.taken_back.send(cancellation).unwrap();
+    }
 }
+
+/// Questions that were asked, those that were taken back, and what is kept while polkit is there.
+type Asking = (Arc<Mutex<Vec<Asked>>>, mpsc::UnboundedReceiver<String>, zbus::Connection);
 
 /// A bus of a test's own.
 struct Bus {
@@ -405,6 +499,15 @@ impl Bus {
     fn address(&self) -> String {
         format!("unix:path={}/bus", self.directory.path().display())
     }
+
+    async fn authority(&self) -> Asking {
+        let (asked, (taken_back, hears)) = (Arc::default(), mpsc::unbounded_channel());
+        let authority = FakeAuthority { asked: Arc::clone(&asked), taken_back };
+        let builder = zbus::connection::Builder::address(&*self.address()).unwrap();
+        let builder = builder.name("org.freedesktop.PolicyKit1").unwrap();
+        let builder = builder.serve_at("/org/freedesktop/PolicyKit1/Authority", authority).unwrap();
+        (asked, hears, builder.build().await.unwrap())
+    }
 }
 
 impl Drop for Bus {
@@ -427,17 +530,7 @@ async fn local(world: &World, bus: &str, process: PeerProcess, rights: Rights) -
 #[tokio::test(flavor = "multi_thread")]
 async fn polkit_is_asked_who_may_come_in() {
     let bus = Bus::start();
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let authority = FakeAuthority { asked: Arc::clone(&asked) };
-    let _serving = zbus::connection::Builder::address(&*bus.address())
-        .unwrap()
-        .name("org.freedesktop.PolicyKit1")
-        .unwrap()
-        .serve_at("/org/freedesktop/PolicyKit1/Authority", authority)
-        .unwrap()
-        .build()
-        .await
-        .unwrap();
+    let (asked, _taken_back, _serving) = bus.authority().await;
     let world = World::new(|_| {});
     let client = local(&world, &bus.address(), process(1), Rights::ReadWrite).await;
     assert_eq!(call::<AuthList>(&client, ()).await.unwrap().types, [AuthType::POLKIT]);
@@ -468,6 +561,32 @@ async fn polkit_is_asked_who_may_come_in() {
     let client = local(&world, &bus.address(), gone, Rights::ReadWrite).await;
     assert_eq!(said(call::<AuthPolkit>(&client, ()).await), refused());
     assert_eq!(asked.lock().unwrap().len(), 3, "nobody was asked about it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_is_taken_back_when_its_client_leaves() {
+    let bus = Bus::start();
+    let (asked, mut taken_back, _serving) = bus.authority().await;
+    let world = World::new(|_| {});
+    let client = local(&world, &bus.address(), process(5), Rights::ReadWrite).await;
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.call::<AuthPolkit>(&()).await }
+    });
+    let was_asked = async {
+        while asked.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(was_asked).await;
+    client.close();
+    let name = soon(taken_back.recv()).await.unwrap();
+    let (_, _, facts) = asked.lock().unwrap().remove(0);
+    assert!(!name.is_empty() && facts.contains(&("question".to_owned(), name)), "{facts:?}");
+    assert!(soon(waiting).await.unwrap().is_err());
+    // No call is left that the daemon would wait for.
+    soon(world.server.stop(Duration::from_secs(60))).await;
+    assert_eq!(world.server.running_calls(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

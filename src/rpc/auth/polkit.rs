@@ -18,6 +18,8 @@ const QUICK: Duration = Duration::from_secs(30);
 const NAME: &str = "org.freedesktop.PolicyKit1";
 const AUTHORITY: &str = "/org/freedesktop/PolicyKit1/Authority";
 const INTERFACE: &str = "org.freedesktop.PolicyKit1.Authority";
+/// Names a question among those of its connection, which has no other.
+const CANCELLATION: &str = "client";
 /// `CheckAuthorizationFlags`: an agent may ask the user.
 const ALLOW_USER_INTERACTION: u32 = 1;
 
@@ -36,18 +38,26 @@ impl Polkit {
         Self { address: Some(address.to_owned()) }
     }
 
-    /// Whether a process may have these rights; the refusal is what the client is told.
-    pub async fn check(&self, process: &PeerProcess, rights: Rights) -> Result<()> {
+    /// Whether a process may have these rights; the refusal is what the client is told. The question is taken
+    /// back when the client leaves.
+    pub async fn check(
+        &self,
+        process: &PeerProcess,
+        rights: Rights,
+        leaves: impl Future<Output = ()>,
+    ) -> Result<()> {
         let action = match rights {
             Rights::ReadOnly => "org.libvirt.unix.monitor",
             Rights::ReadWrite => "org.libvirt.unix.manage",
         };
-        let asking = self.ask(process, action, HashMap::new(), ALLOW_USER_INTERACTION);
-        let asking = tokio::time::timeout(PATIENCE, asking);
-        let (is_authorized, is_challenge, details) = asking.await.map_err(|_| {
-            tracing::warn!(action, "polkit does not answer");
-            refusal()
-        })??;
+        let given_up = async {
+            match tokio::time::timeout(PATIENCE, leaves).await {
+                Ok(()) => tracing::info!(action, "the client has left, so polkit need not answer"),
+                Err(_) => tracing::warn!(action, "polkit does not answer"),
+            }
+        };
+        let asking = self.ask(process, action, HashMap::new(), ALLOW_USER_INTERACTION, given_up);
+        let (is_authorized, is_challenge, details) = asking.await?.ok_or_else(refusal)?;
         let dismissed = details.get("polkit.dismissed").is_some_and(|dismissed| dismissed == "true");
         let refused = match (is_authorized, dismissed, is_challenge) {
             (true, ..) => return Ok(()),
@@ -67,19 +77,22 @@ impl Polkit {
         action: &str,
         details: HashMap<&str, &str>,
     ) -> Result<bool> {
-        let asking = tokio::time::timeout(QUICK, self.ask(process, action, details, 0)).await;
-        let (is_authorized, ..) = asking.map_err(|_| Error::auth_failed("polkit does not answer"))??;
+        let asking = self.ask(process, action, details, 0, tokio::time::sleep(QUICK));
+        let (is_authorized, ..) =
+            asking.await?.ok_or_else(|| Error::auth_failed("polkit does not answer"))?;
         Ok(is_authorized)
     }
 
-    /// The bus is connected to for each question: it may have been restarted since the last.
+    /// The bus is connected to for each question: it may have been restarted since the last. `None`: the
+    /// question was given up.
     async fn ask(
         &self,
         process: &PeerProcess,
         action: &str,
         details: HashMap<&str, &str>,
         flags: u32,
-    ) -> Result<Verdict> {
+        given_up: impl Future<Output = ()>,
+    ) -> Result<Option<Verdict>> {
         let no_bus = |error: zbus::Error| {
             Error::internal_error(format!("Unable to get system bus connection: {error}"))
                 .from_origin(Origin::DBUS)
@@ -88,12 +101,25 @@ impl Polkit {
             Some(address) => zbus::connection::Builder::address(address.as_str()),
             None => zbus::connection::Builder::system(),
         };
-        let bus = builder.map_err(no_bus)?.build().await.map_err(no_bus)?;
+        let builder = builder.map_err(no_bus)?;
+        let bus = tokio::time::timeout(QUICK, builder.build()).await;
+        let bus = bus.unwrap_or_else(|slow| Err(std::io::Error::from(slow).into())).map_err(no_bus)?;
         let subject = ("unix-process", self::subject(process)?);
-        let question = (subject, action, details, flags, "");
-        let call = bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), "CheckAuthorization", &question);
+        let question = (subject, action, details, flags, CANCELLATION);
+        let asking = bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), "CheckAuthorization", &question);
         let failed = |error: zbus::Error| Error::dbus_service(error.to_string()).from_origin(Origin::DBUS);
-        call.await.map_err(failed)?.body().deserialize().map_err(failed)
+        tokio::select! {
+            answer = asking => answer.map_err(failed)?.body().deserialize().map(Some).map_err(failed),
+            () = given_up => {
+                let name = (CANCELLATION,);
+                let taking_back =
+                    bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), "CancelCheckAuthorization", &name);
+                if let Ok(Err(error)) = tokio::time::timeout(QUICK, taking_back).await {
+                    tracing::debug!(%error, "polkit does not take a question back");
+                }
+                Ok(None)
+            }
+        }
     }
 }
 

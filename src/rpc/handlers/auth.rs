@@ -60,9 +60,7 @@ async fn list(call: Call, (): ()) -> Result<AuthListRet> {
 
 /// What the client is told; the log has the reason, and a client that fails too often is let go.
 fn refuse<T>(call: &Call, reason: &Refused) -> Result<T> {
-    let identity = call.client.identity();
-    let from = &call.client.peer;
-    tracing::warn!(client = call.client.id.0, %identity, ?from, %reason, "authentication failed");
+    tracing::warn!(%reason, "authentication failed");
     if call.client.login.refuse() {
         call.client.close_after_calls();
     }
@@ -166,8 +164,8 @@ fn admit(call: &Call, rules: &SaslRules, mut session: Session) -> std::result::R
         client.outbox.protect_after(call.serial, Layer::new(session)?);
     }
     let identity = Identity { sasl_name: Some(name.into()), ..(*client.identity()).clone() };
-    tracing::info!(client = client.id.0, %identity, "authenticated");
     client.set_identity(identity);
+    tracing::info!("authenticated");
     client.authenticate();
     Ok(())
 }
@@ -183,15 +181,14 @@ async fn polkit(call: Call, (): ()) -> Result<AuthPolkitRet> {
         return refuse(&call, &Refused::OutOfOrder);
     }
     let rights = if client.is_read_only() { Rights::ReadOnly } else { Rights::ReadWrite };
-    if let Err(error) = polkit.check(process, rights).await {
-        let identity = client.identity();
-        tracing::warn!(client = client.id.0, %identity, %error, "polkit does not let a client in");
+    if let Err(error) = polkit.check(process, rights, client.leaves()).await {
+        tracing::warn!(%error, "polkit does not let a client in");
         if client.login.refuse() {
             client.close_after_calls();
         }
         return Err(error);
     }
-    tracing::info!(client = client.id.0, identity = %client.identity(), "polkit lets a client in");
+    tracing::info!("polkit lets a client in");
     client.authenticate();
     Ok(AuthPolkitRet { complete: 1 })
 }
