@@ -4,12 +4,11 @@
 
 use std::ffi::OsString;
 use std::future::Future;
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::task::JoinSet;
 
 use crate::config::qemu::QemuConfig;
@@ -18,6 +17,7 @@ use crate::config::{
     AccessDriverName, AuditConfig, AuthConfig, Config, KernelAudit, NetConfig, Scheme, ServerConfig,
 };
 use crate::drivers::Drivers;
+use crate::error::Error;
 use crate::logging::Logging;
 use crate::qemu::log_limit;
 use crate::reload::Reload;
@@ -39,6 +39,7 @@ use crate::rpc::server::{Limits, Server, Workers};
 use crate::rpc::session::Rights;
 use crate::rpc::tls::{Clients, Tls, TlsError, TlsSettings};
 use crate::util::audit::Audit;
+use crate::util::fds::Activated;
 use crate::util::file;
 use crate::util::paths::{Paths, Scope};
 use crate::util::pidfile::{PidFile, PidFileError};
@@ -51,7 +52,7 @@ const LIST_ACTIVE: u32 = 1;
 /// The names that libvirt's own daemons for QEMU lock: neither may serve the same directories.
 const PID_FILES: [&str; 2] = ["libvirtd.pid", "virtqemud.pid"];
 
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot create directory {}: {}", path.display(), Reason(source))]
     Directory { path: PathBuf, source: std::io::Error },
@@ -86,7 +87,7 @@ pub struct Setup {
     /// How long it goes on without anybody who needs it; `None` is for ever.
     pub idle: Option<Duration>,
     /// Sockets that a service manager has bound; without any, the daemon binds its own.
-    pub activated: Vec<OwnedFd>,
+    pub activated: Vec<Activated>,
     /// Whether the network sockets of the configuration are opened.
     pub listen: bool,
 }
@@ -129,16 +130,17 @@ impl Daemon {
         let pid_files = pid_files.collect::<Result<_, _>>()?;
 
         let schemes = Schemes::new(&config, &paths);
-        let listeners = bind_unix(&config, &paths, activated, &schemes)?;
+        let (local, network) = by_family(activated, &config.net)?;
+        let listeners = bind_unix(&config, &paths, local, &schemes)?;
 
-        let tls = if listen && config.net.tls {
-            Some(Arc::new(Tls::load(tls(&config.net, &paths))?))
-        } else {
-            None
+        let is_protected = |(_, way): &(Activated, Way)| *way == Way::Tls;
+        let tls = match (listen && config.net.tls) || network.iter().any(is_protected) {
+            true => Some(Arc::new(Tls::load(tls(&config.net, &paths))?)),
+            false => None,
         };
-        let net_listeners = match listen {
+        let net_listeners = match listen && network.is_empty() {
             true => bind_net(&config, tls.as_ref(), &schemes).await?,
-            false => Vec::new(),
+            false => adopt_net(network, &config, tls.as_ref(), &schemes)?,
         };
 
         let access = schemes.access(&config, &paths);
@@ -332,12 +334,13 @@ impl Schemes {
 fn bind_unix(
     config: &Config,
     paths: &Paths,
-    activated: Vec<OwnedFd>,
+    activated: Vec<Activated>,
     schemes: &Schemes,
 ) -> Result<Vec<(Listener, Service, Authentication)>, StartError> {
     let group = config.sockets.group.as_deref().map(group_id).transpose()?;
     let directory = config.sockets.directory.as_ref().unwrap_or(&paths.runtime);
-    let mut listeners = activated.into_iter().map(Listener::adopt).collect::<Result<Vec<_>, _>>()?;
+    let adopted = activated.into_iter().map(|it| Listener::adopt(it.socket));
+    let mut listeners = adopted.collect::<Result<Vec<_>, _>>()?;
     let own = if listeners.is_empty() { listen::names(paths.scope) } else { &[] };
     for &(name, service) in own {
         let access = Access { mode: socket_mode(config, service, paths.scope), group };
@@ -356,20 +359,77 @@ async fn bind_net(
     tls: Option<&Arc<Tls>>,
     schemes: &Schemes,
 ) -> Result<Vec<NetListener>, StartError> {
-    let (net, backlog) = (&config.net, config.server.max_queued_clients);
+    let net = &config.net;
     let address = net.address.as_deref();
     let mut bound = Vec::new();
     if net.tcp {
-        let authentication = schemes.authentication(net.tcp_authentication)?;
-        let conditions = Conditions { backlog, protection: Protection::None, authentication };
-        bound.extend(NetListener::bind(address, net.tcp_port, &conditions).await?);
+        bound.extend(NetListener::bind(address, net.tcp_port, &conditions(config, None, schemes)?).await?);
     }
     if let Some(tls) = tls {
-        let authentication = schemes.authentication(net.tls_authentication)?;
-        let conditions = Conditions { backlog, protection: Protection::Tls(Arc::clone(tls)), authentication };
-        bound.extend(NetListener::bind(address, net.tls_port, &conditions).await?);
+        bound.extend(
+            NetListener::bind(address, net.tls_port, &conditions(config, Some(tls), schemes)?).await?,
+        );
     }
     Ok(bound)
+}
+
+fn conditions(config: &Config, tls: Option<&Arc<Tls>>, schemes: &Schemes) -> Result<Conditions, StartError> {
+    let (protection, scheme) = match tls {
+        None => (Protection::None, config.net.tcp_authentication),
+        Some(tls) => (Protection::Tls(Arc::clone(tls)), config.net.tls_authentication),
+    };
+    let authentication = schemes.authentication(scheme)?;
+    Ok(Conditions { backlog: config.server.max_queued_clients, protection, authentication })
+}
+
+/// What comes through a network socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Tcp,
+    Tls,
+}
+
+/// Tells a service manager's network sockets, by their units' names or their ports, from those of the host.
+fn by_family(
+    activated: Vec<Activated>,
+    net: &NetConfig,
+) -> Result<(Vec<Activated>, Vec<(Activated, Way)>), StartError> {
+    let (mut local, mut network) = (Vec::new(), Vec::new());
+    for it in activated {
+        let address = rustix::net::getsockname(&it.socket).ok();
+        let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+        let Some(address) = address else {
+            local.push(it);
+            continue;
+        };
+        let way = match it.name.as_str() {
+            name if name.ends_with("-tls.socket") => Way::Tls,
+            name if name.ends_with("-tcp.socket") => Way::Tcp,
+            _ if address.port() == net.tls_port => Way::Tls,
+            _ if address.port() == net.tcp_port => Way::Tcp,
+            name => {
+                return Err(Error::config_unsupported(format!(
+                    "socket '{name}' of the service manager has no name or port of ours"
+                ))
+                .into());
+            }
+        };
+        network.push((it, way));
+    }
+    Ok((local, network))
+}
+
+fn adopt_net(
+    sockets: Vec<(Activated, Way)>,
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+    schemes: &Schemes,
+) -> Result<Vec<NetListener>, StartError> {
+    let adopt = |(it, way): (Activated, Way)| {
+        let tls = tls.filter(|_| way == Way::Tls);
+        Ok(NetListener::adopt(it.socket, conditions(config, tls, schemes)?)?)
+    };
+    sockets.into_iter().map(adopt).collect()
 }
 
 /// The places that libvirt documents, where the configuration names no other.
@@ -423,6 +483,7 @@ pub(crate) fn limits(config: &ServerConfig) -> Limits {
     Limits {
         clients: whole(config.max_clients),
         anonymous_clients: Some(whole(config.max_anonymous_clients)).filter(|&places| places > 0),
+        queued_clients: whole(config.max_queued_clients),
         requests_per_client: whole(config.max_client_requests),
         keepalive: Patience { interval: interval.map(Duration::from_secs), count: config.keepalive_count },
         workers: Workers { min: config.min_workers, max: config.max_workers, priority: config.prio_workers },

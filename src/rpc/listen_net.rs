@@ -5,13 +5,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
 use super::auth::Authentication;
-use super::server::{Place, Server};
+use super::places::{Newcomer, Place};
+use super::server::Server;
 use super::session::{Peer, Rights};
 use super::tls::{self, Tls};
 use super::transport::StreamTransport;
@@ -75,6 +77,18 @@ impl NetListener {
         Ok(bound)
     }
 
+    /// Takes a socket that a service manager has bound.
+    pub fn adopt(socket: OwnedFd, conditions: Conditions) -> Result<Self> {
+        let adopted = (|| {
+            let socket = std::net::TcpListener::from(socket);
+            socket.set_nonblocking(true)?;
+            let Conditions { protection, authentication, .. } = conditions;
+            let address = socket.local_addr()?;
+            Ok(Self { address, socket: TcpListener::from_std(socket)?, protection, authentication })
+        })();
+        adopted.map_err(|error| Error::io("cannot use a socket of the service manager", error))
+    }
+
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
@@ -84,21 +98,19 @@ impl NetListener {
         loop {
             match self.socket.accept().await {
                 Ok((socket, from)) => {
-                    if let Err(crowded) = server.share(None) {
-                        tracing::warn!(%from, %crowded, "a client is not let in");
-                        continue;
-                    }
                     let protection = self.protection.clone();
                     // Who takes his time over the handshake is nobody known either.
                     let pending = match protection {
                         Protection::None => &self.authentication,
                         Protection::Tls(_) => &Authentication::Certificate,
                     };
-                    let Some(place) = server.place(pending).await else { return };
+                    let Ok(turn) = server.line_up(Newcomer::remote(from.ip()), pending) else { continue };
                     let (server, authentication) = (Arc::clone(&server), self.authentication.clone());
                     // A client that takes its time over the handshake holds up nobody else's.
                     tokio::spawn(async move {
-                        take_in(&server, socket, from, (protection, authentication), place).await
+                        if let Some(place) = turn.place().await {
+                            take_in(&server, socket, from, (protection, authentication), place).await;
+                        }
                     });
                 }
                 Err(error) => {

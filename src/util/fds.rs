@@ -27,16 +27,23 @@ pub const MAX_READ: usize = 64 * 1024;
 /// The fewest bytes of room [`recv`] makes.
 pub const MIN_READ: usize = 4 * 1024;
 
+/// A socket that a service manager has bound, and what it calls it: after its unit, unless that says otherwise.
+#[derive(Debug)]
+pub struct Activated {
+    pub socket: OwnedFd,
+    pub name: String,
+}
+
 /// The sockets that a service manager opened for this process (`sd_listen_fds(3)`): copies, closed at exec.
 #[allow(unsafe_code)]
-pub fn activated() -> io::Result<Vec<OwnedFd>> {
-    let copy = |descriptor| {
+pub fn activated() -> io::Result<Vec<Activated>> {
+    let copy = |(descriptor, name)| {
         // SAFETY: the service manager leaves these descriptors open for this process, and nobody closes them: they
         // are only borrowed for the copy.
         let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        descriptor.try_clone_to_owned()
+        Ok(Activated { socket: descriptor.try_clone_to_owned()?, name })
     };
-    sd_notify::listen_fds()?.map(copy).collect()
+    sd_notify::listen_fds_with_names()?.map(copy).collect()
 }
 
 /// Sends `descriptors` as libvirt does: one zero byte for each, carrying it.

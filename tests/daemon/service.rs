@@ -14,14 +14,21 @@ import fcntl, os, socket, sys
 root, daemon = sys.argv[1], sys.argv[2]
 high = []
 for name in sys.argv[3:]:
-    bound = socket.socket(socket.AF_UNIX)
-    bound.bind(f'{root}/run/libvirt/{name}')
+    if name.endswith('.socket'):
+        bound = socket.socket()
+        bound.bind(('127.0.0.1', 0))
+        with open(f'{root}/{name}', 'w') as file:
+            print(bound.getsockname()[1], file=file)
+    else:
+        bound = socket.socket(socket.AF_UNIX)
+        bound.bind(f'{root}/run/libvirt/{name}')
     bound.listen()
     high.append(fcntl.fcntl(bound.detach(), fcntl.F_DUPFD, 100))
 for number, descriptor in enumerate(high):
     os.dup2(descriptor, 3 + number)
     os.close(descriptor)
 environment = dict(os.environ, LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(sys.argv) - 3),
+                   LISTEN_FDNAMES=':'.join(sys.argv[3:]),
                    NOTIFY_SOCKET=f'{root}/notify', WATCHDOG_USEC='2000000', WATCHDOG_PID=str(os.getpid()))
 os.execve(daemon, [daemon, '--root', root], environment)
 ";
@@ -33,9 +40,11 @@ struct Managed {
 }
 
 impl Managed {
-    fn start(sockets: &[&str]) -> Self {
+    fn start(settings: &str, sockets: &[&str]) -> Self {
         let root = tempfile::Builder::new().prefix("fv").tempdir_in("/tmp").unwrap();
         fs::create_dir_all(root.path().join("run/libvirt")).unwrap();
+        fs::create_dir_all(root.path().join("etc/libvirt")).unwrap();
+        fs::write(root.path().join("etc/libvirt/libvirtd.conf"), settings).unwrap();
         let told = UnixDatagram::bind(root.path().join("notify")).unwrap();
         told.set_read_timeout(Some(LIMIT)).unwrap();
         let mut manager = command("/usr/bin/python3");
@@ -65,7 +74,7 @@ fn sockets_of_a_service_manager_are_served_and_stay() {
     if on_upstream() {
         return;
     }
-    let mut managed = Managed::start(&["libvirt-sock", "virtqemud-sock-ro"]);
+    let mut managed = Managed::start("", &["libvirt-sock", "virtqemud-sock-ro"]);
     managed.is_told("READY=1");
     managed.is_told("WATCHDOG=1");
     assert_eq!(managed.virsh("libvirt-sock", &["pool-list", "--name"]).ok().trim(), "");
@@ -81,6 +90,19 @@ fn sockets_of_a_service_manager_are_served_and_stay() {
     managed.is_told("STOPPING=1");
     managed.daemon.rest();
     assert!(runtime.join("libvirt-sock").exists());
+}
+
+#[test]
+fn a_network_socket_of_a_service_manager_is_served_by_its_name() {
+    if on_upstream() {
+        return;
+    }
+    let managed = Managed::start("auth_tcp = \"none\"\n", &["libvirtd-tcp.socket", "libvirt-sock"]);
+    managed.is_told("READY=1");
+    let port = fs::read_to_string(managed.root.path().join("libvirtd-tcp.socket")).unwrap();
+    let uri = format!("qemu+tcp://127.0.0.1:{}/system", port.trim());
+    assert_eq!(run("virsh", &["-c", &uri, "uri"]).ok().trim(), uri);
+    managed.virsh("libvirt-sock", &["list"]).ok();
 }
 
 #[test]

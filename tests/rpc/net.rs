@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ferrovirt::daemon::Daemon;
+use ferrovirt::util::fds::Activated;
 use ferrovirt_compat::{Ran, run};
 use ferrovirt_protocol::client::Client;
 use ferrovirt_protocol::remote::procedure::ConnectGetType;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::authority::Authority;
 use crate::daemon::{connect, serve, setup};
@@ -141,4 +142,70 @@ async fn those_who_stop_in_the_handshake_hold_up_no_local_client() {
     let mut answer = Vec::new();
     // Whether in order or not.
     let _closed = soon(garbage.read_to_end(&mut answer)).await;
+}
+
+#[tokio::test]
+async fn one_address_keeps_no_other_out() {
+    let root = TempDir::new().unwrap();
+    Authority::new("ours").serve_from(root.path());
+    // Half of them are the most for one address.
+    let daemon = listening(root.path(), "max_anonymous_clients = 8").await;
+    let address = daemon.net_listeners()[0].address().unwrap();
+    let (_stop, _serving) = serve(daemon);
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(address).await.unwrap();
+    other.write_all(b"no greeting of TLS").await.unwrap();
+    let mut answer = Vec::new();
+    let _closed = soon(other.read_to_end(&mut answer)).await;
+    assert!(!answer.is_empty(), "told what is wrong with it");
+    // Before the time of those was up.
+    for silent in &silent {
+        let heard = silent.try_read(&mut [0; 8]).map_err(|error| error.kind());
+        assert_eq!(heard, Err(std::io::ErrorKind::WouldBlock));
+    }
+}
+
+#[tokio::test]
+async fn network_sockets_of_a_service_manager_are_told_by_name_or_port() {
+    let root = TempDir::new().unwrap();
+    let authority = Authority::new("ours");
+    authority.serve_from(root.path());
+    let bound = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let sockets = [bound(), bound(), bound()];
+    let ports = sockets.each_ref().map(|socket| socket.local_addr().unwrap().port());
+    let names = ["libvirtd-tls.socket", "libvirtd-tcp.socket", "unknown"];
+    let activated = || {
+        let sockets = sockets.iter().zip(names);
+        sockets.map(|(socket, name)| Activated {
+            socket: socket.try_clone().unwrap().into(),
+            name: name.to_owned(),
+        })
+    };
+    let with = |settings: &str| {
+        // Whatever --listen and its settings say.
+        let mut setup = setup(root.path(), &format!("auth_tcp = 'none'\nlisten_tls = 0\n{settings}"));
+        setup.activated = activated().collect();
+        setup
+    };
+    let refused = Daemon::start(with("")).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("socket 'unknown' of the service manager has no name or port of ours"),
+        "{refused}"
+    );
+    let daemon = Daemon::start(with(&format!("tcp_port = '{}'", ports[2]))).await.unwrap();
+    let (stop, serving) = serve(daemon);
+    let files = authority.client_files("somebody");
+    virsh(tls_uri(ports[0], &files), "list").await.ok();
+    for port in &ports[1..] {
+        virsh(format!("qemu+tcp://127.0.0.1:{port}/system"), "list").await.ok();
+    }
+    // The host's own sockets are the daemon's to bind.
+    soon(open(&connect(root.path(), "libvirt-sock").await, 0)).await.unwrap();
+    stop.send(()).unwrap();
+    soon(serving).await.unwrap();
 }
