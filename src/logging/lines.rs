@@ -4,6 +4,7 @@
 //! Both ask [`Current`] at every line, so that an administrator can replace it while the daemon runs; what
 //! they say of a place in the program is kept until then.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +12,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
-use tracing::{Level, Metadata, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::{Context, Filter as LayerFilter};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::LogError;
 use super::datagram::{self, Form, Service};
 use super::words::{Destination, Filter, Target};
+use crate::util::context;
 
 /// What is logged now.
 #[derive(Debug)]
@@ -204,10 +208,35 @@ where
     let writer = Writer { current: Arc::clone(current), style };
     let wanted = Wanted { current: Arc::clone(current), style };
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
-    match style {
-        Style::Ours => lines.with_filter(wanted).boxed(),
-        Style::Theirs => {
-            lines.without_time().with_level(false).with_target(false).with_filter(wanted).boxed()
+    lines.event_format(OneLine(style)).with_filter(wanted).boxed()
+}
+
+/// A line: when, how bad, on whose behalf, where, what.
+struct OneLine(Style);
+
+impl<S, N> FormatEvent<S, N> for OneLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        about: &FmtContext<'_, S, N>,
+        mut line: format::Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        if self.0 == Style::Ours {
+            SystemTime.format_time(&mut line)?;
+            write!(line, " {:>5} ", metadata.level())?;
         }
+        if let Some(call) = context::current() {
+            write!(line, "{call}: ")?;
+        }
+        if self.0 == Style::Ours {
+            write!(line, "{}: ", metadata.target())?;
+        }
+        about.format_fields(line.by_ref(), event)?;
+        writeln!(line)
     }
 }

@@ -14,17 +14,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
-use ferrovirt_protocol::frame::{self, Frame, FrameError, FrameType};
+use ferrovirt_protocol::frame::{self, Frame, FrameError, FrameType, Header, Status};
 use tokio::task::coop;
-use tracing::Instrument;
 
+use super::convert;
 use super::keepalive::{Keepalive, Verdict};
 use super::outbox::{Descriptor, Ending};
 use super::router::{Reply, Running};
 use super::server::Server;
 use super::session::Client;
+use super::stream::Delivery;
 use super::transport::Transport;
-use crate::error::Error;
+use crate::error::{Error, Origin};
+use crate::util::context::{self, Context as OnBehalf};
 
 /// Most frames, and most bytes of them, held back while a client has all its calls running.
 const MAX_HELD: usize = 64;
@@ -345,34 +347,47 @@ impl<T: Transport> Connection<T> {
         }
         match frame.header.kind {
             FrameType::CALL | FrameType::CALL_WITH_FDS => self.call(frame, fds),
-            FrameType::STREAM | FrameType::STREAM_HOLE => self.stalled |= !self.client.streams.deliver(frame),
+            FrameType::STREAM | FrameType::STREAM_HOLE => self.stream(frame),
             FrameType(kind) => return Err(End::Kind { kind }),
         }
         Ok(())
     }
 
+    fn stream(&mut self, frame: Frame) {
+        let header = Header { kind: FrameType::STREAM, status: Status::ERROR, ..frame.header };
+        match self.client.streams.deliver(frame) {
+            Delivery::Taken | Delivery::Late => {}
+            Delivery::Full => self.stalled = true,
+            // Stock clients do not look at the end of a stream that they do not have.
+            Delivery::NoStream => {
+                let error = Error::rpc(format!("no stream with serial {}", header.serial));
+                let _ = self.client.outbox.put(&header, &convert::error(&error.from_origin(Origin::RPC)));
+            }
+        }
+    }
+
     /// Starts a call. Most are done at the first poll; one that waits goes on as a task of its own, which
     /// nothing cancels.
     fn call(&mut self, frame: Frame, fds: Vec<OwnedFd>) {
+        let called = self.server.router().entry(&frame.header).map_or("unknown", |entry| entry.api);
+        let on_behalf = OnBehalf::new(Arc::clone(&self.client) as _, frame.header.serial, called);
+        on_behalf.scope(|| self.begin(frame, fds));
+    }
+
+    fn begin(&self, frame: Frame, fds: Vec<OwnedFd>) {
         let reply = Reply::new(Arc::clone(&self.client), &frame.header);
-        let (id, serial) = (self.client.id.0, frame.header.serial);
         let started = guarded(&reply, || self.server.start(&self.client, frame, fds)).flatten();
-        let Some((mut running, entry)) = started else { return };
-        let span = tracing::info_span!("call", client = id, serial, api = entry.api);
-        let polled = span
-            .in_scope(|| guarded(&reply, || running.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
+        let Some(mut running) = started else { return };
+        let polled = guarded(&reply, || running.as_mut().poll(&mut Context::from_waker(Waker::noop())));
         if let Some(Poll::Pending) = polled {
             self.client.outbox.call_began();
             let client = Arc::clone(&self.client);
             let counted = self.server.call_began();
-            tokio::spawn(
-                async move {
-                    finish(running, &reply).await;
-                    client.outbox.call_ended();
-                    drop(counted);
-                }
-                .instrument(span),
-            );
+            tokio::spawn(context::carried(async move {
+                finish(running, &reply).await;
+                client.outbox.call_ended();
+                drop(counted);
+            }));
         }
     }
 }

@@ -39,6 +39,7 @@ use super::session::Client;
 use super::stream::Pipe;
 use crate::drivers::Drivers;
 use crate::error::{Error, Origin, Result};
+use crate::util::context;
 
 /// One call on its way through a handler.
 #[derive(Debug)]
@@ -198,7 +199,7 @@ impl Reply {
                 match self.client.outbox.put(&self.header, &answer.ret) {
                     Ok(()) => {
                         self.count(Outcome::Answered);
-                        drop(tokio::spawn(answer.pipe.run(stream)));
+                        drop(tokio::spawn(context::carried(answer.pipe.run(stream))));
                     }
                     Err(error) => self.fail(&too_large(&error)),
                 }
@@ -209,7 +210,7 @@ impl Reply {
 
     pub(super) fn fail(&self, error: &Error) {
         self.count(Outcome::Failed);
-        tracing::debug!(client = self.client.id.0, serial = self.header.serial, %error, "call failed");
+        tracing::debug!(%error, "call failed");
         let header = Header { status: Status::ERROR, ..self.header };
         if let Err(unsendable) = self.client.outbox.put(&header, &convert::error(error)) {
             tracing::error!(%error, %unsendable, "an error has no form on the wire");
@@ -232,6 +233,12 @@ struct Table {
     program: Program,
     /// By procedure number: what it is, whether a read-only client may call it, who handles it.
     slots: Vec<Option<Slot>>,
+}
+
+impl Table {
+    fn slot(&self, header: &Header) -> Option<&Slot> {
+        self.slots.get(usize::try_from(header.procedure).ok()?)?.as_ref()
+    }
 }
 
 struct Slot {
@@ -454,6 +461,18 @@ impl Router {
         slots.filter_map(|slot| Some((slot.entry, &*slot.route.as_ref()?.meter)))
     }
 
+    /// What a header calls, if that is anything.
+    pub(super) fn entry(&self, header: &Header) -> Option<&'static Entry> {
+        Some(self.table(header)?.slot(header)?.entry)
+    }
+
+    fn table(&self, header: &Header) -> Option<&Table> {
+        let is_meant = |table: &&Table| {
+            table.program.number == header.program && table.program.version == header.version
+        };
+        self.tables.iter().find(is_meant)
+    }
+
     /// Checks a call, decodes it and starts its handler. `None` where the answer has already been sent.
     pub(super) fn start(
         &self,
@@ -461,7 +480,7 @@ impl Router {
         client: &Arc<Client>,
         access: Option<&Arc<Access>>,
         (frame, fds): (Frame, Vec<OwnedFd>),
-    ) -> Option<(Running, &'static Entry)> {
+    ) -> Option<Running> {
         let mut reply = Reply::new(Arc::clone(client), &frame.header);
         match self.admit(client, &frame.header) {
             Ok((entry, route)) => {
@@ -474,11 +493,10 @@ impl Router {
                     fds,
                     asking: access.map(|access| Asking::new(Arc::clone(access), client.who())),
                 };
-                (route.start)(call, frame.payload, reply).map(|running| (running, entry))
+                (route.start)(call, frame.payload, reply)
             }
             Err(error) => {
-                let procedure = frame.header.procedure;
-                tracing::info!(client = client.id.0, identity = %client.identity(), procedure, %error, "call refused");
+                tracing::info!(procedure = frame.header.procedure, %error, "call refused");
                 reply.fail(&error);
                 None
             }
@@ -487,21 +505,15 @@ impl Router {
 
     fn admit(&self, client: &Client, header: &Header) -> Result<(&'static Entry, &Route)> {
         let rpc = |detail: String| Error::rpc(detail).from_origin(Origin::RPC);
-        let table = self
-            .tables
-            .iter()
-            .find(|table| table.program.number == header.program && table.program.version == header.version)
-            .ok_or_else(|| {
-                let (program, version) = (header.program.cast_signed(), header.version.cast_signed());
-                rpc(format!("Cannot find program {program} version {version}"))
-            })?;
+        let table = self.table(header).ok_or_else(|| {
+            let (program, version) = (header.program.cast_signed(), header.version.cast_signed());
+            rpc(format!("Cannot find program {program} version {version}"))
+        })?;
         if header.status != Status::OK {
             return Err(rpc(format!("Unexpected message status {}", header.status.0.cast_unsigned())));
         }
-        let slot = usize::try_from(header.procedure)
-            .ok()
-            .and_then(|number| table.slots.get(number)?.as_ref())
-            .ok_or_else(|| rpc(format!("unknown procedure: {}", header.procedure)))?;
+        let unknown = || rpc(format!("unknown procedure: {}", header.procedure));
+        let slot = table.slot(header).ok_or_else(unknown)?;
         if slot.needs != Needs::Nothing && !client.is_authenticated() {
             return Err(rpc("authentication required".to_owned()));
         }

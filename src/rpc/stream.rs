@@ -13,6 +13,8 @@
 //! an end fails               ─▶ ERROR with the reason  ┘
 //! ```
 //!
+//! What arrives for a stream that there never was is answered with an error.
+//!
 //! Neither direction queues without bound: a full inbox stops the connection from reading its socket,
 //! a full outbox stops the source.
 
@@ -40,7 +42,7 @@ const READ_SIZE: usize = 16 * 1024;
 const MAX_INBOX_BYTES: usize = 2 * 1024 * 1024;
 /// Frames that may wait for a sink before the connection stops reading.
 const MAX_INBOX_FRAMES: usize = 64;
-/// Streams one client may have open.
+/// Streams one client may have open, and closed ones of which frames may still be on their way.
 const MAX_STREAMS: usize = 256;
 
 /// Part of a stream.
@@ -205,69 +207,101 @@ impl Inbox {
     }
 }
 
-/// The open streams of one client.
+/// The streams of one client.
 #[derive(Debug)]
 pub struct Streams {
     outbox: Arc<Outbox>,
-    open: Arc<Mutex<HashMap<Key, Inbox>>>,
+    all: Arc<Mutex<All>>,
 }
 
-fn lock(open: &Mutex<HashMap<Key, Inbox>>) -> MutexGuard<'_, HashMap<Key, Inbox>> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
+#[derive(Debug, Default)]
+struct All {
+    open: HashMap<Key, Inbox>,
+    /// Closed ones, the last behind.
+    closed: VecDeque<Key>,
+}
+
+impl All {
+    fn close(&mut self, key: Key) {
+        if self.open.remove(&key).is_some() {
+            if self.closed.len() >= MAX_STREAMS {
+                self.closed.pop_front();
+            }
+            self.closed.push_back(key);
+        }
+    }
+}
+
+fn lock(all: &Mutex<All>) -> MutexGuard<'_, All> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivery {
+    Taken,
+    /// It was taken, and there is enough until the stream's end has caught up.
+    Full,
+    /// It crossed the end of its stream.
+    Late,
+    NoStream,
 }
 
 impl Streams {
     pub fn new(outbox: Arc<Outbox>) -> Self {
-        Self { outbox, open: Arc::default() }
+        Self { outbox, all: Arc::default() }
     }
 
     /// Opens the stream of the call that `header` answers.
     pub(super) fn open(&self, header: &Header) -> Stream {
         let key = Key::of(header);
-        let mut open = lock(&self.open);
+        let mut all = lock(&self.all);
         // A client that opens this many never finishes them; the newest ends as if aborted.
-        let closed = open.len() >= MAX_STREAMS;
-        if let Some(replaced) = open.insert(key, Inbox { closed, ..Inbox::default() }) {
+        let closed = all.open.len() >= MAX_STREAMS;
+        if let Some(replaced) = all.open.insert(key, Inbox { closed, ..Inbox::default() }) {
             replaced.reader.into_iter().for_each(Waker::wake);
         }
-        drop(open);
+        drop(all);
         Stream {
             key,
             header: Header { kind: FrameType::STREAM, status: Status::CONTINUE, ..*header },
             outbox: Arc::clone(&self.outbox),
-            open: Arc::clone(&self.open),
+            all: Arc::clone(&self.all),
         }
     }
 
-    /// Hands a frame to its stream. Frames of closed streams are ignored: they crossed the close.
-    /// Answers whether the connection may go on reading.
-    pub(super) fn deliver(&self, frame: Frame) -> bool {
-        let mut open = lock(&self.open);
-        let Some(inbox) = open.get_mut(&Key::of(&frame.header)) else { return true };
+    /// Hands a frame to its stream.
+    pub(super) fn deliver(&self, frame: Frame) -> Delivery {
+        let mut all = lock(&self.all);
+        let key = Key::of(&frame.header);
+        let Some(inbox) = all.open.get_mut(&key) else {
+            return if all.closed.contains(&key) { Delivery::Late } else { Delivery::NoStream };
+        };
         inbox.bytes += frame.payload.len();
         inbox.frames.push_back(frame);
         let (full, reader) = (inbox.is_full(), inbox.reader.take());
-        drop(open);
+        drop(all);
         reader.into_iter().for_each(Waker::wake);
-        !full
+        if full { Delivery::Full } else { Delivery::Taken }
     }
 
     /// Whether a stream has more waiting than it should.
     pub(super) fn is_full(&self) -> bool {
-        lock(&self.open).values().any(Inbox::is_full)
+        lock(&self.all).open.values().any(Inbox::is_full)
     }
 
     /// The connection is gone.
     pub(super) fn close(&self) {
-        let mut open = lock(&self.open);
-        let readers: Vec<_> = open
+        let mut all = lock(&self.all);
+        let readers: Vec<_> = all
+            .open
             .values_mut()
             .filter_map(|inbox| {
                 inbox.closed = true;
                 inbox.reader.take()
             })
             .collect();
-        drop(open);
+        drop(all);
         readers.into_iter().for_each(Waker::wake);
     }
 }
@@ -277,7 +311,7 @@ pub(super) struct Stream {
     key: Key,
     header: Header,
     outbox: Arc<Outbox>,
-    open: Arc<Mutex<HashMap<Key, Inbox>>>,
+    all: Arc<Mutex<All>>,
 }
 
 /// How a stream ended.
@@ -311,7 +345,7 @@ impl Stream {
         let failed = Header { status: Status::ERROR, ..self.header };
         // Once the client hears of the end, it finds nothing in use any more, and its next frames are ignored.
         drop((source, sink));
-        lock(&self.open).remove(&self.key);
+        lock(&self.all).close(self.key);
         let sent = match end {
             End::Confirm => self.outbox.put(&done, &()),
             End::Failed(error) => self.outbox.put(&failed, &convert::error(&error)),
@@ -377,8 +411,8 @@ impl Stream {
 
     async fn next_frame(&self) -> Option<Frame> {
         let frame = poll_fn(|context| {
-            let mut open = lock(&self.open);
-            let Some(inbox) = open.get_mut(&self.key) else { return Poll::Ready(None) };
+            let mut all = lock(&self.all);
+            let Some(inbox) = all.open.get_mut(&self.key) else { return Poll::Ready(None) };
             if inbox.closed {
                 return Poll::Ready(None);
             }
@@ -404,7 +438,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        lock(&self.open).remove(&self.key);
+        lock(&self.all).close(self.key);
     }
 }
 

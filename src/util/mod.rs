@@ -6,6 +6,7 @@ pub mod audit;
 pub mod bitmap;
 pub mod boot;
 pub mod conf_file;
+pub mod context;
 pub mod fds;
 pub mod file;
 pub mod host_cpu;

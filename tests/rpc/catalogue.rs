@@ -2,13 +2,17 @@
 //! connection goes on or ends; nobody waits, and nothing is ignored.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use ferrovirt::daemon::Daemon;
 use ferrovirt::rpc::access;
-use ferrovirt::rpc::session::Rights;
+use ferrovirt::rpc::auth::{Authentication, SaslRules};
+use ferrovirt::rpc::router::{Call, Streamed};
+use ferrovirt::rpc::session::{Peer, Rights};
+use ferrovirt::rpc::stream::Pipe;
 use ferrovirt_protocol::frame::{self, Frame, FrameType, Header, Status};
-use ferrovirt_protocol::procedure::{Entry, Program, Traffic};
+use ferrovirt_protocol::procedure::{Entry, Procedure, Program, Traffic};
 use ferrovirt_protocol::remote::procedure::*;
 use ferrovirt_protocol::remote::*;
 use ferrovirt_protocol::{net, qemu, xdr};
@@ -17,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::daemon::{connect, serve, setup};
-use crate::world::{World, call, open, said, soon};
+use crate::world::{World, call, domain, open, said, soon};
 
 /// A frame in bytes, whatever is in it.
 fn raw(header: &Header, payload: &[u8]) -> Vec<u8> {
@@ -58,13 +62,13 @@ impl Line {
     }
 
     async fn to(root: &Path) -> Self {
-        let mut line = Self::new(UnixStream::connect(root.join("run/libvirt/libvirt-sock")).await.unwrap());
-        let open = header(
-            PROGRAM,
-            <ConnectOpen as ferrovirt_protocol::procedure::Procedure>::NUMBER,
-            FrameType::CALL,
-            0,
-        );
+        Self::through(UnixStream::connect(root.join("run/libvirt/libvirt-sock")).await.unwrap()).await
+    }
+
+    /// One with an open connection.
+    async fn through(socket: UnixStream) -> Self {
+        let mut line = Self::new(socket);
+        let open = header(PROGRAM, <ConnectOpen as Procedure>::NUMBER, FrameType::CALL, 0);
         line.send(&raw(&open, &[0; 8])).await;
         assert_eq!(line.next().await.unwrap().header.status, Status::OK);
         line
@@ -124,7 +128,7 @@ async fn arguments_that_cannot_be_are_refused_by_every_call() {
         let mut payload = 4u32.to_be_bytes().to_vec();
         payload.extend(name);
         serial += 1;
-        let number = <DomainLookupByName as ferrovirt_protocol::procedure::Procedure>::NUMBER;
+        let number = <DomainLookupByName as Procedure>::NUMBER;
         line.send(&raw(&header(PROGRAM, number, FrameType::CALL, serial), &payload)).await;
         assert_eq!(line.next().await.unwrap().header.status, Status::ERROR, "{name:?}");
     }
@@ -218,4 +222,81 @@ async fn descriptors_that_are_announced_and_never_come_hold_up_nobody() {
     }
     witness.close();
     soon(world.server.client_count().wait_for(|&clients| clients == 0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_frame_of_no_stream_is_answered_and_a_late_one_is_not() {
+    let world = World::new(|r| {
+        r.on_stream::<StorageVolUpload>(|_: Call, _| async {
+            Ok(Streamed { ret: (), pipe: Pipe::up(tokio::io::sink()) })
+        });
+    });
+    let mut line = Line::through(world.socket(Rights::ReadWrite).await).await;
+    let number = <StorageVolUpload as Procedure>::NUMBER;
+    let frame = |kind, status, serial| Header { status, ..header(PROGRAM, number, kind, serial) };
+    for kind in [FrameType::STREAM, FrameType::STREAM_HOLE] {
+        for status in [Status::CONTINUE, Status::OK, Status::ERROR, Status(77)] {
+            line.send(&raw(&frame(kind, status, 99), b"data")).await;
+            let answer = line.next().await.unwrap();
+            assert_eq!(answer.header, frame(FrameType::STREAM, Status::ERROR, 99));
+            let error: net::Error = xdr::decode(&answer.payload).unwrap();
+            assert_eq!((error.code, error.text()), (39, "no stream with serial 99"));
+        }
+    }
+    // What was on its way when its stream ended says nothing to anybody.
+    let mut call = BytesMut::new();
+    frame::put(&mut call, &frame(FrameType::CALL, Status::OK, 5), &StorageVolUploadArgs::default()).unwrap();
+    line.send(&call).await;
+    assert_eq!(line.next().await.unwrap().header, frame(FrameType::REPLY, Status::OK, 5));
+    line.send(&raw(&frame(FrameType::STREAM, Status::ERROR, 5), &[])).await;
+    assert_eq!(line.next().await.unwrap().header, frame(FrameType::STREAM, Status::OK, 5));
+    for status in [Status::CONTINUE, Status::CONTINUE, Status::OK, Status::ERROR] {
+        line.send(&raw(&frame(FrameType::STREAM, status, 5), &[])).await;
+    }
+    line.send(&raw(&header(PROGRAM, 66, FrameType::CALL, 6), &[])).await;
+    assert_eq!(line.next().await.unwrap().header.serial, 6);
+}
+
+#[tokio::test]
+async fn a_list_over_the_protocols_maximum_is_an_error_and_not_cut_short() {
+    const MOST: u32 = 16_384;
+    let world = World::new(|r| {
+        r.on::<ConnectListAllDomains>(|_: Call, args: ConnectListAllDomainsArgs| async move {
+            let domains = vec![domain("x"); usize::try_from(args.flags).unwrap()];
+            Ok(ConnectListAllDomainsRet { domains, ret: args.flags })
+        });
+    });
+    let (client, _events) = world.client().await;
+    let list =
+        |flags| call::<ConnectListAllDomains>(&client, ConnectListAllDomainsArgs { need_results: 1, flags });
+    assert_eq!(list(MOST).await.unwrap().domains.len(), MOST as usize);
+    let (code, origin, sentence) = said(list(MOST + 1).await);
+    assert_eq!((code, origin), (39, 7));
+    assert!(sentence.starts_with("Unable to encode message payload"), "{sentence}");
+    call::<ConnectGetType>(&client, ()).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_may_not_call_is_refused_before_anything_is_looked_at() {
+    let root = TempDir::new().unwrap();
+    let (_stop, _serving) = serve(Daemon::start(setup(root.path(), "")).await.unwrap());
+    let socket = UnixStream::connect(root.path().join("run/libvirt/libvirt-sock-ro")).await.unwrap();
+    let mut reader = Line::through(socket).await;
+    let world = World::new(|_| {});
+    let asked = Authentication::Sasl(Arc::new(SaslRules::new(None, 56)));
+    let mut stranger = Line::new(world.socket_of(Peer::Unix(None), Rights::ReadWrite, asked).await);
+    for (program, entry) in calls().filter(|(_, entry)| entry.traffic != Traffic::WithFds) {
+        let nonsense = raw(&header(program, entry.number, FrameType::CALL, 7), &[0xff; 64]);
+        let may_read = access::is_reading(entry);
+        for (line, code, may) in [(&mut reader, 29, may_read), (&mut stranger, 39, false)] {
+            if may {
+                continue;
+            }
+            line.send(&nonsense).await;
+            let answer = line.next().await.unwrap_or_else(|| panic!("{}: closed", entry.name));
+            let error: net::Error = xdr::decode(&answer.payload).unwrap();
+            assert_eq!((answer.header.serial, error.code), (7, code), "{}: {}", entry.name, error.text());
+            assert!(!error.text().contains("decode"), "{}: {}", entry.name, error.text());
+        }
+    }
 }
