@@ -130,7 +130,7 @@ impl Daemon {
         let pid_files = pid_files.collect::<Result<_, _>>()?;
 
         let schemes = Schemes::new(&config, &paths);
-        let (local, network) = by_family(activated, &config.net)?;
+        let Given { local, network } = by_family(activated, &config.net)?;
         let listeners = bind_unix(&config, &paths, local, &schemes)?;
 
         let is_protected = |(_, way): &(Activated, Way)| *way == Way::Tls;
@@ -389,17 +389,21 @@ enum Way {
     Tls,
 }
 
+/// A service manager's sockets.
+#[derive(Default)]
+struct Given {
+    local: Vec<Activated>,
+    network: Vec<(Activated, Way)>,
+}
+
 /// Tells a service manager's network sockets, by their units' names or their ports, from those of the host.
-fn by_family(
-    activated: Vec<Activated>,
-    net: &NetConfig,
-) -> Result<(Vec<Activated>, Vec<(Activated, Way)>), StartError> {
-    let (mut local, mut network) = (Vec::new(), Vec::new());
+fn by_family(activated: Vec<Activated>, net: &NetConfig) -> Result<Given, StartError> {
+    let mut given = Given::default();
     for it in activated {
         let address = rustix::net::getsockname(&it.socket).ok();
         let address = address.and_then(|address| SocketAddr::try_from(address).ok());
         let Some(address) = address else {
-            local.push(it);
+            given.local.push(it);
             continue;
         };
         let way = match it.name.as_str() {
@@ -414,9 +418,9 @@ fn by_family(
                 .into());
             }
         };
-        network.push((it, way));
+        given.network.push((it, way));
     }
-    Ok((local, network))
+    Ok(given)
 }
 
 fn adopt_net(

@@ -93,3 +93,40 @@ fn every_limit_holds_both_ways() {
     visit(&mut limits);
     assert!(limits.checked > 1000, "{}", limits.checked);
 }
+
+/// Counts the texts in which nothing got through that is no text.
+struct Texts(usize);
+
+impl Visitor for Texts {
+    fn data<T: Encode + Decode + Sample + PartialEq + Debug>(&mut self, name: &'static str) {
+        const LEN: usize = 4;
+        // As above: the arm with a text.
+        let arm = 6;
+        let (_, stretch) = sample::<T>(usize::MAX, 0, arm);
+        for target in 0..stretch.seen {
+            let (value, stretch) = sample::<T>(target, LEN, arm);
+            // Opaque values and lists may hold anything.
+            if stretch.limit < Some(LEN) || !format!("{value:?}").contains("\"aaaa\"") {
+                continue;
+            }
+            let wire = encode(&value).unwrap();
+            let at = wire.windows(4 + LEN).position(|bytes| bytes == b"\0\0\0\x04aaaa").unwrap() + 4;
+            for wrong in [b"a\0aa", b"aaa\0", b"\xff\xff\xff\xff", b"\xc3(aa", b"\xed\xa0\x80a", b"aaa\xc3"] {
+                let mut wire = wire.clone();
+                wire[at..at + LEN].copy_from_slice(wrong);
+                assert_eq!(decode::<T>(&wire), Err(DecodeError::Text), "{name}: {wrong:?}");
+            }
+            self.0 += 1;
+        }
+    }
+
+    fn call<P: Procedure>(&mut self) {}
+    fn event<E: Event>(&mut self) {}
+}
+
+#[test]
+fn no_text_has_a_zero_byte_or_is_not_utf8() {
+    let mut texts = Texts(0);
+    visit(&mut texts);
+    assert!(texts.0 > 500, "{}", texts.0);
+}
