@@ -8,6 +8,7 @@
 #   make soak       a thousand migrations that are disturbed at random moments (ROUNDS, SEED; some minutes, an hour at most)
 #   make fuzz       each fuzzer for TIME seconds, from the committed seeds on (needs a nightly compiler; TARGETS="qmp xml")
 #   make compat     the same commands on libvirt's own daemon and on ours, every difference in the answers (UPDATE=1 writes the report)
+#   make compat-clients   other clients, old and new, on both (UPDATE=1 writes compat/CLIENTS.md)
 #   make compat-tests   the tests of the running daemon on libvirt's own, which decides what is expected of ours
 #   make compat-corpus   upstream's own test data through our definitions and command line (fetches its source package)
 #   make guest      the sample guest that tests and demo boot; make guest-check tries it
@@ -28,7 +29,7 @@ TARGETS ?= $(notdir $(wildcard fuzz/seeds/*))
 export BINARY ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench bench-migrate soak fuzz compat compat-tests compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
+.PHONY: demo test run bench bench-migrate soak fuzz compat compat-clients compat-tests compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -73,6 +74,11 @@ compat: guest
 	scripts/deps upstream
 	$(CARGO) build --quiet --locked --workspace --bins
 	target/debug/ferrovirt-compat $(SCENARIOS)
+
+compat-clients: guest
+	scripts/deps upstream
+	$(CARGO) build --quiet --locked --workspace --bins
+	target/debug/ferrovirt-compat clients $(CLIENTS)
 
 compat-tests: guest
 	scripts/deps upstream

@@ -21,8 +21,6 @@ pub enum DecodeError {
     Padding,
     #[error("string is not UTF-8 or has a NUL byte")]
     Text,
-    #[error("{value} is not a boolean")]
-    Bool { value: u32 },
     #[error("{value} does not fit the type")]
     Range { value: i32 },
     #[error("{value} selects no arm of {union}")]
@@ -359,15 +357,12 @@ impl Encode for bool {
     }
 }
 
+/// What is not zero is true, as libvirt reads it: go-libvirt writes the bytes of a 1 in another order.
 impl Decode for bool {
     const MIN_SIZE: usize = 4;
 
     fn decode(input: &mut Decoder<'_>) -> DecodeResult<Self> {
-        match u32::decode(input)? {
-            0 => Ok(false),
-            1 => Ok(true),
-            value => Err(DecodeError::Bool { value }),
-        }
+        Ok(u32::decode(input)? != 0)
     }
 }
 
@@ -444,6 +439,13 @@ mod tests {
             (encoded(|out| out.option(Some(&3u32), |out, v| v.encode(out))), &[0, 0, 0, 1, 0, 0, 0, 3]),
         ] {
             assert_eq!(got.as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn whatever_is_not_zero_is_true() {
+        for (bytes, expected) in [([0, 0, 0, 0], false), ([0, 0, 0, 1], true), ([1, 0, 0, 0], true)] {
+            assert_eq!(decode(&bytes), Ok(expected));
         }
     }
 

@@ -19,6 +19,7 @@ mod autodestroy;
 mod backups;
 mod block_jobs;
 mod catalogue;
+mod compared;
 mod console;
 mod cpu;
 mod dac;

@@ -7,6 +7,8 @@
 //!                                                       expected-virsh.toml ───────────────┘
 //! ```
 //!
+//! `ferrovirt-compat clients [NAME…]` has other clients, old and new, do the same on both: `clients.rs`.
+//!
 //! `ferrovirt-compat [SCENARIO…]` plays all scenarios, or those named, and fails on a difference that nobody accepted
 //! and on an accepted one that is gone. `compat/REPORT.md` is what a whole run prints; `UPDATE=1` writes it.
 
@@ -16,6 +18,7 @@
     reason = "a tool for developers: it says where it failed and ends"
 )]
 
+mod clients;
 mod diff;
 mod expected;
 mod judge;
@@ -41,12 +44,15 @@ const COMPAT: &str = env!("CARGO_MANIFEST_DIR");
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();
     if names.iter().any(|name| name.starts_with('-')) {
-        eprintln!("usage: ferrovirt-compat [SCENARIO…]");
+        eprintln!("usage: ferrovirt-compat [SCENARIO…] | clients [NAME…]");
         return ExitCode::from(2);
     }
     if !upstream_is_here() {
         eprintln!("libvirt's own daemon is not here (scripts/deps upstream), or this does not run as root");
         return ExitCode::FAILURE;
+    }
+    if let Some(("clients", names)) = names.split_first().map(|(first, rest)| (&**first, rest)) {
+        return clients::compare(Path::new(COMPAT), names);
     }
     let mut scenarios = scenario::all(Path::new(COMPAT));
     if !names.is_empty() {

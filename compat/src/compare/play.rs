@@ -19,7 +19,7 @@ pub(crate) struct Answer {
 }
 
 /// The same for both daemons: no security labels, no owners to remember, no control groups.
-const QEMU_CONF: &str = "user = \"root\"\ngroup = \"root\"\nremember_owner = 0\nsecurity_driver = \"none\"\n\
+pub(crate) const QEMU_CONF: &str = "user = \"root\"\ngroup = \"root\"\nremember_owner = 0\nsecurity_driver = \"none\"\n\
                          cgroup_controllers = []\nnamespaces = []\n";
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -50,7 +50,7 @@ struct Player<'a> {
     answers: Vec<Answer>,
 }
 
-fn normaliser(daemon: &Daemon) -> Normaliser {
+pub(crate) fn normaliser(daemon: &Daemon) -> Normaliser {
     let path = |below: &str| daemon.path(below).to_string_lossy().trim_end_matches('/').to_owned();
     let roms = part("halt.rom").with_file_name("").to_string_lossy().trim_end_matches('/').to_owned();
     Normaliser::new(vec![(path("work"), "DIR"), (path(""), ""), (roms, "GUEST")])
@@ -163,10 +163,14 @@ fn python(daemon: &Daemon, path: &Path) -> Vec<Answer> {
     let rom = part("halt.rom").to_string_lossy().into_owned();
     let paths = [runner.to_string_lossy(), path.to_string_lossy()];
     let ran = run("/usr/bin/python3", &["-B", &paths[0], &paths[1], &uri, &directory, &rom]);
-    let mut normaliser = normaliser(daemon);
-    let mut answers: Vec<Answer> = ran
-        .out
-        .split("== ")
+    sections(&ran, &mut normaliser(daemon))
+}
+
+/// The answers in what a program printed: each begins with `== ` and what was asked.
+pub(crate) fn sections(ran: &Ran, normaliser: &mut Normaliser) -> Vec<Answer> {
+    let out = format!("\n{}", ran.out);
+    let mut answers: Vec<Answer> = out
+        .split("\n== ")
         .skip(1)
         .map(|part| {
             let (asked, out) = part.split_once('\n').unwrap_or((part, ""));

@@ -51,8 +51,15 @@ pub(crate) fn page(judged: &[Judged]) -> String {
         total(Verdict::Accepted),
         total(Verdict::Different)
     );
-    text.push_str("\n## Accepted differences\n\nlibvirtd's lines are marked `-`, ferrovirtd's `+`.\n");
-    for one in judged.iter().filter(|one| one.count(Verdict::Accepted) > 0) {
+    text.push_str(&all_accepted(judged));
+    text
+}
+
+/// Every accepted difference, by scenario.
+pub(crate) fn all_accepted<'a>(judged: impl IntoIterator<Item = &'a Judged>) -> String {
+    let mut text =
+        String::from("\n## Accepted differences\n\nlibvirtd's lines are marked `-`, ferrovirtd's `+`.\n");
+    for one in judged.into_iter().filter(|one| one.count(Verdict::Accepted) > 0) {
         let _ = write!(text, "\n### {}\n", one.name);
         accepted(one, &mut text);
     }

@@ -257,6 +257,15 @@ impl IoThread {
     }
 }
 
+impl IoThreads {
+    /// Where one is named all are written with their numbers: from the next change on they keep them.
+    pub fn keep_numbers(&mut self) {
+        if self.threads.iter().any(IoThread::says_something) {
+            self.threads.iter_mut().for_each(|thread| thread.explicit = true);
+        }
+    }
+}
+
 /// More would only exhaust the host.
 const MAX_IOTHREADS: usize = 65536;
 

@@ -43,7 +43,7 @@ pub fn align(
         Some(given) => given,
         None if disk.storage.is_empty() => SnapshotDisk::new(disk.name(), Some(SnapshotLocation::No)),
         None => {
-            let own = disk.snapshot.filter(|_| !forced);
+            let own = own_choice(disk).filter(|_| !forced);
             SnapshotDisk::new(disk.name(), Some(own.unwrap_or(default)))
         }
     });
@@ -51,16 +51,22 @@ pub fn align(
     name_images(snapshot, disks, is_regular)
 }
 
+/// What the domain says of its disk: nobody takes snapshots of what cannot be written.
+fn own_choice(disk: &Disk) -> Option<SnapshotLocation> {
+    disk.snapshot.or_else(|| disk.readonly.then_some(SnapshotLocation::No))
+}
+
 /// An internal snapshot is one of all disks.
 fn choose(wanted: &mut SnapshotDisk, disk: &Disk, default: SnapshotLocation) -> Result<()> {
     let uniform = default == SnapshotLocation::Internal;
     let no = Some(SnapshotLocation::No);
+    let own = own_choice(disk);
     match wanted.location {
         None => {
-            let own = disk.snapshot.filter(|own| !uniform || *own == SnapshotLocation::No);
+            let own = own.filter(|own| !uniform || *own == SnapshotLocation::No);
             wanted.location = Some(own.unwrap_or(default));
         }
-        location if uniform && location != Some(default) && !(location == no && disk.snapshot == no) => {
+        location if uniform && location != Some(default) && !(location == no && own == no) => {
             let sentence = format!("disk '{}' must use snapshot mode '{default}'", wanted.name);
             return Err(ConfError::unsupported(sentence));
         }

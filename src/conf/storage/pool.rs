@@ -259,6 +259,49 @@ fn read_mount_options(element: Element<'_>, kind: PoolType) -> Result<Vec<Box<st
     named.collect()
 }
 
+/// Refuses names of a fibre channel adapter that cannot be any.
+fn check_adapter(adapter: &Raw) -> Result<()> {
+    if adapter.attribute("type") != Some("fc_host") {
+        return Ok(());
+    }
+    let (Some(node), Some(port)) = (adapter.attribute("wwnn"), adapter.attribute("wwpn")) else {
+        return Err(ConfError::xml("'wwnn' and 'wwpn' must be specified for adapter type 'fchost'"));
+    };
+    let parent = |name| adapter.attribute(name);
+    let alone = |given: &str, value: &str, missing: &str| {
+        Err(ConfError::xml(format!("when providing {given}='{value}', the {missing} must also be provided")))
+    };
+    let parents = ["parent_wwnn", "parent_wwpn", "parent_fabric_wwn"];
+    match (parent(parents[0]), parent(parents[1])) {
+        (Some(value), None) => return alone(parents[0], value, parents[1]),
+        (None, Some(value)) => return alone(parents[1], value, parents[0]),
+        _ => {}
+    }
+    let is_wwn = |text: &str| {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let mut names = [node, port].into_iter().chain(parents.into_iter().filter_map(parent));
+    match names.find(|name| !is_wwn(name)) {
+        Some(name) => Err(ConfError::internal(format!("Malformed wwn: {name}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses credentials of which something is missing or unknown; the secret is looked for when the pool starts.
+fn check_auth(auth: &Raw) -> Result<()> {
+    if auth.attribute("username").is_none_or(str::is_empty) {
+        return Err(ConfError::xml("missing username for auth"));
+    }
+    if let Some(kind) = auth.attribute("type").filter(|kind| !["", "none", "chap", "ceph"].contains(kind)) {
+        return Err(ConfError::unsupported(format!("unknown auth type '{kind}'")));
+    }
+    match auth.child("secret") {
+        Some(_) => Ok(()),
+        None => Err(ConfError::xml("Missing <secret> element in auth")),
+    }
+}
+
 impl Source {
     /// Reads the description of a source alone, with which a client looks for pools.
     pub fn parse(text: &str, kind: PoolType) -> Result<Self> {
@@ -294,6 +337,8 @@ impl Source {
             product: lookup::attribute(element, &["product"], "name").map(Into::into),
         };
         source.check_protocol()?;
+        source.adapter.as_deref().map_or(Ok(()), check_adapter)?;
+        source.auth.as_deref().map_or(Ok(()), check_auth)?;
         Ok(source)
     }
 

@@ -338,6 +338,8 @@ impl<'t> Builder<'t> {
             .collect();
         let pointer: String =
             context.chars().take(at - line_start).map(|c| if c == '\t' { '\t' } else { '-' }).collect();
+        // There is nothing to show of an empty text; clients of libvirt know it by this word.
+        let context = if self.text.is_empty() { "(null)" } else { &context };
         let message = format!("at line {}: {sentence}\n{context}\n{pointer}^", self.line(at));
         ConfError::new(ErrorKind::XmlDetail, message)
     }
@@ -425,7 +427,7 @@ mod tests {
     fn what_is_not_well_formed_is_refused_in_the_usual_words() {
         for (text, expected) in [
             ("foo", "at line 1: Start tag expected, '<' not found\nfoo\n^"),
-            ("", "at line 1: Document is empty\n\n^"),
+            ("", "at line 1: Document is empty\n(null)\n^"),
             ("<a>", "at line 1: Premature end of data in tag a line 1\n<a>\n---^"),
             (
                 "<a><b></a>",

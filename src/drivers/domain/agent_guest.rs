@@ -55,7 +55,7 @@ impl Domains {
         let flags = SetTimeFlags::accept(flags)?;
         let state = domain.state();
         let launched = state.launched.as_ref();
-        if launched.is_some_and(|it| !it.capabilities.contains(Cap::RtcResetReinjection)) {
+        if launched.is_none_or(|it| !it.capabilities.contains(Cap::RtcResetReinjection)) {
             let sentence = "cannot set time: qemu doesn't support rtc-reset-reinjection command";
             return Err(Error::operation_unsupported(sentence));
         }

@@ -41,7 +41,8 @@ impl Domains {
             }
             return Err(Error::io(format_args!("cannot save the definition of domain '{name}'"), error));
         }
-        let detail = if is_new { Defined::Added } else { Defined::Updated };
+        let redefines = !is_new && configuration.state().is_persistent();
+        let detail = if redefines { Defined::Updated } else { Defined::Added };
         configuration.update(
             |state| state.inactive = Some(Arc::clone(&definition)),
             |state, ()| self.publish(state, DomainEvent::Lifecycle(Lifecycle::Defined(detail))),

@@ -253,6 +253,7 @@ impl Domains {
         if impact.contains(Impact::CONFIG) {
             let edit = move |definition: &mut Domain| {
                 step.check(definition, id, Target::NextStart)?;
+                definition.iothreads.keep_numbers();
                 step.note(definition, id);
                 Ok(())
             };

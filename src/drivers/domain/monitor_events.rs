@@ -300,6 +300,13 @@ impl Domains {
                 || state.restarting
         };
         if known(&object.state()) {
+            let signaled = |state: &State| matches!(state.ending, Some(Ending::Saved | Ending::FromSnapshot));
+            if guest == Some(false) && signaled(&object.state()) {
+                // Clients of libvirt are told of the signal that follows a save.
+                self.tell(object, |_| {
+                    vec![DomainEvent::Lifecycle(Lifecycle::Shutdown(ShutdownDetail::Host))]
+                });
+            }
             return;
         }
         self.tell(object, |state| {

@@ -40,7 +40,8 @@ impl Storage {
     ) -> Result<Download> {
         let flags = DownloadFlags::accept(flags)?;
         let object = self.list.by_name(&name.pool)?;
-        let (reading, volume) = Use::begin(&object, &name.name, whole)?;
+        // What is open can be read whatever happens to its name, so it is in use only until it is open.
+        let (_reading, volume) = Use::begin(&object, &name.name, whole)?;
         let path = volume.target.path.clone();
         let opened = object.blocking(move || {
             let file = image::open(&path)?;
@@ -55,7 +56,7 @@ impl Storage {
         };
         let sparse = flags.contains(DownloadFlags::SPARSE);
         let plan = Plan { object, file: Arc::new(file), end, sparse };
-        Ok(Download { ahead: Some(plan.read(offset)), plan, at: offset, _use: reading })
+        Ok(Download { ahead: Some(plan.read(offset)), plan, at: offset })
     }
 
     /// Overwrites a volume from `offset` on with at most `length` bytes, or as many as come (0).
@@ -144,7 +145,6 @@ pub struct Download {
     plan: Plan,
     ahead: Option<JoinHandle<Result<Option<Part>>>>,
     at: u64,
-    _use: Use,
 }
 
 impl Download {

@@ -70,7 +70,12 @@ async fn set_blkio(call: Call, args: DomainSetBlkioParametersArgs) -> Result<()>
 }
 
 async fn memory(call: Call, args: DomainGetMemoryParametersArgs) -> Result<DomainGetMemoryParametersRet> {
-    let params = tunables::limits(&*state(&call, &args.dom)?, Limits::Memory, args.flags)?;
+    let state = state(&call, &args.dom)?;
+    if args.nparams == 0 {
+        let nparams = tunables::count(&state, Limits::Memory, args.flags)?;
+        return Ok(DomainGetMemoryParametersRet { params: Vec::new(), nparams });
+    }
+    let params = tunables::limits(&state, Limits::Memory, args.flags)?;
     let (params, nparams) = counted(params, args.nparams);
     Ok(DomainGetMemoryParametersRet { params, nparams })
 }

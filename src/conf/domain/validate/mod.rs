@@ -24,7 +24,7 @@ use super::{
     Domain, FirmwareFeatureName, FirmwareKind, Hpt, LifecycleAction, LoaderType, MemoryAccess, OsType,
     ThreadPool,
 };
-use crate::conf::devices::Iommu;
+use crate::conf::devices::{Address, DeviceInfo, Iommu};
 use crate::conf::xml::{OnOff, YesNo};
 use crate::conf::{ConfError, ErrorKind, Result};
 use crate::util::arch::Arch;
@@ -59,6 +59,7 @@ impl Domain {
         memory::check_hotplug(self)?;
         memory::check_backing(self, facts)?;
         disks::check_all(self, facts)?;
+        self.check_addresses()?;
         devices::check_all(self, facts)?;
         company::check_all(&self.devices)?;
         disks::check_duplicates(&self.devices)?;
@@ -215,6 +216,16 @@ impl Domain {
             }
             false => Ok(()),
         }
+    }
+
+    /// Addresses of a kind that the machine has no places for.
+    fn check_addresses(&self) -> Result<()> {
+        let is_ccw = |info: &DeviceInfo| matches!(info.address, Some(Address::Ccw(_)));
+        if !self.machine().starts_with("s390-ccw") && self.devices.infos().any(|(_, info)| is_ccw(info)) {
+            let machine = self.machine();
+            return by_qemu(format!("CCW addresses are not supported by machine type '{machine}'"));
+        }
+        Ok(())
     }
 
     fn check_topology(&self, facts: &Facts<'_>) -> Result<()> {

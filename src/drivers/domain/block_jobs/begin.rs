@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{chain, check_idle, check_supported, disk_of, speed};
 use crate::conf::devices::{Disk, Mirror, MirrorJob, Storage};
 use crate::drivers::domain::flags::{BlockCommitFlags, BlockPullFlags, BlockRebaseFlags, CallFlags};
-use crate::drivers::domain::reads::running;
+use crate::drivers::domain::reads::{persistent, running};
 use crate::drivers::domain::usage::disk_named;
 use crate::drivers::domain::{Domains, blocking};
 use crate::error::{Error, Result};
@@ -108,9 +108,10 @@ impl Domains {
         let flags = BlockCommitFlags::accept(flags)?;
         let object = Arc::clone(domain.object());
         let job = domain.begin::<Modify>().await?;
-        let live = job.live()?;
         let speed = speed(bandwidth, flags.contains(BlockCommitFlags::BANDWIDTH_BYTES))?;
-        let disk = disk_of(running(live.state())?, disk)?;
+        // Which images are meant is asked first, also of a guest that does not run.
+        let state = job.state();
+        let disk = disk_of(running(&state).or_else(|_| persistent(&state))?, disk)?;
         let layers = Layers::of(disk);
         let top = match top {
             Some(top) if top != disk.name() => chain::find(disk, &layers, Some(top), None)?,
@@ -121,6 +122,7 @@ impl Domains {
             base => chain::find(disk, &layers, base, Some(top))?,
         };
         let commit = Commit { top, base, speed, finalizes: true, flags };
+        let live = job.live()?;
         self.begin_commit(&object, &live, disk, commit).await.map(drop)
     }
 

@@ -238,7 +238,8 @@ impl Domains {
         };
         match job.work {
             Work::Backup { .. } => {
-                self.end_of_backup(object, live, (name, &job), (phase, told.as_ref())).await
+                self.end_of_backup(object, live, (name, &job), (phase, told.as_ref())).await;
+                object.observe(|_| (), |state, ()| self.publish_block_job(state, &job, status_of(phase)));
             }
             _ => self.take_effect(object, live, (name, &job), (phase, success)).await?,
         }
@@ -265,13 +266,8 @@ impl Domains {
             with_disk(state, &job.disk, |now| std::mem::swap(now, &mut changed));
             Arc::make_mut(&mut state.block_jobs).remove(name);
         };
-        let status = match phase {
-            Phase::Completed => BlockJobStatus::Completed,
-            Phase::Canceled => BlockJobStatus::Canceled,
-            _ => BlockJobStatus::Failed,
-        };
         object.observe(change, |state, ()| {
-            self.publish_block_job(state, job, status);
+            self.publish_block_job(state, job, status_of(phase));
             self.save_status(state);
         });
         // A copy was given to QEMU's user when it began.
@@ -411,5 +407,14 @@ async fn delete(removed: &Disk) {
         {
             tracing::warn!(%path, %error, "cannot remove a committed image");
         }
+    }
+}
+
+/// What subscribers hear of a job that has come to this.
+fn status_of(phase: Phase) -> BlockJobStatus {
+    match phase {
+        Phase::Completed => BlockJobStatus::Completed,
+        Phase::Canceled => BlockJobStatus::Canceled,
+        _ => BlockJobStatus::Failed,
     }
 }

@@ -12,7 +12,7 @@ use super::remote::{Ability, Remote, Trouble};
 use super::request::{MigrateFlags, Request};
 use super::source::vcpus;
 use super::transport::Means;
-use super::{Outcome, tunnel};
+use super::{Outcome, allowed, tunnel};
 use crate::drivers::ClientId;
 use crate::drivers::domain::Domains;
 use crate::drivers::params::Params;
@@ -53,7 +53,12 @@ impl Domains {
         let again = request.has(MigrateFlags::POSTCOPY_RESUME);
         let mut job = match again {
             true => self.resume_failed(&domain, request, POSTCOPY_FAILED)?,
-            false => self.leave(domain, request).await?,
+            false => {
+                let job = self.leave(domain, request).await?;
+                // Before anybody is connected to; once more with what QEMU says.
+                allowed::check(&job.state(), request, &[])?;
+                job
+            }
         };
         let vcpus = if again { Vcpus::Ran } else { vcpus(&job.state()) };
         let mut outgoing = Outgoing { client, vcpus, before: None, screens: false, locked: None };

@@ -136,6 +136,9 @@ impl Domains {
         snapshot.cookie = cookie(&job.state())?;
         let saved = self.save_image(job, &request, prologue, settings, packer.as_ref()).await;
         job.allow(Allowed::USUAL);
+        if saved.is_ok() {
+            self.publish_completed(job);
+        }
         saved
     }
 

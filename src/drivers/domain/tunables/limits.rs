@@ -303,7 +303,7 @@ fn write_numa(definition: &mut Domain, params: &Params) -> Result<()> {
     };
     if memory.nodeset.is_none() && memory.placement != Some(Placement::Auto) {
         let sentence = "nodeset for NUMA memory tuning must be set if 'placement' is 'static'";
-        return Err(Error::xml_error(sentence).from_origin(Origin::DOMAIN));
+        return Err(Error::config_unsupported(sentence).from_origin(Origin::DOMAIN));
     }
     tune.memory = Some(memory);
     Ok(())

@@ -48,6 +48,12 @@ pub fn limits(state: &State, limits: Limits, flags: u32) -> Result<Params> {
     }
 }
 
+/// How many of a kind there are: known whether or not the host can tell them.
+pub fn count(state: &State, limits: Limits, flags: u32) -> Result<i32> {
+    one(state, flags, limits.reader())?;
+    Ok(i32::try_from(limits.known().len()).unwrap_or(i32::MAX))
+}
+
 impl Domains {
     /// Changes a domain's limits of one kind: those it starts with the next time.
     pub async fn set_limits(

@@ -89,6 +89,7 @@ pub(super) fn changed(old: &IoTune, params: &Params) -> Result<IoTune> {
             *field(&mut tune) = params.ullong(name).copied().filter(|value| *value > 0);
         }
     }
+    keep_lengths(old, &mut tune);
     if let Some(group) = params.text(GROUP) {
         tune.group_name = Some(group.as_str()).filter(|group| !group.is_empty()).map(Box::from);
     }
@@ -105,6 +106,52 @@ pub(super) fn changed(old: &IoTune, params: &Params) -> Result<IoTune> {
         }
     }
     Ok(tune)
+}
+
+/// How long a burst may last is at least a second where there is anything to burst to.
+fn keep_lengths(old: &IoTune, tune: &mut IoTune) {
+    for (before, pace, most, length) in [
+        (
+            old.total_bytes_sec_max_length,
+            tune.total_bytes_sec,
+            tune.total_bytes_sec_max,
+            &mut tune.total_bytes_sec_max_length,
+        ),
+        (
+            old.read_bytes_sec_max_length,
+            tune.read_bytes_sec,
+            tune.read_bytes_sec_max,
+            &mut tune.read_bytes_sec_max_length,
+        ),
+        (
+            old.write_bytes_sec_max_length,
+            tune.write_bytes_sec,
+            tune.write_bytes_sec_max,
+            &mut tune.write_bytes_sec_max_length,
+        ),
+        (
+            old.total_iops_sec_max_length,
+            tune.total_iops_sec,
+            tune.total_iops_sec_max,
+            &mut tune.total_iops_sec_max_length,
+        ),
+        (
+            old.read_iops_sec_max_length,
+            tune.read_iops_sec,
+            tune.read_iops_sec_max,
+            &mut tune.read_iops_sec_max_length,
+        ),
+        (
+            old.write_iops_sec_max_length,
+            tune.write_iops_sec,
+            tune.write_iops_sec_max,
+            &mut tune.write_iops_sec_max_length,
+        ),
+    ] {
+        if before.is_some() && length.is_none() && (pace.is_some() || most.is_some()) {
+            *length = Some(1);
+        }
+    }
 }
 
 /// What subscribers hear of a change.
@@ -203,7 +250,6 @@ impl Domains {
         if impact.contains(Impact::LIVE) {
             let live = job.live()?;
             let disk = find(running(live.state())?, &name, || format!("disk '{name}' not found in domain"))?;
-            source_needed(disk, &name)?;
             let tune = changed(&disk.iotune, &params)?;
             live.monitor().execute(command(drive(&live, disk).await?, &tune)).await?;
             let dev = disk.target.dev.clone();
@@ -266,6 +312,17 @@ mod tests {
             error.message(),
             "invalid argument: total and read/write of iops_sec cannot be set at the same time"
         );
+        let bursts = IoTune {
+            read_bytes_sec: Some(5),
+            read_bytes_sec_max_length: Some(3),
+            total_iops_sec_max_length: Some(4),
+            ..IoTune::default()
+        };
+        let new =
+            changed(&bursts, &given(&[("total_bytes_sec_max_length", 0), ("write_iops_sec_max_length", 0)]));
+        let kept =
+            IoTune { read_bytes_sec: Some(5), read_bytes_sec_max_length: Some(1), ..IoTune::default() };
+        assert_eq!(new.unwrap(), kept);
         let names: Vec<_> = read(&old).0.into_iter().map(|(name, _)| name).collect();
         assert_eq!((names.len(), &*names[13]), (20, "group_name"));
     }
