@@ -101,7 +101,7 @@ fn complete_disk(disk: &mut Disk) -> Result<()> {
     if disk.device == DiskDevice::Cdrom {
         disk.readonly = true;
     }
-    let bus = *disk.target.bus.get_or_insert_with(|| default_bus(disk.device, disk.target.dev.as_deref()));
+    let bus = *disk.target.bus.insert(bus_of(disk));
     if let (None, Some(name)) = (&disk.info.address, disk.target.dev.as_deref()) {
         disk.info.address = drive_address(bus, name)?.map(Address::Drive);
     }
@@ -148,6 +148,11 @@ fn encryptions(storage: &mut Storage) -> Vec<&mut Encryption> {
         };
     }
     all
+}
+
+/// A disk's bus, said or by its name.
+pub(super) fn bus_of(disk: &Disk) -> DiskBus {
+    disk.target.bus.unwrap_or_else(|| default_bus(disk.device, disk.target.dev.as_deref()))
 }
 
 fn default_bus(device: DiskDevice, name: Option<&str>) -> DiskBus {

@@ -1,6 +1,7 @@
 //! The order of devices: disks by bus and name, controllers by number, the primary video card first.
 
 use super::Generator;
+use super::devices::bus_of;
 use crate::conf::devices::{
     Controller, ControllerKind, ControllerType, Devices, Disk, InputBus, UsbModel, UsbOptions,
 };
@@ -46,7 +47,10 @@ pub(super) fn arrange(devices: &mut Devices, generator: &mut dyn Generator) -> R
 
 /// Adds devices to those of a running guest, in the order in which a definition has them.
 pub fn plug(devices: &mut Devices, mut new: Devices) {
-    new.disks.drain(..).for_each(|disk| insert_disk(&mut devices.disks, disk));
+    for mut disk in new.disks.drain(..) {
+        disk.target.bus = Some(bus_of(&disk));
+        insert_disk(&mut devices.disks, disk);
+    }
     new.controllers.drain(..).for_each(|it| insert_controller(&mut devices.controllers, it));
     devices.append(new);
 }

@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::qemu::block::{Layers, Nodes, number_disk};
 use crate::qemu::block_jobs::{self, RunError};
 use crate::qemu::job::{self, Allowed, AsyncJob, Ending, JobSubject, Kind, Launched, Live, State};
+use crate::qemu::migrate;
 use crate::qemu::monitor::{NodeImages, QueryNodeImages, Transaction};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
@@ -310,6 +311,8 @@ async fn write_inside(job: &mut AsyncJob<job::Snapshot>, snapshot: &Snapshot) ->
         let disk = disk_of(running(live.state())?, &disk.name)?;
         devices.extend(Nodes::of(&disk.storage, disk.format()).map(|nodes| nodes.top));
     }
+    // QEMU writes it as a stream: what the last one was told does not hold for it.
+    migrate::configure(&live, &migrate::Settings::default()).await?;
     let name = snapshot.name();
     let arguments = json!({ "tag": name, "vmstate": devices.first(), "devices": devices });
     let id = format!("internal-snapshot-save-{name}");

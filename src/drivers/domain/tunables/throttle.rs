@@ -251,7 +251,10 @@ impl Domains {
             let live = job.live()?;
             let disk = find(running(live.state())?, &name, || format!("disk '{name}' not found in domain"))?;
             let tune = changed(&disk.iotune, &params)?;
-            live.monitor().execute(command(drive(&live, disk).await?, &tune)).await?;
+            // An empty drive has no pace; what is put in later gets it.
+            if !disk.storage.is_empty() {
+                live.monitor().execute(command(drive(&live, disk).await?, &tune)).await?;
+            }
             let dev = disk.target.dev.clone();
             let told = tunable(("blkdeviotune.disk", &name), &params);
             job.update_then(
