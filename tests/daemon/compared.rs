@@ -26,16 +26,6 @@ fn all_events(daemon: &Daemon) -> Program {
 }
 
 #[test]
-fn a_saved_guest_is_told_of_as_shut_down_by_the_host_and_then_stopped() {
-    let daemon = daemon();
-    start(&daemon, "s");
-    let mut events = daemon.events();
-    daemon.ok(&["save", "s", daemon.path("saved").to_str().unwrap()]);
-    events.expect("s shutdown host\n");
-    assert_eq!(events.expect("stopped saved\n"), "s stopped saved\n");
-}
-
-#[test]
 fn the_memory_of_a_snapshot_is_told_of_as_a_completed_job() {
     let daemon = daemon();
     start(&daemon, "s");
@@ -64,12 +54,13 @@ fn the_end_of_a_backup_is_told_for_the_job_and_for_each_disk() {
 #[test]
 fn a_definition_for_a_transient_guest_is_added_and_not_updated() {
     let daemon = daemon();
-    let guest = halting("passing");
-    daemon.create(&guest);
+    daemon.create(&halting("passing"));
+    let xml = daemon.ok(&["dumpxml", "passing", "--inactive"]);
     let mut events = daemon.events();
-    daemon.define(&guest);
+    let define = || daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
+    define();
     assert_eq!(events.expect("\n"), "passing defined added\n");
-    daemon.define(&guest);
+    define();
     assert_eq!(events.expect("\n"), "passing defined updated\n");
 }
 
