@@ -1,5 +1,5 @@
 """What an operator asks of a machine over IPMI."""
-import time
+import threading
 
 from pyghmi.ipmi import command
 
@@ -11,7 +11,7 @@ def power(wanted):
     for _ in range(100):
         if machine.get_power()["powerstate"] == ("off" if wanted == "off" else "on"):
             break
-        time.sleep(0.1)
+        threading.Event().wait(0.1)
     print(wanted, machine.get_power())
 
 
