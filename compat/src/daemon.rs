@@ -110,6 +110,9 @@ impl Daemon {
                     None => command(path),
                 };
                 ours.arg("--root").arg(root);
+                // The host's polkit has nothing to say here; libvirt's own daemon looks here for it as well.
+                let bus = root.join("run/dbus/system_bus_socket");
+                ours.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", bus.display()));
                 ours
             }
         };

@@ -1,8 +1,12 @@
 //! The audit trail: to the kernel's audit where there is one, to the log where that is wanted.
+//!
+//! Records are written by a thread of their own, in their order: who changes a guest's state waits for no log.
 
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sendto, socket_with};
@@ -14,7 +18,18 @@ pub enum Record {
     Control = 2500,
     /// It gets something of the host, or gives it back.
     Resource = 2501,
+    /// It is confined.
+    Identity = 2502,
 }
+
+impl Outcome {
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        if result.is_ok() { Self::Success } else { Self::Failure }
+    }
+}
+
+/// Records that may wait to be written; who has another one then waits as well.
+const MAX_WAITING: usize = 4096;
 
 /// How what a record tells of ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,41 +38,62 @@ pub enum Outcome {
     Failure,
 }
 
+type Entry = (Record, Outcome, String);
+
 /// Where records go.
 #[derive(Debug)]
 pub struct Audit {
-    log: bool,
-    kernel: Option<OwnedFd>,
-    /// This program, for the kernel's records.
-    program: String,
+    /// Closed for the writer to end.
+    entries: Option<SyncSender<Entry>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 impl Audit {
     /// Opens the kernel's audit if `kernel` asks for it; `None` where nothing is to be recorded.
     pub fn open(kernel: bool, log: bool) -> (Option<Self>, io::Result<()>) {
-        let opened = match kernel {
-            true => connect().map(Some),
-            false => Ok(None),
+        let (kernel, result) = match kernel.then(connect) {
+            Some(Ok(kernel)) => (Some(kernel), Ok(())),
+            Some(Err(error)) => (None, Err(error)),
+            None => (None, Ok(())),
         };
-        let (kernel, result) = match opened {
-            Ok(kernel) => (kernel, Ok(())),
-            Err(error) => (None, Err(error)),
-        };
+        if !log && kernel.is_none() {
+            return (None, result);
+        }
         let program = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
-        let wanted = log || kernel.is_some();
-        (wanted.then_some(Self { log, kernel, program }), result)
+        let (entries, waiting) = sync_channel(MAX_WAITING);
+        let write = move || write(&waiting, log, kernel.as_ref(), &field("exe", &program));
+        match thread::Builder::new().name("audit".to_owned()).spawn(write) {
+            Ok(writer) => (Some(Self { entries: Some(entries), writer: Some(writer) }), result),
+            Err(error) => (None, Err(error)),
+        }
     }
 
-    pub fn record(&self, record: Record, outcome: Outcome, text: &str) {
-        if self.log {
+    pub fn record(&self, record: Record, outcome: Outcome, text: String) {
+        if let Some(entries) = &self.entries {
+            // Its writer goes last.
+            let _ = entries.send((record, outcome, text));
+        }
+    }
+}
+
+impl Drop for Audit {
+    /// Everything is on record then.
+    fn drop(&mut self) {
+        drop(self.entries.take());
+        let _ = self.writer.take().map(JoinHandle::join);
+    }
+}
+
+fn write(entries: &Receiver<Entry>, log: bool, kernel: Option<&OwnedFd>, program: &str) {
+    for (record, outcome, text) in entries {
+        if log {
             match outcome {
                 Outcome::Success => tracing::info!("success=yes {text}"),
                 Outcome::Failure => tracing::warn!("success=no {text}"),
             }
         }
-        if let Some(kernel) = &self.kernel {
+        if let Some(kernel) = kernel {
             let result = if outcome == Outcome::Success { "success" } else { "failed" };
-            let program = field("exe", &self.program);
             let text = format!("{text} {program} hostname=? addr=? terminal=? res={result}");
             if let Err(error) = send(kernel, record, &text) {
                 tracing::warn!(text, %error, "cannot record an audit message");
@@ -68,10 +104,25 @@ impl Audit {
 
 /// `key="value"`, or in hexadecimal where the value could be taken for something else.
 pub fn field(key: &str, value: &str) -> String {
-    let plain = value.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b'"');
-    if plain {
-        return format!("{key}=\"{value}\"");
+    match is_plain(value) {
+        true => format!("{key}=\"{value}\""),
+        false => hexadecimal(key, value),
     }
+}
+
+/// The same for the fields that libvirt puts no quotes around.
+pub fn bare_field(key: &str, value: &str) -> String {
+    match is_plain(value) {
+        true => format!("{key}={value}"),
+        false => hexadecimal(key, value),
+    }
+}
+
+fn is_plain(value: &str) -> bool {
+    value.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b'"')
+}
+
+fn hexadecimal(key: &str, value: &str) -> String {
     value.bytes().fold(format!("{key}="), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02X}");
@@ -115,6 +166,7 @@ mod tests {
             ("ü", "vm=C3BC"),
         ] {
             assert_eq!(field("vm", value), text);
+            assert_eq!(bare_field("vm", value), text.replace('"', ""));
         }
     }
 }

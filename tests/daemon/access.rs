@@ -1,9 +1,11 @@
 //! Who may do what: the policy file, from virsh's side.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 
 use ferrovirt_compat::{Daemon, Signal, eventually, halting, signal};
 
+use crate::bus::{Bus, FakePolkit, Question, verdict};
 use crate::{kind, on_upstream};
 
 const DENIED: &str = "access denied: 'QEMU' denied access";
@@ -146,41 +148,92 @@ fn a_hangup_changes_limits_and_logging_and_keeps_what_was_right() {
     assert!(daemon.log().contains("the configuration of before stays in force"));
 }
 
-/// The line of the audit trail that has all these words, once it is there.
-fn audited(log: &std::path::Path, words: &[&str]) -> String {
-    eventually(&format!("{words:?} are recorded"), || {
-        let text = fs::read_to_string(log).unwrap_or_default();
-        text.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
-    })
+/// polkit on a daemon's own system bus.
+struct Deciding {
+    _serving: zbus::Connection,
+    _bus: Bus,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Deciding {
+    fn start(daemon: &Daemon, polkit: &FakePolkit) -> Self {
+        let directory = daemon.path("run/dbus");
+        fs::create_dir_all(&directory).unwrap();
+        let bus = Bus::start(&directory);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        Self { _serving: runtime.block_on(polkit.serve(&bus)), _bus: bus, runtime }
+    }
+
+    fn stop(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
+/// What one question said of its object.
+fn details(asked: &[Question], action: &str) -> HashMap<String, String> {
+    let found = asked.iter().rev().find(|question| question.action == action);
+    found.unwrap_or_else(|| panic!("no {action} in {asked:?}")).details.clone()
 }
 
 #[test]
-fn starts_stops_and_resources_are_on_record_as_libvirt_records_them() {
-    let directory = tempfile::tempdir().unwrap();
-    let log = directory.path().join("log");
-    let config = format!("audit_logging = 1\nlog_level = 2\nlog_outputs = \"2:file:{}\"\n", log.display());
-    let daemon = Daemon::start(kind(), &config);
-    let disk = directory.path().join("d\" i.img");
-    fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
-    let xml = format!(
-        "<disk type='file' device='disk'><source file='{}'/><target dev='vda' bus='virtio'/></disk>",
-        disk.display()
+fn polkit_is_asked_about_every_object_by_libvirts_names_over_one_connection() {
+    let daemon =
+        Daemon::start(kind(), "access_drivers = [ \"polkit\" ]\nauth_unix_rw = \"none\"\nlog_level = 2\n");
+    let polkit = FakePolkit::new(|question| {
+        let hidden = question.details.get("domain_name").is_some_and(|name| name == "hidden");
+        verdict(!hidden && question.action != "org.libvirt.api.domain.stop")
+    });
+    let deciding = Deciding::start(&daemon, &polkit);
+    daemon.run(&halting("web"));
+    let hidden = daemon.with_xml(&halting("hidden").xml(), |path| daemon.virsh(&["define", path]).fails());
+    assert!(hidden.contains(DENIED), "{hidden}");
+    let stop = daemon.virsh(&["destroy", "web"]).fails();
+    assert!(stop.contains(DENIED), "{stop}");
+    assert_eq!(daemon.ok(&["list", "--name"]).trim(), "web");
+    let pool = daemon.path("pool").display().to_string();
+    daemon.ok(&["pool-define-as", "pool", "dir", "--target", &pool]);
+    daemon.ok(&["pool-start", "pool", "--build"]);
+    daemon.ok(&["vol-create-as", "pool", "volume", "1M"]);
+    daemon.ok(&["vol-delete", "volume", "pool"]);
+    let secret = "09090909-0909-4909-8909-090909090909";
+    let xml = format!("<secret><uuid>{secret}</uuid><usage type='ceph'><name>store</name></usage></secret>");
+    daemon.with_xml(&xml, |path| daemon.ok(&["secret-define", path]));
+
+    let asked = polkit.asked.lock().unwrap().clone();
+    let senders: HashSet<_> = asked.iter().map(|question| &question.sender).collect();
+    assert_eq!(senders.len(), 1, "one connection");
+    for question in &asked {
+        assert_eq!((&*question.kind, question.flags), ("unix-process", 0), "{question:?}");
+        assert_eq!(question.details["connect_driver"], "QEMU", "{question:?}");
+        assert!(["pid", "start-time", "uid"].iter().all(|fact| question.subject.contains_key(*fact)));
+    }
+    let expect = |action: &str, facts: &[(&str, &str)]| {
+        let driver = ("connect_driver".to_owned(), "QEMU".to_owned());
+        let facts = facts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        assert_eq!(details(&asked, action), facts.chain([driver]).collect(), "{action}");
+    };
+    let uuid = |arguments: &[&str]| daemon.ok(arguments).trim().to_owned();
+    let (domain, number) = (uuid(&["domuuid", "web"]), uuid(&["pool-uuid", "pool"]));
+    expect("org.libvirt.api.connect.getattr", &[]);
+    expect("org.libvirt.api.domain.start", &[("domain_name", "web"), ("domain_uuid", &domain)]);
+    expect("org.libvirt.api.storage-pool.start", &[("pool_name", "pool"), ("pool_uuid", &number)]);
+    let key = format!("{pool}/volume");
+    expect(
+        "org.libvirt.api.storage-vol.delete",
+        &[("pool_name", "pool"), ("pool_uuid", &number), ("vol_name", "volume"), ("vol_key", &key)],
     );
-    daemon.run(&halting("au dit").device(&xml));
-    let uuid = daemon.ok(&["domuuid", "au dit"]).trim().to_owned();
-    let pid = daemon.qemu_pid("au dit");
-    let vm = format!("vm=617520646974 uuid={uuid}");
-    audited(&log, &["success=yes virt=kvm op=start reason=booted", &format!("{vm} vm-pid={pid}")]);
-    let coded: String = disk.display().to_string().bytes().map(|byte| format!("{byte:02X}")).collect();
-    audited(&log, &["virt=kvm resrc=disk reason=start", &vm, &format!("old-disk=\"?\" new-disk={coded}")]);
-    audited(&log, &["virt=kvm resrc=vcpu reason=start", &vm, "old-vcpu=0 new-vcpu="]);
-    audited(&log, &["virt=kvm resrc=mem reason=start", &vm, "old-mem=0 new-mem="]);
-    let rng = "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>";
-    daemon.with_xml(rng, |path| daemon.ok(&["attach-device", "au dit", path, "--live"]));
-    audited(&log, &["resrc=rng reason=attach", &vm, "old-rng=\"?\" new-rng=\"/dev/urandom\""]);
-    daemon.ok(&["destroy", "au dit"]);
-    audited(&log, &["success=yes virt=kvm op=stop reason=destroyed", &format!("{vm} vm-pid=0")]);
-    fs::remove_file(&disk).unwrap();
-    daemon.virsh(&["start", "au dit"]).fails();
-    audited(&log, &["success=no virt=kvm op=start reason=booted", &vm]);
+    expect("org.libvirt.api.secret.save", &[("secret_uuid", secret), ("secret_usage_ceph", "store")]);
+
+    deciding.stop();
+    if on_upstream() {
+        return;
+    }
+    // Nobody to ask: nobody may.
+    let said = daemon.virsh(&["list"]).fails();
+    assert!(said.contains(DENIED), "{said}");
+    assert!(daemon.log().contains("cannot decide, so refused"), "{}", daemon.log());
+    // The connection that was kept has gone with its bus.
+    let deciding = Deciding::start(&daemon, &polkit);
+    assert_eq!(daemon.ok(&["list", "--name"]).trim(), "web");
+    deciding.stop();
 }

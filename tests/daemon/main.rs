@@ -9,12 +9,15 @@ use ferrovirt_compat::{Daemon, Kind};
 
 #[path = "../support/authority.rs"]
 mod authority;
+#[path = "../support/bus.rs"]
+mod bus;
 #[path = "../fake_qemu/mod.rs"]
 mod fake_qemu;
 
 mod access;
 mod agent;
 mod attach;
+mod audit;
 mod autodestroy;
 mod backups;
 mod block_jobs;
@@ -35,6 +38,7 @@ mod hostile;
 mod hotplug;
 mod images;
 mod iothreads;
+mod kerberos;
 mod lifecycle;
 mod live;
 mod luks;

@@ -40,11 +40,11 @@ fn daemons_find_each_other_through_ssh() {
 }
 
 /// A network that nobody else is in.
-struct Network(String);
+pub(crate) struct Network(pub(crate) String);
 
 impl Network {
-    fn new() -> Self {
-        let name = format!("fvways{}", std::process::id());
+    pub(crate) fn new(what: &str) -> Self {
+        let name = format!("fv{what}{}", std::process::id());
         run("ip", &["netns", "add", &name]).ok();
         run("ip", &["-n", &name, "link", "set", "lo", "up"]).ok();
         Self(name)
@@ -77,7 +77,7 @@ fn daemons_show_each_other_their_certificates() {
     }
     let (authority, stranger) = (Authority::new("test authority"), Authority::new("stranger"));
     let (keys, others) = (certificates(&authority, &authority), certificates(&stranger, &authority));
-    let network = Network::new();
+    let network = Network::new("ways");
     let files = keys.path().display();
     let net = format!(
         "listen_addr = '0.0.0.0'\nca_file = '{files}/cacert.pem'\ncert_file = '{files}/servercert.pem'\n\

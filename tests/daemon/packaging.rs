@@ -15,7 +15,7 @@ fn packaging(below: &str) -> PathBuf {
 }
 
 /// Whether a test has to be left out for want of a program of the host's.
-fn lacks(program: &str) -> bool {
+pub(crate) fn lacks(program: &str) -> bool {
     let is_there = command("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
     if !is_there.status.success() {
         eprintln!("left out: there is no {program} here");

@@ -5,19 +5,23 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use ferrovirt::daemon::Daemon;
+use ferrovirt::rpc::access::Access;
+use ferrovirt::rpc::access::about;
+use ferrovirt::rpc::access::polkit::PolkitDriver;
 use ferrovirt::rpc::auth::identity::PeerProcess;
 use ferrovirt::rpc::auth::polkit::Polkit;
 use ferrovirt::rpc::auth::{Authentication, SaslRules};
+use ferrovirt::rpc::handlers;
 use ferrovirt::rpc::places::{Newcomer, Turn};
 use ferrovirt::rpc::session::{Peer, Rights};
 use ferrovirt::rpc::transport::UnixTransport;
-use ferrovirt_compat::{Ran, command, run};
+use ferrovirt_compat::{Ran, run};
 use ferrovirt_protocol::client::Client;
 use ferrovirt_protocol::frame::{self, FrameType, Header, Status};
 use ferrovirt_protocol::procedure::Procedure;
@@ -26,10 +30,9 @@ use ferrovirt_protocol::remote::*;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::mpsc;
-use zbus::zvariant::OwnedValue;
 
 use crate::authority::Authority;
+use crate::bus::{Bus, FakePolkit, verdict};
 use crate::daemon::{connect, serve, setup};
 use crate::world::{World, call, open, said, soon};
 
@@ -50,7 +53,7 @@ fn sasl() -> &'static Path {
         fs::create_dir_all(&directory).unwrap();
         let place = directory.display();
         let settings = format!(
-            "mech_list: SCRAM-SHA-256 DIGEST-MD5 PLAIN\npwcheck_method: auxprop saslauthd\n\
+            "mech_list: SCRAM-SHA-512 SCRAM-SHA-256 DIGEST-MD5 PLAIN\npwcheck_method: auxprop saslauthd\n\
              sasldb_path: {place}/passwd.db\nsaslauthd_path: {place}/mux\n"
         );
         fs::write(directory.join("libvirt.conf"), settings).unwrap();
@@ -124,7 +127,7 @@ async fn virsh_logs_in_over_tcp_and_what_follows_is_encrypted() {
         assert!(!ran.success && ran.err.contains("authentication failed"), "{who:?}: {}", ran.err);
     }
     // What shows the password, or protects nothing that follows, is not offered.
-    for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
         let ran = virsh(&format!("{uri}?auth=sasl.{mechanism}"), FRED, &["uri"]).await;
         assert!(!ran.success && ran.err.contains("not supported by server"), "{}", ran.err);
     }
@@ -204,7 +207,7 @@ async fn inside_tls_and_on_unix_sockets_any_mechanism_will_do() {
     let tls = format!("qemu+tls://127.0.0.1:{port}/system?pkipath={}", files.path().display());
     let local = format!("qemu+unix:///system?socket={}/run/libvirt/libvirt-sock", root.path().display());
     for uri in [tls, local] {
-        for mechanism in ["PLAIN", "SCRAM-SHA-256", "DIGEST-MD5"] {
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "DIGEST-MD5"] {
             let uri = format!("{uri}&auth=sasl.{mechanism}");
             virsh(&uri, FRED, &["list"]).await.ok();
             let ran = virsh(&uri, ("fred", "wrong"), &["list"]).await;
@@ -425,98 +428,6 @@ async fn who_speaks_a_byte_at_a_time_is_cut_off_in_time() {
 
 // ---- polkit ----
 
-/// What was asked: action, flags, and the process with the name of the question.
-type Asked = (String, u32, Vec<(String, String)>);
-
-struct FakeAuthority {
-    asked: Arc<Mutex<Vec<Asked>>>,
-    taken_back: mpsc::UnboundedSender<String>,
-}
-
-#[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
-impl FakeAuthority {
-    async fn check_authorization(
-        &self,
-        subject: (String, HashMap<String, OwnedValue>),
-        action: String,
-        _details: HashMap<String, String>,
-        flags: u32,
-        cancellation: String,
-    ) -> ((bool, bool, HashMap<String, String>),) {
-        let uid = i32::try_from(&subject.1["uid"]).unwrap();
-        let mut facts: Vec<_> =
-            subject.1.iter().map(|(name, value)| (name.clone(), format!("{:?}", **value))).collect();
-        facts.push(("kind".to_owned(), subject.0));
-        facts.push(("question".to_owned(), cancellation));
-        facts.sort();
-        self.asked.lock().unwrap().push((action, flags, facts));
-        let dismissed = HashMap::from([("polkit.dismissed".to_owned(), "true".to_owned())]);
-        (match uid {
-            1 => (true, false, HashMap::new()),
-            2 => (false, true, HashMap::new()),
-            3 => (false, false, dismissed),
-            5 => std::future::pending().await,
-            _ => (false, false, HashMap::new()),
-        },)
-    }
-
-    fn cancel_check_authorization(&self, cancellation: String) {
-        self.taken_back.send(cancellation).unwrap();
-    }
-}
-
-/// Questions that were asked, those that were taken back, and what is kept while polkit is there.
-type Asking = (Arc<Mutex<Vec<Asked>>>, mpsc::UnboundedReceiver<String>, zbus::Connection);
-
-/// A bus of a test's own.
-struct Bus {
-    daemon: Child,
-    directory: TempDir,
-}
-
-impl Bus {
-    fn start() -> Self {
-        let directory = TempDir::new().unwrap();
-        let settings = format!(
-            "<busconfig><type>session</type><listen>unix:path={}/bus</listen><policy context='default'>\
-             <allow send_destination='*'/><allow receive_sender='*'/><allow own='*'/><allow user='*'/></policy></busconfig>",
-            directory.path().display()
-        );
-        let file = directory.path().join("bus.conf");
-        fs::write(&file, settings).unwrap();
-        let mut daemon = command("dbus-daemon");
-        daemon.arg(format!("--config-file={}", file.display())).args([
-            "--nofork",
-            "--nopidfile",
-            "--print-address=1",
-        ]);
-        let mut daemon = daemon.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        // It says where it listens once it does.
-        assert!(daemon.stdout.as_mut().unwrap().read(&mut [0; 8]).unwrap() > 0);
-        Self { daemon, directory }
-    }
-
-    fn address(&self) -> String {
-        format!("unix:path={}/bus", self.directory.path().display())
-    }
-
-    async fn authority(&self) -> Asking {
-        let (asked, (taken_back, hears)) = (Arc::default(), mpsc::unbounded_channel());
-        let authority = FakeAuthority { asked: Arc::clone(&asked), taken_back };
-        let builder = zbus::connection::Builder::address(&*self.address()).unwrap();
-        let builder = builder.name("org.freedesktop.PolicyKit1").unwrap();
-        let builder = builder.serve_at("/org/freedesktop/PolicyKit1/Authority", authority).unwrap();
-        (asked, hears, builder.build().await.unwrap())
-    }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
 fn process(uid: u32) -> PeerProcess {
     let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
     PeerProcess { uid, ..PeerProcess::of(&ours).unwrap() }
@@ -529,18 +440,28 @@ async fn local(world: &World, bus: &str, process: PeerProcess, rights: Rights) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn polkit_is_asked_who_may_come_in() {
-    let bus = Bus::start();
-    let (asked, _taken_back, _serving) = bus.authority().await;
+    let directory = TempDir::new().unwrap();
+    let bus = Bus::start(directory.path());
+    let polkit = FakePolkit::new(|question| {
+        let dismissed = HashMap::from([("polkit.dismissed".to_owned(), "true".to_owned())]);
+        match question.uid {
+            1 => verdict(true),
+            2 => Some((false, true, HashMap::new())),
+            3 => Some((false, false, dismissed)),
+            _ => verdict(false),
+        }
+    });
+    let _serving = polkit.serve(&bus).await;
     let world = World::new(|_| {});
     let client = local(&world, &bus.address(), process(1), Rights::ReadWrite).await;
     assert_eq!(call::<AuthList>(&client, ()).await.unwrap().types, [AuthType::POLKIT]);
     assert_eq!(said(soon(open(&client, 0)).await), (39, 7, "authentication required".to_owned()));
     assert_eq!(call::<AuthPolkit>(&client, ()).await.unwrap().complete, 1);
     soon(open(&client, 0)).await.unwrap();
-    let (action, flags, facts) = asked.lock().unwrap().remove(0);
-    assert_eq!((&*action, flags), ("org.libvirt.unix.manage", 1));
-    let facts: HashMap<_, _> = facts.into_iter().collect();
-    assert_eq!(facts["kind"], "unix-process");
+    let question = polkit.asked.lock().unwrap().remove(0);
+    assert_eq!((&*question.action, question.flags), ("org.libvirt.unix.manage", 1));
+    assert_eq!(question.kind, "unix-process");
+    let facts = question.subject;
     assert!(facts["pid"].contains(&std::process::id().to_string()), "{facts:?}");
     assert!(facts["start-time"].contains(&process(1).start_time.unwrap().to_string()), "{facts:?}");
     assert!(facts.contains_key("pidfd"), "{facts:?}");
@@ -560,13 +481,15 @@ async fn polkit_is_asked_who_may_come_in() {
     let gone = PeerProcess { start_time: Some(1), ..process(1) };
     let client = local(&world, &bus.address(), gone, Rights::ReadWrite).await;
     assert_eq!(said(call::<AuthPolkit>(&client, ()).await), refused());
-    assert_eq!(asked.lock().unwrap().len(), 3, "nobody was asked about it");
+    assert_eq!(polkit.asked.lock().unwrap().len(), 3, "nobody was asked about it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_is_taken_back_when_its_client_leaves() {
-    let bus = Bus::start();
-    let (asked, mut taken_back, _serving) = bus.authority().await;
+    let directory = TempDir::new().unwrap();
+    let bus = Bus::start(directory.path());
+    let polkit = FakePolkit::new(|_| None);
+    let _serving = polkit.serve(&bus).await;
     let world = World::new(|_| {});
     let client = local(&world, &bus.address(), process(5), Rights::ReadWrite).await;
     let waiting = tokio::spawn({
@@ -574,15 +497,20 @@ async fn a_question_is_taken_back_when_its_client_leaves() {
         async move { client.call::<AuthPolkit>(&()).await }
     });
     let was_asked = async {
-        while asked.lock().unwrap().is_empty() {
+        while polkit.asked.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
     };
     soon(was_asked).await;
     client.close();
-    let name = soon(taken_back.recv()).await.unwrap();
-    let (_, _, facts) = asked.lock().unwrap().remove(0);
-    assert!(!name.is_empty() && facts.contains(&("question".to_owned(), name)), "{facts:?}");
+    let was_taken_back = async {
+        while polkit.taken_back.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(was_taken_back).await;
+    let name = polkit.taken_back.lock().unwrap().remove(0);
+    assert!(!name.is_empty() && polkit.asked.lock().unwrap()[0].name == name);
     assert!(soon(waiting).await.unwrap().is_err());
     // No call is left that the daemon would wait for.
     soon(world.server.stop(Duration::from_secs(60))).await;
@@ -596,7 +524,8 @@ async fn without_a_bus_or_an_authority_nobody_comes_in() {
     let (code, origin, sentence) = said(call::<AuthPolkit>(&client, ()).await);
     assert_eq!((code, origin), (1, 47));
     assert!(sentence.starts_with("internal error: Unable to get system bus connection: "), "{sentence}");
-    let bus = Bus::start();
+    let directory = TempDir::new().unwrap();
+    let bus = Bus::start(directory.path());
     let client = local(&world, &bus.address(), process(1), Rights::ReadWrite).await;
     let (code, origin, sentence) = said(call::<AuthPolkit>(&client, ()).await);
     assert_eq!((code, origin), (89, 47));
@@ -604,4 +533,45 @@ async fn without_a_bus_or_an_authority_nobody_comes_in() {
         sentence.starts_with("error from service: ") && sentence.contains("org.freedesktop.PolicyKit1"),
         "{sentence}"
     );
+}
+
+/// A list of many objects waits once for who decides about them, and shows none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polkit_that_does_not_answer_is_asked_once_in_a_call() {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let directory = TempDir::new().unwrap();
+    let bus = Bus::start(directory.path());
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let silent = Arc::clone(&is_silent);
+    let polkit = FakePolkit::new(move |question| {
+        let about_pools = question.action == "org.libvirt.api.storage-pool.getattr";
+        if about_pools && silent.load(Ordering::Relaxed) { None } else { verdict(true) }
+    });
+    let _serving = polkit.serve(&bus).await;
+    let world = World::new(|r| {
+        about::routes(r);
+        handlers::storage_pool::routes(r);
+    });
+    let asked = Polkit::on_bus(&bus.address()).with_patience(PATIENCE);
+    let driver = Arc::new(PolkitDriver::new(Arc::new(asked)));
+    world.server.set_access(Access::new(vec![driver]).unwrap());
+    let socket = world.socket_of(Peer::Unix(Some(process(1))), Rights::ReadWrite, Authentication::None).await;
+    let (client, _events) = Client::unix(socket);
+    open(&client, 0).await.unwrap();
+    for name in 0..20 {
+        let xml =
+            format!("<pool type='dir'><name>p{name}</name><target><path>/p{name}</path></target></pool>");
+        call::<StoragePoolDefineXml>(&client, StoragePoolDefineXmlArgs { xml, flags: 0 }).await.unwrap();
+    }
+    let list = async || {
+        let args = ConnectListAllStoragePoolsArgs { need_results: 1, flags: 0 };
+        call::<ConnectListAllStoragePools>(&client, args).await.unwrap().pools.len()
+    };
+    assert_eq!(list().await, 20);
+    is_silent.store(true, Ordering::Relaxed);
+    let since = Instant::now();
+    assert_eq!(list().await, 0);
+    assert!(since.elapsed() >= PATIENCE && since.elapsed() < PATIENCE * 10, "{:?}", since.elapsed());
+    is_silent.store(false, Ordering::Relaxed);
+    assert_eq!(list().await, 20, "the next call asks again");
 }

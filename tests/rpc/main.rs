@@ -4,6 +4,8 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+#[path = "../support/bus.rs"]
+mod bus;
 
 mod admin;
 mod auth;

@@ -49,6 +49,7 @@ use crate::qemu::prepare::{self, Place};
 use crate::qemu::process::{Files, listen_at};
 use crate::qemu::setup;
 use crate::qemu::traffic;
+use crate::util::audit::Outcome;
 use crate::util::file;
 use crate::util::uuid::Uuid;
 
@@ -302,10 +303,34 @@ impl Domains {
         kind: &'static str,
         device: Devices,
     ) -> Result<()> {
+        let state = job.state();
+        let live = running(&state)?;
+        let fresh = self.complete_device(live, device).await?;
+        match self.plug_whole(job, kind, fresh.clone()).await {
+            Ok(fresh) => {
+                self.audit_devices(live, &fresh, Change::Attach, Outcome::Success);
+                match fresh.memories.is_empty() {
+                    true => Ok(()),
+                    false => self.refresh_memory(job).await,
+                }
+            }
+            Err(error) => {
+                self.audit_devices(live, &fresh, Change::Attach, Outcome::Failure);
+                Err(error)
+            }
+        }
+    }
+
+    /// Answers the device as the guest has it.
+    async fn plug_whole(
+        self: &Arc<Self>,
+        job: &Job<'_, Modify>,
+        kind: &'static str,
+        fresh: Devices,
+    ) -> Result<Devices> {
         let guest = job.live()?;
         let monitor = guest.monitor();
         let live = running(guest.state())?;
-        let fresh = self.complete_device(live, device).await?;
         let alias = fresh.infos().filter(|(found, _)| *found == kind).last();
         let alias = alias.and_then(|(_, info)| info.alias.clone()).unwrap_or_default();
         let caps = self.caps_of(live).await?;
@@ -341,15 +366,11 @@ impl Domains {
         let known = aliases(&live.devices);
         let fresh = view.devices.take(|info| !info.alias.as_ref().is_some_and(|it| known.contains(it)));
         let alias = name_in_events(&fresh, alias);
-        let has_memory = !fresh.memories.is_empty();
-        if let Some(live) = &job.state().live {
-            self.audit_devices(live, &fresh, Change::Attach);
-        }
         let change = |state: &mut State| {
             if let Some(live) = &mut state.live {
                 let live = Arc::make_mut(live);
                 add_memory(live, &fresh);
-                plug(&mut live.devices, fresh);
+                plug(&mut live.devices, fresh.clone());
             }
             state.launched = state.launched.as_ref().map(|launched| {
                 let mut launched = Launched::clone(launched);
@@ -362,10 +383,7 @@ impl Domains {
             self.save_status(state);
             self.publish(state, DomainEvent::DeviceAdded { alias: alias.into() });
         });
-        if has_memory {
-            self.refresh_memory(job).await?;
-        }
-        Ok(())
+        Ok(fresh)
     }
 
     /// Asks how much memory the guest has, after some came or went.
@@ -531,6 +549,7 @@ impl Domains {
         let mut answer = self.unplugs.expect(uuid, alias);
         if let Err(error) = hotplug::unplug(guest.monitor(), &steps).await {
             self.unplugs.forget(uuid, alias);
+            self.audit_devices(live, device, Change::Detach, Outcome::Failure);
             return Err(error.into());
         }
         let answered = match tokio::time::timeout(UNPLUG_LIMIT, &mut answer).await {
@@ -578,18 +597,21 @@ impl Domains {
 
     fn forget_device(&self, job: &Job<'_, Modify>, alias: &str) {
         let forget = |state: &mut State| {
-            if let Some(live) = &mut state.live {
-                let live = Arc::make_mut(live);
-                let gone = live.devices.take(|info| info.alias.as_deref() == Some(alias));
-                self.audit_devices(live, &gone, Change::Detach);
-                let sizes = gone.memories.iter().map(|memory| memory.target.size_kib);
-                live.memory.total_kib = live.memory.total_kib.saturating_sub(sizes.sum());
-            }
+            let live = state.live.as_mut()?;
+            let before = Arc::clone(live);
+            let live = Arc::make_mut(live);
+            let gone = live.devices.take(|info| info.alias.as_deref() == Some(alias));
+            let sizes = gone.memories.iter().map(|memory| memory.target.size_kib);
+            live.memory.total_kib = live.memory.total_kib.saturating_sub(sizes.sum());
+            Some((before, gone))
         };
-        job.update_then(forget, |state, ()| {
+        let gone = job.update_then(forget, |state, _| {
             self.save_status(state);
             self.publish(state, DomainEvent::DeviceRemoved { alias: alias.to_owned() });
         });
+        if let Some((before, gone)) = gone {
+            self.audit_devices(&before, &gone, Change::Detach, Outcome::Success);
+        }
     }
 
     /// QEMU reports that a guest has let go of a device, or will not.

@@ -9,10 +9,12 @@ use super::pins;
 use super::reads::{persistent, running};
 use crate::conf::devices::{Controller, Disk, IoThreadMapping};
 use crate::conf::domain::{Domain, IoThread, Poll, ThreadPool};
+use crate::drivers::domain::audit::Amount;
 use crate::drivers::params::{ParamType, Params};
 use crate::error::{Error, Origin, Result};
 use crate::qemu::job::{DomainHandle, Job, Live, Modify, State};
 use crate::qemu::monitor::{ObjectAddIothread, ObjectDel, QomGetNumber, QomSetNumber, QueryIothreads};
+use crate::util::audit::Outcome;
 
 /// What becomes of a thread.
 #[derive(Debug)]
@@ -244,7 +246,14 @@ impl Domains {
         }
         if impact.contains(Impact::LIVE) {
             step.check(running(&state)?, id, Target::Guest)?;
-            let thread = take(&job.live()?, step, id).await?;
+            let taken = take(&job.live()?, step, id).await;
+            let threads = |definition: &Domain| definition.iothreads.threads.len() as u64;
+            let live = running(&state)?;
+            let mut wanted = Domain::clone(live);
+            step.note(&mut wanted, id);
+            let numbers = (threads(live), threads(&wanted));
+            self.audit_amount(live, Amount::IoThreads, numbers, Outcome::of(&taken));
+            let thread = taken?;
             self.note_iothread(&job, step, id)?;
             if let Some(thread) = thread {
                 pins::place_iothread(running(&job.state())?, id, thread)?;

@@ -396,6 +396,7 @@ impl Attempt {
         let rules = &self.domains.rules;
         let security = &rules.security;
         security.confine(definition)?;
+        self.domains.audit_confinement(definition);
         let run_as = security.runs_as(definition)?;
         let mut prepared = Prepared::new(&self.domains.directories, self.id, &definition.name)?;
         for directory in [&prepared.files().directory, &prepared.files().channels] {

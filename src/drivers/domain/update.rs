@@ -21,6 +21,7 @@ use crate::conf::devices::{
 };
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
+use crate::drivers::domain::audit::Exchange;
 use crate::error::{Error, Result};
 use crate::qemu::block;
 use crate::qemu::hotplug::{self, Opened, Step};
@@ -28,6 +29,7 @@ use crate::qemu::job::{DomainHandle, Job, Launched, Modify, State};
 use crate::qemu::monitor::{Monitor, SetLink};
 use crate::qemu::network;
 use crate::qemu::setup;
+use crate::util::audit::Outcome;
 
 impl Domains {
     /// `virDomainUpdateDeviceFlags`
@@ -113,7 +115,10 @@ impl Domains {
             let mut view = Domain::clone(live);
             view.devices = only(&changed);
             let given = Arc::new(blocking(move || domains.give_devices(&state, &view)).await?);
-            if let Err(error) = change_medium(guest.monitor(), &changed, (&out, &into), flags).await {
+            let exchanged = change_medium(guest.monitor(), &changed, (&out, &into), flags).await;
+            let images = (Some(&old.storage), Some(&changed.storage));
+            self.audit_image(live, Exchange::Medium, images, Outcome::of(&exchanged));
+            if let Err(error) = exchanged {
                 return Err(given.fail(error).await);
             }
             given.keep();

@@ -12,10 +12,12 @@ use super::start::Failure;
 use super::{Domains, pins};
 use crate::conf::domain::{Added, Domain, Vcpu};
 use crate::conf::xml::YesNo;
+use crate::drivers::domain::audit::Amount;
 use crate::error::{Error, Result};
 use crate::qemu::hotplug::vcpu::{self, Plugged, Slot};
 use crate::qemu::job::{DomainHandle, DomainObject, Job, Modify, State};
 use crate::qemu::monitor::Monitor;
+use crate::util::audit::Outcome;
 use crate::util::bitmap::Bitmap;
 
 /// Guests number no vCPU from here on.
@@ -139,9 +141,18 @@ impl Domains {
 
     async fn turn_vcpus(self: &Arc<Self>, job: &Job<'_, Modify>, slots: Vec<Slot>, turn: Turn) -> Result<()> {
         for slot in slots {
+            // What there was before, for the record of one that does not come or go.
+            let state = job.state();
+            let before = running(&state)?;
+            let (count, had) = (slot.count, before.vcpus.online());
+            let failed = |wanted: u32| {
+                let numbers = (had.into(), wanted.into());
+                self.audit_amount(before, Amount::Vcpus, numbers, Outcome::Failure);
+            };
             match turn {
                 Turn::In => {
-                    slot.plug(job.live()?.monitor()).await?;
+                    let plugged = slot.plug(job.live()?.monitor()).await;
+                    plugged.inspect_err(|_| failed(had.saturating_add(count)))?;
                     self.refresh_vcpus(job).await?;
                     let state = job.state();
                     let definition = running(&state)?;
@@ -155,7 +166,8 @@ impl Domains {
                     let alias = slot.alias.as_deref().ok_or_else(|| {
                         Error::operation_unsupported(format!("vcpu '{}' can't be unplugged", slot.first))
                     })?;
-                    self.unplug_vcpu(job, alias, UNPLUG_LIMIT).await?;
+                    let unplugged = self.unplug_vcpu(job, alias, UNPLUG_LIMIT).await;
+                    unplugged.inspect_err(|_| failed(had.saturating_sub(count)))?;
                 }
             }
         }
@@ -193,12 +205,16 @@ impl Domains {
     pub(super) async fn refresh_vcpus(&self, job: &Job<'_, Modify>) -> Result<()> {
         let plugged = Plugged::ask(job.live()?.monitor()).await?;
         let change = |state: &mut State| {
-            if let Some(live) = &mut state.live {
-                plugged.describe(&mut Arc::make_mut(live).vcpus);
-                state.vcpu_threads = plugged.threads.into();
-            }
+            let live = state.live.as_mut()?;
+            let before = Arc::clone(live);
+            plugged.describe(&mut Arc::make_mut(live).vcpus);
+            state.vcpu_threads = plugged.threads.into();
+            Some((before, Arc::clone(live)))
         };
-        job.update_then(change, |state, ()| self.save_status(state));
+        if let Some((before, now)) = job.update_then(change, |state, _| self.save_status(state)) {
+            let numbers = (before.vcpus.online().into(), now.vcpus.online().into());
+            self.audit_amount(&now, Amount::Vcpus, numbers, Outcome::Success);
+        }
         Ok(())
     }
 }

@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use denied::explain;
-pub(crate) use files::streams;
 pub use transaction::{After, Gift};
 
 use self::files::Labels;

@@ -84,13 +84,13 @@ pub fn routes(r: &mut Routes) {
     r.about::<StoragePoolDefineXml>(|it, args| now_all(new_pool(it, &args.xml)));
     r.about::<StorageVolLookupByName>(|it, args| {
         let found = it.storage.volume_by_name((Uuid(args.pool.uuid), &args.pool.name), &args.name);
-        now(found.map(Object::StorageVol))
+        now(found.and_then(|found| volume(it, found)))
     });
     r.about::<StorageVolLookupByKey>(|it, args| {
-        now(it.storage.volume_by_key(&args.key).map(Object::StorageVol))
+        now(it.storage.volume_by_key(&args.key).and_then(|found| volume(it, found)))
     });
     r.about::<StorageVolLookupByPath>(|it, args| {
-        now(it.storage.volume_by_path(&args.path).map(Object::StorageVol))
+        now(it.storage.volume_by_path(&args.path).and_then(|found| volume(it, found)))
     });
     r.about::<StorageVolCreateXml>(|it, args| now(new_volume(it, &args.pool, &args.xml)));
     // Upstream asks for nothing on the volume that is copied, so one could copy what one may not read.
@@ -117,7 +117,8 @@ pub fn named(drivers: &Drivers, subject: Subject<'_>) -> Result<Object> {
             let state = drivers.storage.by_name(&it.pool)?;
             let key = state.volume(&it.name).map(|record| record.volume.key.to_string());
             let (pool, name) = (it.pool.clone(), it.name.clone());
-            Object::StorageVol(VolumeRef { pool, name, key: key.unwrap_or_default() })
+            let volume = VolumeRef { pool, name, key: key.unwrap_or_default() };
+            Object::StorageVol { volume, pool: state.current.uuid }
         }
         Subject::Secret(it) => secret(&*drivers.secrets.by_uuid(Uuid(it.uuid))?),
     })
@@ -138,6 +139,11 @@ pub fn reported(drivers: &Drivers, domain: &DomainRef) -> Object {
 
 pub fn pool(state: &PoolState) -> Object {
     Object::StoragePool(state.reference())
+}
+
+pub fn volume(drivers: &Drivers, volume: VolumeRef) -> Result<Object> {
+    let pool = drivers.storage.by_name(&volume.pool)?.current.uuid;
+    Ok(Object::StorageVol { volume, pool })
 }
 
 pub fn secret(secret: &Secret) -> Object {
@@ -170,8 +176,10 @@ fn definition<'a>(drivers: &'a Drivers, xml: &'a str, name: Option<&'a str>) -> 
 
 fn with_existing(drivers: &Drivers, name: Arc<str>, parsed: Domain) -> Vec<Object> {
     let list = &drivers.domains.list;
-    let existing = [list.by_uuid(parsed.uuid), list.by_name(&name)].into_iter().flatten();
-    let mut objects: Vec<_> = existing.map(|found| of(&found.state())).collect();
+    let mut existing: Vec<_> =
+        [list.by_uuid(parsed.uuid), list.by_name(&name)].into_iter().flatten().collect();
+    existing.dedup_by_key(|found| found.object().state().uuid);
+    let mut objects: Vec<_> = existing.iter().map(|found| of(&found.state())).collect();
     objects.push(Object::Domain { name, uuid: parsed.uuid, definition: Some(Arc::new(parsed)) });
     objects
 }
@@ -201,7 +209,9 @@ fn arrived(drivers: &Drivers, name: Option<&str>) -> Result<Object> {
 fn new_pool(drivers: &Drivers, xml: &str) -> Result<Vec<Object>> {
     let parsed = Pool::parse(xml, Uuid([0; 16]))?;
     let existing = [drivers.storage.by_uuid(parsed.uuid), drivers.storage.by_name(&parsed.name)];
-    let mut objects: Vec<_> = existing.into_iter().flatten().map(|state| pool(&state)).collect();
+    let mut existing: Vec<_> = existing.into_iter().flatten().collect();
+    existing.dedup_by_key(|state| state.current.uuid);
+    let mut objects: Vec<_> = existing.iter().map(|state| pool(state)).collect();
     objects.push(Object::StoragePool(crate::drivers::storage::event::PoolRef {
         uuid: parsed.uuid,
         name: Arc::from(&*parsed.name),
@@ -213,7 +223,8 @@ fn new_volume(drivers: &Drivers, pool: &StoragePool, xml: &str) -> Result<Object
     let state = drivers.storage.state(Uuid(pool.uuid), &pool.name)?;
     let parsed = Volume::parse(xml, state.current.kind, Capacity::Optional)?;
     let (pool, name) = (state.current.name.to_string(), parsed.name.to_string());
-    Ok(Object::StorageVol(VolumeRef { pool, name, key: String::new() }))
+    let volume = VolumeRef { pool, name, key: String::new() };
+    Ok(Object::StorageVol { volume, pool: state.current.uuid })
 }
 
 fn new_secret(drivers: &Drivers, xml: &str) -> Result<Vec<Object>> {

@@ -23,22 +23,27 @@ impl Access {
         if drivers.is_empty() { None } else { Some(Arc::new(Self { drivers })) }
     }
 
-    pub async fn allows(&self, who: &Who, object: &Object, permission: &'static str) -> bool {
+    /// Whether all drivers allow it. `None`: one of them could not be asked.
+    async fn decide(&self, who: &Who, object: &Object, permission: &'static str) -> Option<bool> {
         for driver in &self.drivers {
             let name = driver.name();
             match driver.allows(who, object, permission).await {
                 Ok(true) => {}
                 Ok(false) => {
                     tracing::debug!(driver = name, who = %who.identity, %object, permission, "refused");
-                    return false;
+                    return Some(false);
                 }
                 Err(error) => {
                     tracing::error!(driver = name, who = %who.identity, %object, permission, %error, "cannot decide, so refused");
-                    return false;
+                    return None;
                 }
             }
         }
-        true
+        Some(true)
+    }
+
+    pub async fn allows(&self, who: &Who, object: &Object, permission: &'static str) -> bool {
+        self.decide(who, object, permission).await.unwrap_or(false)
     }
 
     /// Has each driver read its rules again.
@@ -58,11 +63,14 @@ pub struct Asking {
     who: Arc<Who>,
     /// A list was cut down to what the client may see.
     filtered: Arc<AtomicBool>,
+    /// A driver could not be asked. The rest of the call is refused without asking: a list would wait for
+    /// each of its objects.
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Asking {
     pub fn new(access: Arc<Access>, who: Arc<Who>) -> Self {
-        Self { access, who, filtered: Arc::default() }
+        Self { access, who, filtered: Arc::default(), has_failed: Arc::default() }
     }
 
     /// All checks of a call's annotations whose conditions its arguments meet.
@@ -121,15 +129,24 @@ impl Asking {
         self.filtered.store(true, Ordering::Relaxed);
         let mut seen = Vec::with_capacity(all.len());
         for item in all {
-            if self.access.allows(&self.who, &object(&item), permission).await {
+            if self.allows(&object(&item), permission).await {
                 seen.push(item);
             }
         }
         seen
     }
 
+    async fn allows(&self, object: &Object, permission: &'static str) -> bool {
+        if self.has_failed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let decided = self.access.decide(&self.who, object, permission).await;
+        self.has_failed.store(decided.is_none(), Ordering::Relaxed);
+        decided.unwrap_or(false)
+    }
+
     async fn require(&self, object: &Object, check: &Acl) -> Result<()> {
-        match self.access.allows(&self.who, object, check.permission).await {
+        match self.allows(object, check.permission).await {
             true => Ok(()),
             false => {
                 let (who, permission) = (&*self.who.identity, check.permission);

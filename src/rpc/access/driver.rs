@@ -51,7 +51,11 @@ pub enum Object {
         definition: Option<Arc<Domain>>,
     },
     StoragePool(PoolRef),
-    StorageVol(VolumeRef),
+    StorageVol {
+        volume: VolumeRef,
+        /// The number of its pool.
+        pool: Uuid,
+    },
     Secret(SecretRef),
 }
 
@@ -70,7 +74,7 @@ impl Object {
             Self::Connect => "connect",
             Self::Domain { .. } => "domain",
             Self::StoragePool(_) => "storage_pool",
-            Self::StorageVol(_) => "storage_vol",
+            Self::StorageVol { .. } => "storage_vol",
             Self::Secret(_) => "secret",
         }
     }
@@ -82,7 +86,9 @@ impl fmt::Display for Object {
             Self::Connect => f.write_str("the connection"),
             Self::Domain { name, uuid, .. } => write!(f, "domain '{name}' ({uuid})"),
             Self::StoragePool(pool) => write!(f, "pool '{}' ({})", pool.name, pool.uuid),
-            Self::StorageVol(volume) => write!(f, "volume '{}' of pool '{}'", volume.name, volume.pool),
+            Self::StorageVol { volume, .. } => {
+                write!(f, "volume '{}' of pool '{}'", volume.name, volume.pool)
+            }
             Self::Secret(secret) => write!(f, "secret {}", secret.uuid),
         }
     }

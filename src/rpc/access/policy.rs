@@ -197,7 +197,7 @@ impl Rule {
             Object::Connect => (None, None),
             Object::Domain { name, uuid, .. } => (Some(name.to_string()), Some(uuid)),
             Object::StoragePool(pool) => (Some(pool.name.to_string()), Some(&pool.uuid)),
-            Object::StorageVol(volume) => (Some(format!("{}/{}", volume.pool, volume.name)), None),
+            Object::StorageVol { volume, .. } => (Some(format!("{}/{}", volume.pool, volume.name)), None),
             Object::Secret(secret) => (Some(secret.usage_id.to_string()), Some(&secret.uuid)),
         };
         let named = |names: &Vec<String>| name.as_ref().is_some_and(|name| any(names, name));

@@ -73,8 +73,9 @@ fn details(object: &Object) -> Vec<(&'static str, String)> {
             details.push(("pool_name", pool.name.to_string()));
             details.push(("pool_uuid", pool.uuid.to_string()));
         }
-        Object::StorageVol(volume) => {
+        Object::StorageVol { volume, pool } => {
             details.push(("pool_name", volume.pool.clone()));
+            details.push(("pool_uuid", pool.to_string()));
             details.push(("vol_name", volume.name.clone()));
             details.push(("vol_key", volume.key.clone()));
         }
@@ -107,10 +108,10 @@ mod tests {
             (Object::Connect, "search_domains", "connect.search-domains", vec![]),
             (guest, "read_secure", "domain.read-secure", vec![("domain_name", "web"), ("domain_uuid", text)]),
             (
-                Object::StorageVol(volume),
+                Object::StorageVol { volume, pool: uuid },
                 "data_read",
                 "storage-vol.data-read",
-                vec![("pool_name", "p"), ("vol_name", "v"), ("vol_key", "/v")],
+                vec![("pool_name", "p"), ("pool_uuid", text), ("vol_name", "v"), ("vol_key", "/v")],
             ),
             (
                 secret,

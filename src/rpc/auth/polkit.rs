@@ -1,9 +1,13 @@
 //! polkit's word on whether a local user may come in.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use zbus::Connection;
 use zbus::zvariant::{Fd, Value};
 
 use super::identity::PeerProcess;
@@ -13,13 +17,11 @@ use crate::rpc::session::Rights;
 
 /// The user may be asked for a password meanwhile.
 const PATIENCE: Duration = Duration::from_secs(4 * 60);
-/// Where nobody is asked.
+/// The same where nobody is.
 const QUICK: Duration = Duration::from_secs(30);
 const NAME: &str = "org.freedesktop.PolicyKit1";
 const AUTHORITY: &str = "/org/freedesktop/PolicyKit1/Authority";
 const INTERFACE: &str = "org.freedesktop.PolicyKit1.Authority";
-/// Names a question among those of its connection, which has no other.
-const CANCELLATION: &str = "client";
 /// `CheckAuthorizationFlags`: an agent may ask the user.
 const ALLOW_USER_INTERACTION: u32 = 1;
 
@@ -27,15 +29,31 @@ const ALLOW_USER_INTERACTION: u32 = 1;
 type Verdict = (bool, bool, HashMap<String, String>);
 
 /// Where polkit is asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Polkit {
     address: Option<String>,
+    /// How long an answer may take that nobody is asked for.
+    patience: Duration,
+    /// Kept from the first question on.
+    bus: ArcSwapOption<Connection>,
+    /// How many there were: each has a name of its own on the connection.
+    questions: AtomicU64,
+}
+
+impl Default for Polkit {
+    fn default() -> Self {
+        Self { address: None, patience: QUICK, bus: ArcSwapOption::empty(), questions: AtomicU64::new(0) }
+    }
 }
 
 impl Polkit {
     /// On another bus than the system's.
     pub fn on_bus(address: &str) -> Self {
-        Self { address: Some(address.to_owned()) }
+        Self { address: Some(address.to_owned()), ..Self::default() }
+    }
+
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Whether a process may have these rights; the refusal is what the client is told. The question is taken
@@ -77,14 +95,13 @@ impl Polkit {
         action: &str,
         details: HashMap<&str, &str>,
     ) -> Result<bool> {
-        let asking = self.ask(process, action, details, 0, tokio::time::sleep(QUICK));
+        let asking = self.ask(process, action, details, 0, tokio::time::sleep(self.patience));
         let (is_authorized, ..) =
             asking.await?.ok_or_else(|| Error::auth_failed("polkit does not answer"))?;
         Ok(is_authorized)
     }
 
-    /// The bus is connected to for each question: it may have been restarted since the last. `None`: the
-    /// question was given up.
+    /// `None`: the question was given up.
     async fn ask(
         &self,
         process: &PeerProcess,
@@ -93,6 +110,46 @@ impl Polkit {
         flags: u32,
         given_up: impl Future<Output = ()>,
     ) -> Result<Option<Verdict>> {
+        let name = format!("client-{}", self.questions.fetch_add(1, Ordering::Relaxed));
+        let subject = ("unix-process", self::subject(process)?);
+        let question = (subject, action, details, flags, &*name);
+        let failed = |error: zbus::Error| Error::dbus_service(error.to_string()).from_origin(Origin::DBUS);
+        let call = async |bus: &Connection| {
+            let method = "CheckAuthorization";
+            bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), method, &question).await
+        };
+        let asking = async {
+            if let Some(bus) = self.bus.load_full() {
+                match call(&bus).await {
+                    // The bus may have been restarted since the last question.
+                    Err(zbus::Error::InputOutput(_)) => {}
+                    answer => return answer.map_err(failed),
+                }
+            }
+            let bus = self.connect().await?;
+            call(&bus).await.map_err(failed)
+        };
+        tokio::select! {
+            answer = asking => answer?.body().deserialize().map(Some).map_err(failed),
+            () = given_up => {
+                self.take_back(&name).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whom polkit asks for a password is asked no longer.
+    async fn take_back(&self, name: &str) {
+        let Some(bus) = self.bus.load_full() else { return };
+        let name = (name,);
+        let taking =
+            bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), "CancelCheckAuthorization", &name);
+        if let Ok(Err(error)) = tokio::time::timeout(self.patience, taking).await {
+            tracing::debug!(%error, "polkit does not take a question back");
+        }
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>> {
         let no_bus = |error: zbus::Error| {
             Error::internal_error(format!("Unable to get system bus connection: {error}"))
                 .from_origin(Origin::DBUS)
@@ -101,25 +158,11 @@ impl Polkit {
             Some(address) => zbus::connection::Builder::address(address.as_str()),
             None => zbus::connection::Builder::system(),
         };
-        let builder = builder.map_err(no_bus)?;
-        let bus = tokio::time::timeout(QUICK, builder.build()).await;
-        let bus = bus.unwrap_or_else(|slow| Err(std::io::Error::from(slow).into())).map_err(no_bus)?;
-        let subject = ("unix-process", self::subject(process)?);
-        let question = (subject, action, details, flags, CANCELLATION);
-        let asking = bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), "CheckAuthorization", &question);
-        let failed = |error: zbus::Error| Error::dbus_service(error.to_string()).from_origin(Origin::DBUS);
-        tokio::select! {
-            answer = asking => answer.map_err(failed)?.body().deserialize().map(Some).map_err(failed),
-            () = given_up => {
-                let name = (CANCELLATION,);
-                let taking_back =
-                    bus.call_method(Some(NAME), AUTHORITY, Some(INTERFACE), "CancelCheckAuthorization", &name);
-                if let Ok(Err(error)) = tokio::time::timeout(QUICK, taking_back).await {
-                    tracing::debug!(%error, "polkit does not take a question back");
-                }
-                Ok(None)
-            }
-        }
+        let building = tokio::time::timeout(QUICK, builder.map_err(no_bus)?.build()).await;
+        let built = building.unwrap_or_else(|slow| Err(std::io::Error::from(slow).into()));
+        let bus = Arc::new(built.map_err(no_bus)?);
+        self.bus.store(Some(Arc::clone(&bus)));
+        Ok(bus)
     }
 }
 

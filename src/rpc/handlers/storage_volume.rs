@@ -47,7 +47,8 @@ pub fn routes(r: &mut Routes) {
 async fn visible(call: &Call, state: &PoolState) -> Vec<VolumeRef> {
     let volumes = state.volumes.values();
     let volumes = volumes.map(|record| VolumeRef::of(&state.current.name, &record.volume)).collect();
-    call.visible(volumes, |volume| Object::StorageVol(volume.clone())).await
+    let pool = state.current.uuid;
+    call.visible(volumes, |volume| Object::StorageVol { volume: volume.clone(), pool }).await
 }
 
 async fn num_of_volumes(call: Call, args: StoragePoolNumOfVolumesArgs) -> Result<StoragePoolNumOfVolumesRet> {

@@ -10,6 +10,7 @@ use super::{check_idle, check_supported, disk_of, speed};
 use crate::conf::devices::{
     Backing, Disk, LayerFormat, Mirror, MirrorJob, Place, Storage, StorageFormat, StorageKind,
 };
+use crate::drivers::domain::audit::Exchange;
 use crate::drivers::domain::flags::{BlockCopyFlags, BlockRebaseFlags, CallFlags};
 use crate::drivers::domain::reads::running;
 use crate::drivers::domain::{Domains, blocking};
@@ -19,6 +20,7 @@ use crate::qemu::block::{self, Layers, Nodes, device_node};
 use crate::qemu::block_jobs::{BlockJob, Phase, Work};
 use crate::qemu::job::{DomainHandle, Modify};
 use crate::qemu::monitor::BlockdevMirror;
+use crate::util::audit::Outcome;
 
 /// Where to, and how.
 #[derive(Debug)]
@@ -150,8 +152,11 @@ impl Domains {
         };
         let work = Work::Copy { inherits: inherits && !reused };
         let job = BlockJob { disk: disk.name().into(), work, phase: Phase::New, flags: request.flags.bits() };
+        let image = mirror.storage.clone();
         let begun = Begun { name, job, mirror: Some(mirror), last_node: Some(last_node) };
-        match self.begin_block_job(&object, &live, begun, command).await {
+        let begun = self.begin_block_job(&object, &live, begun, command).await;
+        self.audit_image(running(state)?, Exchange::Mirror, (None, Some(&image)), Outcome::of(&begun));
+        match begun {
             Ok(()) => {
                 added.keep();
                 Ok(())

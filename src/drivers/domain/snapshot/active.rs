@@ -16,6 +16,7 @@ use crate::conf::domain::Domain;
 use crate::conf::moments::Moment;
 use crate::conf::snapshot::{Cookie, Snapshot, SnapshotDisk};
 use crate::drivers::domain::Domains;
+use crate::drivers::domain::audit::Exchange;
 use crate::drivers::domain::block_jobs::disk_of;
 use crate::drivers::domain::block_jobs::image::{Added, Origin, standing_on};
 use crate::drivers::domain::block_jobs::with_disk;
@@ -33,6 +34,7 @@ use crate::qemu::monitor::{NodeImages, QueryNodeImages, Transaction};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
 use crate::qemu::save_file::Packer;
+use crate::util::audit::Outcome;
 
 /// A disk that is about to stand on a new image.
 struct Overlay {
@@ -173,7 +175,13 @@ impl Domains {
             let nodes = live.monitor().execute(QueryNodeImages { flat: true }).await?;
             actions.extend(prepared.iter().flat_map(|it| noted_on(&state, &nodes, it)));
         }
-        if let Err(error) = live.monitor().execute(Transaction { actions }).await {
+        let done = live.monitor().execute(Transaction { actions }).await;
+        for Overlay { disk, .. } in &prepared {
+            let was = disk_of(running(&state)?, disk.name())?;
+            let images = (Some(&was.storage), Some(&disk.storage));
+            self.audit_image(running(&state)?, Exchange::Snapshot, images, Outcome::of(&done));
+        }
+        if let Err(error) = done {
             return Err(give_up(&live, prepared, error.into()).await);
         }
         let disks: Vec<_> = prepared
