@@ -32,7 +32,8 @@ fn the_corpus_holds() {
 
 #[test]
 fn no_change_of_the_corpus_is_trouble() {
-    let targets: [(&str, fn(&[u8])); 3] =
+    type Target = (&'static str, fn(&[u8]));
+    let targets: [Target; 3] =
         [("frame", fuzz::frames), ("arguments", fuzz::arguments), ("replies", fuzz::replies)];
     for (target, run) in targets {
         let inputs = corpus(target);
