@@ -3,6 +3,8 @@
 //! The changes are always the same ones, as many as there is time for. An input that brings a target down is kept in
 //! a file that the failure names; mended, it becomes a seed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says where")]
+
 use std::cell::Cell;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
