@@ -19,7 +19,7 @@ use ferrovirt::service;
 use ferrovirt::util::fds;
 use ferrovirt::util::paths::{Paths, Scope};
 use ferrovirt::util::process::Command;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -167,6 +167,7 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
         listen: options.listen,
     };
     let ready = if in_background { report_ready } else { || Ok(()) };
+    keep_memory_private();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
@@ -176,6 +177,14 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
     let served = runtime.block_on(serve(setup, read_config, ready));
     runtime.shutdown_timeout(EXIT_PATIENCE);
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// Passphrases are in this process's memory: no core file is written of it, and no debugger of its user's gets in.
+/// What it starts is not concerned.
+fn keep_memory_private() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a core file would show secrets");
+    }
 }
 
 /// Every client and every guest takes descriptors; the usual soft limit is meant for programs without many.

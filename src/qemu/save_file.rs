@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -327,15 +327,15 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Begins behind the first `offset` bytes of a file; QEMU gets the returned end.
+    /// Begins behind the first `offset` bytes of a file that was opened with this `cache`; QEMU gets the returned end.
+    /// `path` is for the errors.
     pub async fn open(
+        mut file: File,
         path: &Path,
         offset: u64,
         packer: Option<&Packer>,
         cache: Cache,
-        user: Option<Ids>,
     ) -> Result<(OwnedFd, Self), SaveFileError> {
-        let mut file = open(path, cache, user)?;
         let broken = |source| SaveFileError::Read { path: path.to_owned(), source };
         let (mut source, reader) = match cache {
             Cache::Used => {
@@ -388,6 +388,11 @@ pub fn open(path: &Path, cache: Cache, user: Option<Ids>) -> Result<File, SaveFi
         path: path.to_owned(),
         source,
     })
+}
+
+/// The path of an open file, whatever its name leads to meanwhile.
+pub fn of_open(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), SaveFileError> {
@@ -484,7 +489,8 @@ mod tests {
         growing.write_head(b"HEAD").unwrap();
         growing.commit().unwrap();
         assert_eq!(&fs::read(&path).unwrap()[..4], b"HEAD");
-        let (end, feed) = Feed::open(&path, 4, packer.as_ref(), cache, None).await.unwrap();
+        let (end, feed) =
+            Feed::open(open(&path, cache, None).unwrap(), &path, 4, packer.as_ref(), cache).await.unwrap();
         let reading = tokio::task::spawn_blocking(move || {
             let mut read = Vec::new();
             File::from(end).read_to_end(&mut read).map(|_| read)
@@ -522,7 +528,8 @@ mod tests {
         fs::write(&path, "this is nothing that gzip made").unwrap();
         let search_path = std::env::var("PATH").unwrap();
         let packer = Packer::find(SaveFormat::Gzip, &search_path, "save").unwrap();
-        let (end, feed) = Feed::open(&path, 0, packer.as_ref(), Cache::Used, None).await.unwrap();
+        let (end, feed) =
+            Feed::open(File::open(&path).unwrap(), &path, 0, packer.as_ref(), Cache::Used).await.unwrap();
         drop(tokio::task::spawn_blocking(move || File::from(end).read_to_end(&mut Vec::new())).await);
         let error = feed.finish().await.unwrap_err().to_string();
         assert!(

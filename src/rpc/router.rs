@@ -37,6 +37,7 @@ use super::convert;
 use super::metrics::{Meter, Outcome};
 use super::session::Client;
 use super::stream::Pipe;
+use crate::conf::domain::Domain;
 use crate::drivers::Drivers;
 use crate::error::{Error, Origin, Result};
 use crate::util::context;
@@ -81,6 +82,11 @@ impl Call {
             None => all,
             Some(asking) => asking.visible(all, "read", object).await,
         }
+    }
+
+    /// Refuses a guest in a file that is not the one by which the access drivers have judged.
+    pub fn judged(&self, saved: &Domain) -> Result<()> {
+        self.asking.as_ref().map_or(Ok(()), |asking| asking.require_judged(saved))
     }
 
     /// Whether there are access drivers, so that not everything may be visible.

@@ -254,6 +254,7 @@ fn prepare(passed: &[i32], umask: u32) -> io::Result<()> {
 
     rustix::process::setsid()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+    be_no_better_off();
     // Whatever a library opened without close-on-exec stays here. A kernel before 5.11 lacks the call; there
     // the close-on-exec flag that all of ours carry has to do.
     //
@@ -265,6 +266,20 @@ fn prepare(passed: &[i32], umask: u32) -> io::Result<()> {
         fcntl_setfd(descriptor, FdFlags::empty())?;
     }
     Ok(())
+}
+
+/// In the new process, before exec: a daemon may be spared when memory runs out, and what it starts is not.
+fn be_no_better_off() {
+    use rustix::fs::{Mode, OFlags, open};
+
+    let Ok(score) = open(c"/proc/self/oom_score_adj", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) else {
+        return;
+    };
+    let mut said = [0; 1];
+    // Where there is none to be read there is none to be changed.
+    if rustix::io::read(&score, &mut said).is_ok() && said == *b"-" {
+        let _ = rustix::io::pwrite(&score, b"0", 0);
+    }
 }
 
 /// In the new process, before exec: it has one thread, so this concerns all of it.

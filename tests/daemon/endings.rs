@@ -16,7 +16,7 @@ pub(crate) fn needs_fake() -> bool {
 }
 
 /// A guest whose QEMU is a fake one; `more` are elements of its description.
-fn faked(daemon: &Daemon, name: &str, behaviour: &Behaviour, more: &str) -> Guest {
+pub(crate) fn faked(daemon: &Daemon, name: &str, behaviour: &Behaviour, more: &str) -> Guest {
     let directory = daemon.path(&format!("fake-{name}"));
     fs::create_dir_all(&directory).unwrap();
     let emulator = behaviour.install(&directory);

@@ -30,18 +30,20 @@ fn boot_sector() -> Vec<u8> {
     sector
 }
 
-/// What would give the passphrase away: itself, and what it is on the wire and in files.
-fn shapes() -> Vec<Vec<u8>> {
-    let encoded = base64::engine::general_purpose::STANDARD.encode(PASSPHRASE);
-    vec![PASSPHRASE.as_bytes().to_vec(), encoded.into_bytes()]
+/// Whether this gives a passphrase away: as it is, or as it is on the wire and in files.
+pub(crate) fn gives_away(content: &[u8], passphrase: &str) -> bool {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(passphrase);
+    [passphrase, &encoded]
+        .iter()
+        .any(|shape| content.windows(shape.len()).any(|window| window == shape.as_bytes()))
 }
 
 fn shows(content: &[u8]) -> bool {
-    shapes().iter().any(|shape| content.windows(shape.len()).any(|window| window == shape))
+    gives_away(content, PASSPHRASE)
 }
 
-/// Processes whose arguments or environment have it.
-fn in_processes() -> Vec<String> {
+/// Processes whose arguments or environment `shows` says something of.
+pub(crate) fn in_processes(shows: impl Fn(&[u8]) -> bool) -> Vec<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let files = processes.flat_map(|process| ["cmdline", "environ"].map(|file| process.join(file)));
     files
@@ -50,13 +52,13 @@ fn in_processes() -> Vec<String> {
         .collect()
 }
 
-/// Files below a directory that have it.
-fn in_files(directory: &Path) -> Vec<String> {
+/// Files below a directory that `shows` says something of.
+pub(crate) fn in_files(directory: &Path, shows: &impl Fn(&[u8]) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let (path, kind) = (entry.path(), entry.file_type().unwrap());
         if kind.is_dir() {
-            found.extend(in_files(&path));
+            found.extend(in_files(&path, shows));
         } else if kind.is_file() && fs::read(&path).is_ok_and(|content| shows(&content)) {
             found.push(path.display().to_string());
         }
@@ -89,7 +91,7 @@ fn watched<T>(work: impl FnOnce() -> T) -> T {
         let watching = scope.spawn(|| {
             let mut found = Vec::new();
             while !over.load(Ordering::Relaxed) && found.is_empty() {
-                found = in_processes();
+                found = in_processes(shows);
                 // Who works with a passphrase computes for much longer, and needs a processor for it.
                 thread::park_timeout(Duration::from_millis(30));
             }
@@ -130,7 +132,7 @@ fn a_guest_boots_from_an_encrypted_volume_whose_passphrase_nobody_sees() {
     eventually("the guest boots from its disk", || {
         fs::read_to_string(&said).ok().filter(|said| said.contains("BOOTED FROM DISK"))
     });
-    assert_eq!((in_processes(), in_files(&daemon.path(""))), (Vec::new(), Vec::new()));
+    assert_eq!((in_processes(shows), in_files(&daemon.path(""), &shows)), (Vec::new(), Vec::new()));
     daemon.ok(&["destroy", "sealed"]);
 }
 
@@ -150,7 +152,7 @@ fn linux_writes_to_an_encrypted_volume() {
     );
     daemon.run(&linux("penguin", "guest.write=/dev/vda").device(&disk));
     daemon.console("penguin").expect("wrote 3");
-    assert_eq!((in_processes(), in_files(&daemon.path(""))), (Vec::new(), Vec::new()));
+    assert_eq!((in_processes(shows), in_files(&daemon.path(""), &shows)), (Vec::new(), Vec::new()));
     daemon.ok(&["destroy", "penguin"]);
     // What Linux wrote is there, for who has the passphrase.
     let (key, opened) = (tempfile::NamedTempFile::new().unwrap(), daemon.path("opened"));

@@ -45,6 +45,10 @@ pub(crate) struct Behaviour {
     pub(crate) hang_after: u32,
     /// Closes the connection at this command, and lives on.
     pub(crate) close_at: Option<String>,
+    /// Answers this command with a line of a gibibyte, or what it can send of it.
+    pub(crate) flood_at: Option<String>,
+    /// Answers this command with events, as many as it can send of a million.
+    pub(crate) storm_at: Option<String>,
     pub(crate) ignore_sigterm: bool,
     /// Answers SIGTERM by reporting a shutdown, and stays.
     pub(crate) report_sigterm: bool,
@@ -167,6 +171,13 @@ impl Fake {
             if let Some(over) = over {
                 return over;
             }
+            if self.behaviour.flood_at.as_ref() == Some(&name) {
+                flood(&mut write).await;
+                return Over::Hangup;
+            }
+            if self.behaviour.storm_at.as_ref() == Some(&name) {
+                storm(&mut write).await;
+            }
             let mut reply = if self.behaviour.garbage_at.as_ref() == Some(&name) {
                 Value::from("garbage")
             } else {
@@ -263,6 +274,28 @@ fn event(name: &str, data: &Value) -> String {
 async fn send(stream: &mut (impl AsyncWriteExt + Unpin), line: &str) {
     // Nobody may be there any more.
     let _ = stream.write_all(format!("{line}\r\n").as_bytes()).await;
+}
+
+/// Half of a reply: it has no end.
+async fn flood(stream: &mut (impl AsyncWriteExt + Unpin)) {
+    let mebibyte = vec![b'x'; 1 << 20];
+    let mut sent = stream.write_all(br#"{"return": {"status": ""#).await;
+    for _ in 0..1024 {
+        if sent.is_err() {
+            return;
+        }
+        sent = stream.write_all(&mebibyte).await;
+    }
+}
+
+async fn storm(stream: &mut (impl AsyncWriteExt + Unpin)) {
+    let many =
+        format!("{}\r\n", event("RTC_CHANGE", &json!({ "offset": 1, "qom-path": "/rtc" }))).repeat(1000);
+    for _ in 0..1000 {
+        if stream.write_all(many.as_bytes()).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// A descriptor that this process was started with.

@@ -96,7 +96,9 @@ impl Writer {
         self.out.push(' ');
         self.out.push_str(name);
         self.out.push_str("='");
+        let start = self.out.len();
         value.print(&mut self.out);
+        self.keep_blanks(start);
         self.out.push('\'');
     }
 
@@ -105,8 +107,19 @@ impl Writer {
         self.out.push(' ');
         self.out.push_str(name);
         self.out.push_str("='");
+        let start = self.out.len();
         escape_into(value, &mut self.out);
+        self.keep_blanks(start);
         self.out.push('\'');
+    }
+
+    /// A reader takes every blank in an attribute for a space.
+    fn keep_blanks(&mut self, start: usize) {
+        let value = self.out.get(start..).unwrap_or_default();
+        if value.contains(['\n', '\t']) {
+            let kept = value.replace('\n', "&#10;").replace('\t', "&#9;");
+            self.out.replace_range(start.., &kept);
+        }
     }
 
     /// The text of an element that has no children.
@@ -125,7 +138,8 @@ impl Writer {
     }
 }
 
-/// libvirt's escaping: the five special characters, and control characters XML cannot hold are dropped.
+/// libvirt's escaping: the five special characters, and control characters XML cannot hold are dropped. Unlike
+/// libvirt's, a carriage return stays one for the next reader.
 pub(super) fn escape_into(text: &str, out: &mut String) {
     let mut rest = text;
     while let Some(at) = rest.bytes().position(needs_care) {
@@ -138,6 +152,7 @@ pub(super) fn escape_into(text: &str, out: &mut String) {
             Some('&') => out.push_str("&amp;"),
             Some('"') => out.push_str("&quot;"),
             Some('\'') => out.push_str("&apos;"),
+            Some('\r') => out.push_str("&#13;"),
             _ => {}
         }
         rest = chars.as_str();
@@ -146,8 +161,7 @@ pub(super) fn escape_into(text: &str, out: &mut String) {
 }
 
 fn needs_care(byte: u8) -> bool {
-    matches!(byte, b'<' | b'>' | b'&' | b'"' | b'\'')
-        || (byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r'))
+    matches!(byte, b'<' | b'>' | b'&' | b'"' | b'\'') || (byte < 0x20 && !matches!(byte, b'\t' | b'\n'))
 }
 
 #[cfg(test)]

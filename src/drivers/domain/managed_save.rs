@@ -1,18 +1,20 @@
 //! A guest's state that the daemon keeps, for the next start to go on from; and definitions in saved files.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::flags::{CallFlags, ImageFlags, ImageStateFlags, SaveFlags, StartFlags, no_flags};
 use super::reads::running;
-use super::restore::{Image, Wishes, reset_nvram};
+use super::restore::{Image, Judge, Wishes, reset_nvram};
 use super::save::{Request, cache, exclusive, settings};
 use super::{Domains, blocking};
+use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::drivers::ClientId;
 use crate::error::{Error, Result};
 use crate::qemu::job::{AsyncJob, DomainHandle, Start, State};
-use crate::qemu::save_file::PARTIAL;
+use crate::qemu::save_file::{self, PARTIAL};
 use crate::qemu::save_image::{Prologue, Whole};
 use crate::util::accounts::{Ids, or_as_user};
 use crate::util::file;
@@ -91,19 +93,26 @@ impl Domains {
     }
 
     /// The definition of the guest in a file.
-    pub async fn save_image_xml(&self, path: &str, flags: u32) -> Result<String> {
+    pub async fn save_image_xml(&self, path: &str, flags: u32, judge: Judge<'_>) -> Result<String> {
         let flags = ImageFlags::accept(flags)?;
         let image = self.look_into(Path::new(path)).await?;
+        judge(&image.definition)?;
         Ok(image.definition.to_xml(image_form(flags)))
     }
 
+    /// The same as it was read, for whoever judges by it.
+    pub async fn saved_definition(&self, path: &str) -> Result<Domain> {
+        self.look_into(Path::new(path)).await.map(|image| image.definition)
+    }
+
     /// Has the guest in a file go on with another definition.
-    pub async fn define_save_image(&self, path: &str, xml: &str, flags: u32) -> Result<()> {
+    pub async fn define_save_image(&self, path: &str, xml: &str, flags: u32, judge: Judge<'_>) -> Result<()> {
         let flags = ImageStateFlags::accept(flags)?;
         if flags.contains(ImageStateFlags::RUNNING | ImageStateFlags::PAUSED) {
             return Err(exclusive("VIR_DOMAIN_SAVE_RUNNING", "VIR_DOMAIN_SAVE_PAUSED"));
         }
-        let Image { path, user, mut prologue, definition } = self.look_into(Path::new(path)).await?;
+        let Image { path, file, user, mut prologue, definition } = self.look_into(Path::new(path)).await?;
+        judge(&definition)?;
         let runs = match flags {
             flags if flags.contains(ImageStateFlags::RUNNING) => true,
             flags if flags.contains(ImageStateFlags::PAUSED) => false,
@@ -115,17 +124,17 @@ impl Domains {
         prologue.runs = runs;
         let given = self.replacement(&definition, xml).await?;
         prologue.xml = given.to_xml(Form::SECURE | Form::MIGRATABLE);
-        rewrite(&path, user, prologue).await
+        rewrite(file, path, user, prologue).await
     }
 
     /// The same of a guest's kept state.
     pub async fn managed_save_xml(&self, domain: DomainHandle, flags: u32) -> Result<String> {
         ImageFlags::accept_in(flags, "qemuDomainManagedSaveGetXMLDesc")?;
-        self.save_image_xml(&self.kept(&domain)?, flags).await
+        self.save_image_xml(&self.kept(&domain)?, flags, &|_| Ok(())).await
     }
 
     pub async fn define_managed_save(&self, domain: DomainHandle, xml: &str, flags: u32) -> Result<()> {
-        self.define_save_image(&self.kept(&domain)?, xml, flags).await
+        self.define_save_image(&self.kept(&domain)?, xml, flags, &|_| Ok(())).await
     }
 
     fn kept(&self, domain: &DomainHandle) -> Result<String> {
@@ -164,13 +173,12 @@ fn check_belongs(image: &Image, state: &State) -> Result<()> {
 }
 
 /// Replaces a file's first part; what comes behind stays where it is.
-async fn rewrite(path: &Path, user: Option<Ids>, prologue: Prologue) -> Result<()> {
+async fn rewrite(file: File, path: PathBuf, user: Option<Ids>, prologue: Prologue) -> Result<()> {
     use std::os::unix::fs::FileExt;
 
-    let path = path.to_owned();
     blocking(move || {
         let bytes = prologue.encode(Whole::Yes)?;
-        let opened = or_as_user(user, || std::fs::File::options().write(true).open(&path));
+        let opened = or_as_user(user, || File::options().write(true).open(save_file::of_open(&file)));
         let written = opened.and_then(|file| {
             file.write_all_at(&bytes, 0)?;
             file.sync_data()

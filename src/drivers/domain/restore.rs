@@ -2,6 +2,7 @@
 //!
 //! The file is only read: whatever comes of it, it is as it was, and can be tried again.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,10 +26,14 @@ use crate::qemu::save_file::{self, Cache, Feed, Packer};
 use crate::qemu::save_image::{Prologue, SaveFormat, SaveImageError};
 use crate::util::accounts::Ids;
 
-/// A file that was looked into.
+/// Whether the client may do what it wants to with the guest that is in a file.
+pub(super) type Judge<'a> = &'a (dyn Fn(&Domain) -> Result<()> + Send + Sync);
+
+/// A file that was looked into. It is read no other way from then on: under its name there may be another one.
 #[derive(Debug)]
 pub(super) struct Image {
     pub path: PathBuf,
+    pub file: File,
     /// Who may read it if root may not.
     pub user: Option<Ids>,
     pub prologue: Prologue,
@@ -48,13 +53,19 @@ pub(super) struct Wishes {
 
 impl Domains {
     /// `virDomainRestoreFlags`
-    pub async fn restore(self: &Arc<Self>, path: &str, xml: Option<&str>, flags: u32) -> Result<()> {
+    pub async fn restore(
+        self: &Arc<Self>,
+        path: &str,
+        xml: Option<&str>,
+        flags: u32,
+        judge: Judge<'_>,
+    ) -> Result<()> {
         let flags = RestoreFlags::accept(flags)?;
-        Box::pin(self.restore_from(Path::new(path), xml, None, flags)).await
+        Box::pin(self.restore_from(Path::new(path), xml, None, flags, judge)).await
     }
 
     /// The same with parameters.
-    pub async fn restore_with(self: &Arc<Self>, params: Params, flags: u32) -> Result<()> {
+    pub async fn restore_with(self: &Arc<Self>, params: Params, flags: u32, judge: Judge<'_>) -> Result<()> {
         params.validate(&[
             ("file", ParamType::Text),
             ("dxml", ParamType::Text),
@@ -64,7 +75,7 @@ impl Domains {
         let flags = RestoreFlags::accept(flags)?;
         let channels = params.int("parallel.channels").copied();
         let xml = params.text("dxml").map(String::as_str);
-        Box::pin(self.restore_from(Path::new(path), xml, channels, flags)).await
+        Box::pin(self.restore_from(Path::new(path), xml, channels, flags, judge)).await
     }
 
     async fn restore_from(
@@ -73,11 +84,13 @@ impl Domains {
         xml: Option<&str>,
         channels: Option<i32>,
         flags: RestoreFlags,
+        judge: Judge<'_>,
     ) -> Result<()> {
         if flags.contains(RestoreFlags::RUNNING | RestoreFlags::PAUSED) {
             return Err(exclusive("VIR_DOMAIN_SAVE_RUNNING", "VIR_DOMAIN_SAVE_PAUSED"));
         }
         let mut image = self.look_into(path).await?;
+        judge(&image.definition)?;
         if let Some(xml) = xml {
             image.definition = self.replacement(&image.definition, xml).await?;
         }
@@ -112,9 +125,10 @@ impl Domains {
     /// What a file says of the guest in it.
     pub(super) async fn look_into(&self, path: &Path) -> Result<Image> {
         let user = self.rules.security.default_ids();
-        let prologue = read_prologue(path, user).await??;
+        let (file, prologue) = read_prologue(path, user).await?;
+        let prologue = prologue?;
         let definition = self.read_definition(&prologue.xml).await?;
-        Ok(Image { path: path.to_owned(), user, prologue, definition })
+        Ok(Image { path: path.to_owned(), file, user, prologue, definition })
     }
 
     /// A client's definition instead of the one in a file, if the guest would not notice.
@@ -182,12 +196,23 @@ impl Domains {
 }
 
 /// The file's first part; the inner error is what is wrong with the file itself.
-pub(super) async fn read_prologue(
+async fn read_prologue(
     path: &Path,
     user: Option<Ids>,
-) -> Result<std::result::Result<Prologue, SaveImageError>> {
+) -> Result<(File, std::result::Result<Prologue, SaveImageError>)> {
     let path = path.to_owned();
-    blocking(move || Ok(Prologue::read(&mut save_file::open(&path, Cache::Used, user)?))).await
+    blocking(move || {
+        let mut file = save_file::open(&path, Cache::Used, user)?;
+        let prologue = Prologue::read(&mut file);
+        Ok((file, prologue))
+    })
+    .await
+}
+
+impl Image {
+    fn open(&self, cache: Cache) -> Result<File> {
+        Ok(save_file::open(&save_file::of_open(&self.file), cache, self.user)?)
+    }
 }
 
 /// Has the QEMU that waits for it take the state in.
@@ -201,14 +226,15 @@ pub(super) async fn load<O: AsyncOp>(
     let mut feed = None;
     let source = match image.prologue.format {
         SaveFormat::Sparse => {
-            let mut files = vec![save_file::open(&image.path, Cache::Used, image.user)?.into()];
+            let mut files = vec![image.open(Cache::Used)?.into()];
             if wishes.cache == Cache::Bypassed {
-                files.push(save_file::open(&image.path, Cache::Bypassed, image.user)?.into());
+                files.push(image.open(Cache::Bypassed)?.into());
             }
             Target::Mapped { files, offset }
         }
         _ => {
-            let (source, opened) = Feed::open(&image.path, offset, packer, wishes.cache, image.user).await?;
+            let (source, opened) =
+                Feed::open(image.open(wishes.cache)?, &image.path, offset, packer, wishes.cache).await?;
             feed = Some(opened);
             Target::Descriptor(source)
         }

@@ -188,8 +188,7 @@ fn with_existing(drivers: &Drivers, name: Arc<str>, parsed: Domain) -> Vec<Objec
 fn saved<'a>(drivers: &'a Drivers, path: Option<&'a str>) -> Found<'a> {
     Box::pin(async move {
         let path = path.ok_or_else(|| Error::invalid_arg("missing path to restore from"))?;
-        let xml = drivers.domains.save_image_xml(path, 0).await?;
-        let parsed = crate::drivers::domain::parse(&xml).await?;
+        let parsed = drivers.domains.saved_definition(path).await?;
         Ok(with_existing(drivers, Arc::from(&*parsed.name), parsed))
     })
 }

@@ -1,13 +1,14 @@
 //! The one place where a call meets the access drivers.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ferrovirt_protocol::procedure::{Acl, Procedure};
 
 use super::about::{self, About};
 use super::driver::{AccessDriver, Object, Who};
+use crate::conf::domain::Domain;
 use crate::drivers::Drivers;
 use crate::error::{Error, Origin, Result};
 
@@ -66,11 +67,13 @@ pub struct Asking {
     /// A driver could not be asked. The rest of the call is refused without asking: a list would wait for
     /// each of its objects.
     has_failed: Arc<AtomicBool>,
+    /// What the call was said to be about.
+    judged: Arc<OnceLock<Vec<Object>>>,
 }
 
 impl Asking {
     pub fn new(access: Arc<Access>, who: Arc<Who>) -> Self {
-        Self { access, who, filtered: Arc::default(), has_failed: Arc::default() }
+        Self { access, who, filtered: Arc::default(), has_failed: Arc::default(), judged: Arc::default() }
     }
 
     /// All checks of a call's annotations whose conditions its arguments meet.
@@ -95,8 +98,9 @@ impl Asking {
             // Routes without either are refused when the daemon starts.
             (None, None) => Vec::new(),
         };
+        let objects = self.judged.get_or_init(|| objects);
         for check in others {
-            let mut subjects = Vec::from_iter(&objects);
+            let mut subjects = Vec::from_iter(objects);
             subjects.retain(|object| object.class() == check.object);
             if subjects.is_empty() {
                 return Err(denied());
@@ -106,6 +110,17 @@ impl Asking {
             }
         }
         Ok(())
+    }
+
+    /// Refuses what has been read a second time and is not what was judged by.
+    pub fn require_judged(&self, read: &Domain) -> Result<()> {
+        let is_it =
+            |object: &Object| matches!(object, Object::Domain { definition: Some(it), .. } if **it == *read);
+        if self.judged.get().is_some_and(|objects| objects.iter().any(is_it)) {
+            Ok(())
+        } else {
+            Err(denied())
+        }
     }
 
     /// Refuses to send a list that nobody has cut down: what a new call forgets is not shown.

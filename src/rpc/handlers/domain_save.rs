@@ -50,23 +50,27 @@ async fn save_params(call: Call, args: DomainSaveParamsArgs) -> Result<()> {
 }
 
 async fn restore(call: Call, args: DomainRestoreFlagsArgs) -> Result<()> {
-    call.drivers.domains.restore(&args.from, args.dxml.as_deref(), args.flags).await
+    let judge = |saved: &_| call.judged(saved);
+    call.drivers.domains.restore(&args.from, args.dxml.as_deref(), args.flags, &judge).await
 }
 
 async fn restore_params(call: Call, args: DomainRestoreParamsArgs) -> Result<()> {
-    call.drivers.domains.restore_with(convert::from_params(args.params), args.flags).await
+    let judge = |saved: &_| call.judged(saved);
+    call.drivers.domains.restore_with(convert::from_params(args.params), args.flags, &judge).await
 }
 
 async fn save_image_get_xml_desc(
     call: Call,
     args: DomainSaveImageGetXmlDescArgs,
 ) -> Result<DomainSaveImageGetXmlDescRet> {
-    let xml = call.drivers.domains.save_image_xml(&args.file, args.flags).await?;
+    let xml =
+        call.drivers.domains.save_image_xml(&args.file, args.flags, &|saved| call.judged(saved)).await?;
     Ok(DomainSaveImageGetXmlDescRet { xml })
 }
 
 async fn save_image_define_xml(call: Call, args: DomainSaveImageDefineXmlArgs) -> Result<()> {
-    call.drivers.domains.define_save_image(&args.file, &args.dxml, args.flags).await
+    let judge = |saved: &_| call.judged(saved);
+    call.drivers.domains.define_save_image(&args.file, &args.dxml, args.flags, &judge).await
 }
 
 async fn managed_save(call: Call, args: DomainManagedSaveArgs) -> Result<()> {
