@@ -38,6 +38,7 @@ impl Kept {
         let mut daemon = daemon();
         let places = ["etc/libvirt", "var/lib/libvirt/qemu/snapshot", "var/lib/libvirt/qemu/checkpoint"];
         let mounts = places.map(|place| Small::new(&daemon.path(place), "128k,nr_inodes=48"));
+        daemon.terminate();
         daemon.restart();
         daemon.define(&halting("g"));
         daemon.ok(&["pool-define-as", "p", "dir", "--target", daemon.path("pool").to_str().unwrap()]);
@@ -191,6 +192,7 @@ fn a_guest_that_cannot_be_noted_does_not_start_and_one_that_runs_goes_on() {
     }
     let mut daemon = daemon();
     let small = Small::new(&daemon.path("run/libvirt/qemu"), "256k");
+    daemon.terminate();
     daemon.restart();
     daemon.define(&halting("late"));
     daemon.run(&halting("early"));
