@@ -32,10 +32,10 @@ fn the_memory_of_the_daemon_is_in_no_core_file() {
     }
     let root = tempfile::tempdir().unwrap();
     chown(root.path(), Some(USER), Some(GROUP)).unwrap();
-    let mut setpriv = command("setpriv");
-    setpriv.args([format!("--reuid={USER}"), format!("--regid={GROUP}"), "--clear-groups".to_owned()]);
-    setpriv.args([env!("CARGO_BIN_EXE_ferrovirtd"), "--root", root.path().to_str().unwrap()]);
-    let mut daemon = setpriv.spawn().unwrap();
+    let mut command = ferrovirt_compat::command("setpriv");
+    command.args([format!("--reuid={USER}"), format!("--regid={GROUP}"), "--clear-groups".to_owned()]);
+    command.args([env!("CARGO_BIN_EXE_ferrovirtd"), "--root", root.path().to_str().unwrap()]);
+    let mut daemon = command.spawn().unwrap();
     let files = format!("/proc/{}/status", daemon.id());
     let kept = std::panic::catch_unwind(|| {
         eventually("it serves", || root.path().join("run/libvirt/libvirt-sock").exists().then_some(()));
