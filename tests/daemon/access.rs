@@ -10,15 +10,15 @@ use crate::{kind, on_upstream};
 
 const DENIED: &str = "access denied: 'QEMU' denied access";
 const EVERYTHING: &str = "[[allow]]\nusers = ['root']\npermissions = ['*']\n";
-const CONNECTION: &str = "[[allow]]\nusers = ['root']\npermissions = ['connect:*']\n";
+pub(crate) const CONNECTION: &str = "[[allow]]\nusers = ['root']\npermissions = ['connect:*']\n";
 
 /// A daemon that goes by a policy, which is not there yet.
-fn judging() -> Daemon {
+pub(crate) fn judging() -> Daemon {
     Daemon::start(kind(), "access_drivers = [ \"policy\" ]\nlog_level = 2\n")
 }
 
 /// Gives the daemon other rules.
-fn rule(daemon: &Daemon, rules: &str) {
+pub(crate) fn rule(daemon: &Daemon, rules: &str) {
     fs::write(daemon.path("etc/libvirt/access-policy.toml"), rules).unwrap();
     signal(daemon.pid().cast_signed(), Signal::HUP);
 }

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use ferrovirt_compat::{Daemon, Kind, command, eventually, halting};
+use ferrovirt::qemu::save_image::{Prologue, SaveCookie, SaveFormat, Whole};
+use ferrovirt_compat::{Daemon, Guest, Kind, eventually, halting};
 
+use crate::access::{CONNECTION, judging, rule};
 use crate::endings::{faked, needs_fake};
 use crate::fake_qemu::Behaviour;
 use crate::luks::{gives_away, in_files, in_processes};
@@ -24,6 +27,43 @@ fn table(path: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
 
+#[test]
+fn qemu_has_none_of_the_daemon_s_rights() {
+    if on_upstream() {
+        return; // What spares the daemon when memory is short spares its guests as well.
+    }
+    let other = format!("user = \"+{USER}\"\ngroup = \"+{GROUP}\"\n");
+    for (config, groups) in [("", None), (other.as_str(), Some(GROUP.to_string()))] {
+        let daemon = Daemon::start_with(kind(), "", config);
+        // Where a test may do what a service manager does.
+        let _ = fs::write(format!("/proc/{}/oom_score_adj", daemon.pid()), "-500");
+        daemon.run(&halting("g").tcg());
+        let pid = daemon.qemu_pid("g");
+        let status = table(&format!("/proc/{pid}/status"));
+        for nothing in ["CapInh", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&status[nothing], 16), Ok(0), "{nothing}");
+        }
+        assert_eq!((status["NoNewPrivs"].as_str(), status["Umask"].as_str()), ("1", "0002"));
+        // QEMU's own: SIGPIPE is all that it does not care for, beside what the C library uses inside.
+        assert_eq!(u64::from_str_radix(&status["SigIgn"], 16).unwrap() & !0x1_8000_1000, 0);
+        if let Some(groups) = groups {
+            for nothing in ["CapPrm", "CapEff"] {
+                assert_eq!(u64::from_str_radix(&status[nothing], 16), Ok(0), "{nothing}");
+            }
+            assert_eq!(status["Groups"], groups);
+            assert_eq!(status["Uid"], vec![USER.to_string(); 4].join("\t"));
+            assert_eq!(status["Gid"], vec![groups.as_str(); 4].join("\t"));
+        }
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), "0");
+        // The daemon's own limit is higher, so that it can serve many; the rest is the host's.
+        let limits = |pid: &str| -> Vec<String> {
+            let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+            text.lines().filter(|line| !line.starts_with("Max open files")).map(str::to_owned).collect()
+        };
+        assert_eq!(limits(&pid.to_string()), limits("self"));
+    }
+}
+
 /// A process that may not be dumped has files in `/proc` that are root's, whoever runs it.
 #[test]
 fn the_memory_of_the_daemon_is_in_no_core_file() {
@@ -32,7 +72,7 @@ fn the_memory_of_the_daemon_is_in_no_core_file() {
     }
     let root = tempfile::tempdir().unwrap();
     chown(root.path(), Some(USER), Some(GROUP)).unwrap();
-    let mut command = ferrovirt_compat::command("setpriv");
+    let mut command = std::process::Command::new("setpriv");
     command.args([format!("--reuid={USER}"), format!("--regid={GROUP}"), "--clear-groups".to_owned()]);
     command.args([env!("CARGO_BIN_EXE_ferrovirtd"), "--root", root.path().to_str().unwrap()]);
     let mut daemon = command.spawn().unwrap();
@@ -207,6 +247,61 @@ fn no_name_of_anything_leads_out_of_its_directory() {
         }
     }
     assert!(!Path::new("/tmp/escaped").exists() && !Path::new("/tmp/escaped.xml").exists());
+}
+
+/// A file that a guest was saved in.
+fn saved(guest: &Guest, path: &Path) {
+    // As it always has: one without would get another one with each reading.
+    let uuid = "</name><uuid>40493f99-0ba6-4c2b-b68d-99aea140de85</uuid>";
+    let xml = guest.xml().replace("</name>", uuid);
+    let prologue = Prologue::new(SaveFormat::Raw, xml, &SaveCookie { cpu: None });
+    fs::write(path, prologue.encode(Whole::Yes).unwrap()).unwrap();
+}
+
+#[test]
+fn who_may_see_one_saved_guest_sees_no_other_under_its_name() {
+    if on_upstream() {
+        return;
+    }
+    let daemon = judging();
+    let narrow = "[[allow]]\nusers = ['root']\nnames = ['web-*']\npermissions = ['domain:getattr', 'domain:read', 'domain:write']\n";
+    rule(&daemon, &format!("{CONNECTION}{narrow}"));
+    let (web, db) = (daemon.path("web"), daemon.path("db"));
+    saved(&halting("web-1"), &web);
+    saved(&halting("db-1"), &db);
+    let name = daemon.path("saved");
+    let lead = |to: &Path| {
+        let next = daemon.path("next");
+        symlink(to, &next).unwrap();
+        fs::rename(next, &name).unwrap();
+    };
+    lead(&web);
+    let path = name.to_str().unwrap();
+    let ask = ["save-image-dumpxml", path];
+    eventually("the policy is in force", || daemon.virsh(&ask).success.then_some(()));
+    lead(&db);
+    let refused = daemon.virsh(&ask).fails();
+    assert!(refused.contains("access denied"), "{refused}");
+    let over = AtomicBool::new(false);
+    let seen = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                lead(&web);
+                lead(&db);
+            }
+        });
+        let script = format!(
+            "seen, libvirt_error = set(), __import__('libvirt').libvirtError\n\
+             for _ in range(3000):\n    \
+                 try: seen.add('db-1' if '<name>db-1' in conn.saveImageGetXMLDesc('{path}', 0) else 'web-1')\n    \
+                 except libvirt_error: seen.add('refused')\n\
+             print(sorted(seen))"
+        );
+        let seen = daemon.python(&script);
+        over.store(true, Ordering::Relaxed);
+        seen
+    });
+    assert_eq!(seen.ok().trim(), "['refused', 'web-1']");
 }
 
 /// Programs that other users may run see nothing of the daemon's files.

@@ -1,11 +1,190 @@
 //! A host that has no room left, or lets nobody write: what was there stays, and nothing is half there.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use ferrovirt_compat::halting;
+use ferrovirt_compat::{Daemon, halting, run};
 
 use crate::migrate_failures::Small;
 use crate::{daemon, on_upstream};
+
+const SECRET: &str = "5f1f2f50-8403-4b23-88d6-21ccc2f80d70";
+
+/// All files below a directory, with what is in them.
+fn tree(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_dir() {
+            found.extend(tree(&path));
+        } else if kind.is_file() {
+            found.push((path.clone(), fs::read(&path).unwrap()));
+        } else {
+            found.push((path, Vec::new()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Files that the daemon keeps what clients tell it in, on file systems of their own; with one of each kind in them.
+struct Kept {
+    daemon: Daemon,
+    mounts: Vec<Small>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let mut daemon = daemon();
+        let places = ["etc/libvirt", "var/lib/libvirt/qemu/snapshot", "var/lib/libvirt/qemu/checkpoint"];
+        let mounts = places.map(|place| Small::new(&daemon.path(place), "128k,nr_inodes=48"));
+        daemon.terminate();
+        daemon.restart();
+        daemon.define(&halting("g"));
+        daemon.ok(&["pool-define-as", "p", "dir", "--target", daemon.path("pool").to_str().unwrap()]);
+        let secret = format!("<secret><uuid>{SECRET}</uuid></secret>");
+        daemon.with_xml(&secret, |file| daemon.ok(&["secret-define", file]));
+        daemon.ok(&["secret-set-value", SECRET, "--base64", "b2xk"]);
+        daemon.with_xml(&moment(&daemon, "domainsnapshot", "s"), |file| {
+            daemon.ok(&["snapshot-create", "g", file, "--redefine"])
+        });
+        Self { daemon, mounts: mounts.into() }
+    }
+
+    fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        self.mounts.iter().flat_map(|mount| tree(&mount.0)).collect()
+    }
+
+    /// What clients are told of what is kept.
+    fn told(&self) -> String {
+        let ask = |arguments: &[&str]| self.daemon.ok(arguments);
+        [
+            ask(&["list", "--all", "--name"]),
+            ask(&["dumpxml", "g"]),
+            ask(&["dominfo", "g"]),
+            ask(&["pool-list", "--all"]),
+            ask(&["pool-dumpxml", "p"]),
+            ask(&["secret-list"]),
+            ask(&["secret-get-value", SECRET]),
+            ask(&["snapshot-list", "g", "--name"]),
+            ask(&["checkpoint-list", "g", "--name"]),
+        ]
+        .join("\n")
+    }
+
+    /// Everything that has to be written down.
+    fn writes(&self) -> Vec<(&'static str, Vec<String>)> {
+        let daemon = &self.daemon;
+        let file = |name: &str, text: &str| {
+            let path = daemon.path(name);
+            fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let long = "<description>LONG</description></domain>".replace("LONG", &"long ".repeat(20_000));
+        let new = file("new.xml", &halting("new").xml());
+        let longer = file("longer.xml", &daemon.ok(&["dumpxml", "g"]).replace("</domain>", &long));
+        let usage = "<usage type='volume'><volume>/v</volume></usage>";
+        let secret = file("secret.xml", &format!("<secret>{usage}</secret>"));
+        let pool = file("pool.xml", &daemon.ok(&["pool-dumpxml", "p"]).replace("<path>", "<path>/elsewhere"));
+        let snapshot = file("snapshot.xml", &moment(daemon, "domainsnapshot", "t"));
+        vec![
+            ("a new guest", words(&["define", &new])),
+            ("another definition", words(&["define", &longer])),
+            ("metadata", words(&["desc", "g", "--config", "other"])),
+            ("a new pool", words(&["pool-define-as", "q", "dir", "--target", "/nowhere"])),
+            ("another pool", words(&["pool-define", &pool])),
+            ("a new secret", words(&["secret-define", &secret])),
+            ("another value", words(&["secret-set-value", SECRET, "--base64", "bmV3"])),
+            ("a snapshot", words(&["snapshot-create", "g", &snapshot, "--redefine"])),
+        ]
+    }
+
+    /// Has everything refused for this cause, with nothing changed.
+    fn refuses_all(&self, cause: &str, more: &[(&'static str, Vec<String>)]) {
+        let (files, told) = (self.files(), self.told());
+        for (what, words) in self.writes().iter().chain(more) {
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            let error = self.daemon.virsh(&words).fails();
+            assert!(error.contains(cause), "{what}: {error}");
+            assert!(self.files() == files, "{what} has left something behind");
+            assert_eq!(self.told(), told, "{what}");
+        }
+    }
+
+    fn takes_all(&self) {
+        for (what, words) in self.writes() {
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            let ran = self.daemon.virsh(&words);
+            assert!(ran.success, "{what}: {}", ran.err);
+        }
+        assert_eq!(self.daemon.ok(&["secret-get-value", SECRET]).trim(), "bmV3");
+    }
+}
+
+/// One that was made before.
+fn moment(daemon: &Daemon, kind: &str, name: &str) -> String {
+    let uuid = daemon.ok(&["domuuid", "g"]);
+    format!(
+        "<{kind}><name>{name}</name><state>shutoff</state><creationTime>1700000000</creationTime>\
+         <domain type='kvm'><name>g</name><uuid>{}</uuid><memory>1024</memory><os><type>hvm</type></os></domain></{kind}>",
+        uuid.trim()
+    )
+}
+
+#[test]
+fn without_room_what_was_kept_stays_and_nothing_is_half_there() {
+    if on_upstream() {
+        return; // It does not see what is mounted here.
+    }
+    let kept = Kept::new();
+    let full = |mount: &Small| {
+        let filler = mount.0.join("filler");
+        // As much as there is room for; then no more names either.
+        let _ = fs::write(&filler, vec![1; 256 << 10]);
+        (0..64).take_while(|at| fs::write(mount.0.join(format!("filler-{at}")), "").is_ok()).count();
+    };
+    kept.mounts.iter().for_each(full);
+    let links = [
+        ("a guest's autostart", vec!["autostart".to_owned(), "g".to_owned()]),
+        ("a pool's autostart", vec!["pool-autostart".to_owned(), "p".to_owned()]),
+    ];
+    kept.refuses_all("No space left on device", &links);
+    for mount in &kept.mounts {
+        for (path, _) in tree(&mount.0).iter().filter(|(path, _)| path.to_string_lossy().contains("filler")) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    kept.takes_all();
+}
+
+#[test]
+fn where_nobody_may_write_nothing_changes() {
+    if on_upstream() {
+        return; // It does not see what is mounted here.
+    }
+    let kept = Kept::new();
+    let mount = |how: &str| {
+        for small in &kept.mounts {
+            run("mount", &["-o", how, small.0.to_str().unwrap()]).ok();
+        }
+    };
+    mount("remount,ro");
+    let more = [
+        ("a guest's autostart", vec!["autostart".to_owned(), "g".to_owned()]),
+        ("a pool's autostart", vec!["pool-autostart".to_owned(), "p".to_owned()]),
+        ("a guest's end", vec!["undefine".to_owned(), "g".to_owned(), "--snapshots-metadata".to_owned()]),
+        ("a pool's end", vec!["pool-undefine".to_owned(), "p".to_owned()]),
+        ("a secret's end", vec!["secret-undefine".to_owned(), SECRET.to_owned()]),
+        (
+            "a snapshot's end",
+            vec!["snapshot-delete".to_owned(), "g".to_owned(), "s".to_owned(), "--metadata".to_owned()],
+        ),
+    ];
+    kept.refuses_all("Read-only file system", &more);
+    mount("remount,rw");
+    kept.takes_all();
+}
 
 /// A guest of which no next daemon would know is not started, and one that runs goes on.
 #[test]
