@@ -51,8 +51,8 @@ fn qemu_has_none_of_the_daemon_s_rights() {
                 assert_eq!(u64::from_str_radix(&status[nothing], 16), Ok(0), "{nothing}");
             }
             assert_eq!(status["Groups"], groups);
-            assert_eq!(status["Uid"], vec![USER.to_string(); 4].join("\t"));
-            assert_eq!(status["Gid"], vec![groups.as_str(); 4].join("\t"));
+            assert_eq!(status["Uid"], std::array::from_fn::<_, 4, _>(|_| USER.to_string()).join("\t"));
+            assert_eq!(status["Gid"], [groups.as_str(); 4].join("\t"));
         }
         assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), "0");
         // The daemon's own limit is higher, so that it can serve many; the rest is the host's.
@@ -72,7 +72,7 @@ fn the_memory_of_the_daemon_is_in_no_core_file() {
     }
     let root = tempfile::tempdir().unwrap();
     chown(root.path(), Some(USER), Some(GROUP)).unwrap();
-    let mut command = std::process::Command::new("setpriv");
+    let mut command = ferrovirt_compat::command("setpriv");
     command.args([format!("--reuid={USER}"), format!("--regid={GROUP}"), "--clear-groups".to_owned()]);
     command.args([env!("CARGO_BIN_EXE_ferrovirtd"), "--root", root.path().to_str().unwrap()]);
     let mut daemon = command.spawn().unwrap();
