@@ -269,16 +269,17 @@ impl Domains {
             let beginning = Beginning::Loaded(Paused::StartingUp);
             let plan = Plan { definition: &inactive, owner: None, beginning, exact_cpu: None };
             self.run(job, plan).await?;
-            self.tell(&object, |state| {
-                state.run = RunState::Paused(Paused::FromSnapshot);
-                let mut events = vec![DomainEvent::Lifecycle(Lifecycle::Started(Started::FromSnapshot))];
-                events.extend(
-                    paused.then_some(DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::FromSnapshot))),
-                );
-                events
-            });
-            if !paused {
+            let started = DomainEvent::Lifecycle(Lifecycle::Started(Started::FromSnapshot));
+            if paused {
+                let suspended = DomainEvent::Lifecycle(Lifecycle::Suspended(Suspended::FromSnapshot));
+                self.tell(&object, |state| {
+                    state.run = RunState::Paused(Paused::FromSnapshot);
+                    vec![started, suspended]
+                });
+            } else {
+                // It resumes before it is told as started, as any guest that boots.
                 self.let_go(job, Running::Booted).await?;
+                self.tell(&object, |_| vec![started]);
             }
         }
         self.keep_snapshots(&object, changed, Some(snapshot.name().into())).await?;

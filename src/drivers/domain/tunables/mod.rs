@@ -50,7 +50,9 @@ pub fn limits(state: &State, limits: Limits, flags: u32) -> Result<Params> {
 
 /// How many of a kind there are: known whether or not the host can tell them.
 pub fn count(state: &State, limits: Limits, flags: u32) -> Result<i32> {
-    one(state, flags, limits.reader())?;
+    if one(state, flags, limits.reader())? == Impact::LIVE {
+        running(state)?;
+    }
     Ok(i32::try_from(limits.known().len()).unwrap_or(i32::MAX))
 }
 
