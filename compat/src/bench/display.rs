@@ -75,7 +75,8 @@ fn screenshot(wire: &mut Wire, dom: &remote::Domain) {
     }
     assert!(got > 1000, "{got} bytes are no picture");
     wire.send(&frame(header::<Shot>(serial, Status::OK), &[])).expect("the daemon reads");
-    wire.receive().expect("the daemon confirms");
+    // libvirt's daemon may say more than once that there is no more.
+    while wire.receive().expect("the daemon confirms").header.status != Status::OK {}
 }
 
 fn echoes(wire: &mut Wire, dom: &remote::Domain, effort: Effort) -> Samples {
