@@ -176,10 +176,12 @@ impl Domains {
             actions.extend(prepared.iter().flat_map(|it| noted_on(&state, &nodes, it)));
         }
         let done = live.monitor().execute(Transaction { actions }).await;
-        for Overlay { disk, .. } in &prepared {
-            let was = disk_of(running(&state)?, disk.name())?;
-            let images = (Some(&was.storage), Some(&disk.storage));
-            self.audit_image(running(&state)?, Exchange::Snapshot, images, Outcome::of(&done));
+        if let Ok(definition) = running(&state) {
+            for Overlay { disk, .. } in &prepared {
+                let was = disk_of(definition, disk.name()).ok().map(|was| &was.storage);
+                let images = (was, Some(&disk.storage));
+                self.audit_image(definition, Exchange::Snapshot, images, Outcome::of(&done));
+            }
         }
         if let Err(error) = done {
             return Err(give_up(&live, prepared, error.into()).await);
