@@ -41,11 +41,13 @@ start32:
         movl    $0, count
         movl    $0x100000, next
 
-        # Every page its own, so that none is empty.
+        # What looks random (Knuth's and Lewis's generator), so that no compression makes it smaller.
         movl    $0x100000, %edi
-fill:   movl    %edi, (%edi)
-        addl    $4096, %edi
-        cmpl    top, %edi
+        movl    top, %ecx
+fill:   imull   $1664525, %eax, %eax
+        addl    $1013904223, %eax
+        stosl
+        cmpl    %ecx, %edi
         jb      fill
 
         # One interrupt: the timer's, as number 32.

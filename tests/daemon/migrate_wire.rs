@@ -4,7 +4,7 @@ use ferrovirt_compat::wire::Wire;
 use ferrovirt_compat::{Daemon, Kind, eventually, halting};
 use ferrovirt_protocol::remote::{self, TypedParam, TypedParamValue, procedure};
 
-use crate::migrate::{DESTINATION, Hosts, SOURCE, expect_states};
+use crate::migrate::{DESTINATION, Hosts, SOURCE, counting, expect_states};
 use crate::migrate_failures::Migration;
 use crate::takeover::has_upstream;
 
@@ -156,8 +156,7 @@ fn told(daemon: &Daemon) -> serde_json::Value {
 #[test]
 fn qemu_is_told_what_a_client_asks_for_and_forgets_it_afterwards() {
     let hosts = Hosts::new();
-    // Compressed, the memory of a quieter guest might be there before anybody has looked.
-    hosts.source.create(&ferrovirt_compat::dirtying("penguin"));
+    hosts.source.create(&counting());
     let before = told(&hosts.source);
     let to = hosts.destination.uri();
     let through = format!("unix://{}", hosts.destination.path("arrival").display());
