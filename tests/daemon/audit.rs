@@ -1,7 +1,7 @@
 //! What is on record of guests, compared with what libvirt's own daemon records.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ferrovirt_compat::{Daemon, Guest, eventually, halting};
 
@@ -54,6 +54,20 @@ fn starts_stops_and_resources_are_on_record_as_libvirt_records_them() {
     audited(&log, &["success=no virt=kvm op=start reason=booted", &vm]);
 }
 
+/// A name that no other test has for anything.
+fn name(root: &Path) -> String {
+    root.file_name().unwrap().display().to_string()
+}
+
+/// Memory that guests share, which is nobody's to remove but the test's.
+struct Shared(PathBuf);
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 /// All records of a guest, with what differs by chance left out; host-only ones of libvirt's (cgroups) as well.
 fn records(log: &Path, vm: &str, root: &Path) -> Vec<String> {
     let text = fs::read_to_string(log).unwrap();
@@ -64,7 +78,7 @@ fn records(log: &Path, vm: &str, root: &Path) -> Vec<String> {
         let (before, after) = record.split_once(&head).unwrap();
         // Not the uuid, which is of 36 letters, nor what kind of QEMU it is.
         let before = before.replace(" virt=kvm", "").replace(" virt=qemu", "");
-        let after = after[36..].replace(root.to_str().unwrap(), "");
+        let after = after[36..].replace(root.to_str().unwrap(), "").replace(&name(root), "NAME");
         let words = after.split(' ').map(|word| match word.split_once('=') {
             Some(("vm-pid", pid)) if pid != "0" => "vm-pid=PID".to_owned(),
             Some((key, path)) if path.starts_with("\"/dev/pts/") => format!("{key}=PTY"),
@@ -77,7 +91,7 @@ fn records(log: &Path, vm: &str, root: &Path) -> Vec<String> {
 }
 
 /// With something of each kind that a host without devices to give away has.
-fn rich(place: &str) -> Guest {
+fn rich(place: &str, shared: &str) -> Guest {
     let mut guest = halting("rich");
     for device in [
         format!(
@@ -99,7 +113,7 @@ fn rich(place: &str) -> Guest {
         "<console type='pty'><target type='virtio'/></console>".to_owned(),
         "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>".to_owned(),
         "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>".to_owned(),
-        "<shmem name='shared'><model type='ivshmem-plain'/><size unit='M'>1</size></shmem>".to_owned(),
+        format!("<shmem name='{shared}'><model type='ivshmem-plain'/><size unit='M'>1</size></shmem>"),
     ] {
         guest = guest.device(&device);
     }
@@ -117,7 +131,8 @@ fn what_a_guest_gets_and_gives_back_is_on_record_as_libvirt_records_it() {
     let daemon = recording(&log);
     let numa = "<cpu><numa><cell id='0' cpus='0-1' memory='16' unit='MiB'/></numa></cpu>\
                 <maxMemory slots='2' unit='MiB'>512</maxMemory><vcpu current='1'>2</vcpu>";
-    let xml = rich(&place).xml().replace("<os>", &format!("{numa}<os>"));
+    let shared = Shared(Path::new("/dev/shm").join(name(directory.path())));
+    let xml = rich(&place, &name(directory.path())).xml().replace("<os>", &format!("{numa}<os>"));
     daemon.with_xml(&xml, |path| daemon.ok(&["create", path]));
     let ok = |arguments: &[&str]| daemon.ok(&[&arguments[..1], &["rich"], &arguments[1..]].concat());
     let with = |command: &str, xml: &str| daemon.with_xml(xml, |path| ok(&[command, path, "--live"]));
@@ -155,6 +170,7 @@ fn what_a_guest_gets_and_gives_back_is_on_record_as_libvirt_records_it() {
     ok(&["destroy"]);
     audited(&log, &["op=stop reason=destroyed", "vm=\"rich\""]);
     assert_eq!(records(&log, "rich", directory.path()), RECORDS.lines().collect::<Vec<_>>());
+    assert!(shared.0.exists(), "it outlives its guests");
 }
 
 const RECORDS: &str = r#"yes vm-ctx=+0:+0 img-ctx=+0:+0 model=dac
@@ -169,7 +185,7 @@ yes resrc=chardev reason=start old-chardev="?" new-chardev="/channel"
 yes resrc=chardev reason=start old-chardev="?" new-chardev=PTY
 yes resrc=rng reason=start old-rng="?" new-rng="/dev/urandom"
 yes resrc=tpm-emulator reason=start device=SWTPM
-yes resrc=shmem reason=start size=1048576 path=/dev/shm/shared
+yes resrc=shmem reason=start size=1048576 path=/dev/shm/NAME
 yes resrc=mem reason=start old-mem=0 new-mem=16384
 yes resrc=vcpu reason=start old-vcpu=0 new-vcpu=1
 yes op=start reason=booted vm-pid=PID
