@@ -5,12 +5,16 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use ferrovirt_compat::{Daemon, Kind, Program, Ran, command, eventually, install_script, run};
+use ferrovirt_compat::{Daemon, Kind, Program, Ran, command, eventually, halting, install_script, run};
 use tempfile::TempDir;
 
+use crate::access::rule;
 use crate::migrate_ways::Network;
 use crate::packaging::lacks;
 use crate::{kind, on_upstream};
+
+/// The host's own, which is the default one, and another that it trusts.
+const REALMS: [&str; 2] = ["EXAMPLE.ORG", "PARTNER.ORG"];
 
 /// A realm on a network where nobody else is, so its ports are free.
 struct Realm {
@@ -20,22 +24,29 @@ struct Realm {
 }
 
 impl Realm {
-    fn new(users: &[&str]) -> Self {
+    fn new(what: &str, users: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("fv").tempdir_in("/tmp").unwrap();
-        let network = Network::new("krb");
+        let network = Network::new(what);
         let place = directory.path().display();
         let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
         write(
             "krb5.conf",
             "[libdefaults]\ndefault_realm = EXAMPLE.ORG\ndns_lookup_kdc = false\ndns_canonicalize_hostname = false\n\
-             rdns = false\nignore_acceptor_hostname = true\n[realms]\nEXAMPLE.ORG = {\nkdc = 127.0.0.1:88\n}\n",
+             rdns = false\nignore_acceptor_hostname = true\n[realms]\nEXAMPLE.ORG = {\nkdc = 127.0.0.1:88\n}\n\
+             PARTNER.ORG = {\nkdc = 127.0.0.1:88\n}\n[domain_realm]\nlocalhost = EXAMPLE.ORG\n",
         );
+        let files = REALMS.map(|realm| {
+            let files = format!("{place}/{realm}");
+            format!(
+                "{realm} = {{\ndatabase_name = {files}\nkey_stash_file = {files}.stash\nacl_file = {files}.acl\n}}\n"
+            )
+        });
         write(
             "kdc.conf",
             &format!(
-                "[kdcdefaults]\nkdc_listen = 127.0.0.1:88\nkdc_tcp_listen = 127.0.0.1:88\n[realms]\nEXAMPLE.ORG = {{\n\
-                 database_name = {place}/principal\nkey_stash_file = {place}/stash\nacl_file = {place}/acl\n}}\n\
-                 [logging]\nkdc = FILE:{place}/kdc.log\n"
+                "[kdcdefaults]\nkdc_listen = 127.0.0.1:88\nkdc_tcp_listen = 127.0.0.1:88\n[realms]\n{}\
+                 [logging]\nkdc = FILE:{place}/kdc.log\n",
+                files.concat()
             ),
         );
         let realm = |program: &str, arguments: &[&str]| {
@@ -51,13 +62,19 @@ impl Realm {
                 String::from_utf8_lossy(&ran.stderr)
             );
         };
-        done("kdb5_util", &["create", "-s", "-P", "master"]);
+        let [own, partner] = REALMS;
+        for name in REALMS {
+            done("kdb5_util", &["-r", name, "create", "-s", "-P", "master"]);
+            // Users of the partner's may ask for what is in ours.
+            done("kadmin.local", &["-r", name, "-q", &format!("addprinc -pw trust krbtgt/{own}@{partner}")]);
+        }
         for user in users {
-            done("kadmin.local", &["-q", &format!("addprinc -pw secret-{user} {user}")]);
+            let realm = user.split_once('@').map_or(own, |(_, realm)| realm);
+            done("kadmin.local", &["-r", realm, "-q", &format!("addprinc -pw secret-{user} {user}")]);
         }
         done("kadmin.local", &["-q", "addprinc -randkey libvirt/localhost"]);
         done("kadmin.local", &["-q", &format!("ktadd -k {place}/keytab libvirt/localhost")]);
-        let centre = Program::start(realm("krb5kdc", &["-n"]));
+        let centre = Program::start(realm("krb5kdc", &["-n", "-r", own, "-r", partner]));
         eventually("keys are given out", || {
             let log = fs::read_to_string(directory.path().join("kdc.log")).unwrap_or_default();
             log.contains("commencing operation").then_some(())
@@ -70,7 +87,7 @@ impl Realm {
     }
 
     /// A daemon that asks for Kerberos, and whose own environment is the realm's.
-    fn daemon(&self, ours: &str) -> Daemon {
+    fn daemon(&self, ours: &str, more: &str) -> Daemon {
         let (krb5, keytab, sasl) = (self.path("krb5.conf"), self.path("keytab"), self.path("sasl.conf"));
         fs::write(&sasl, format!("mech_list: gssapi\nkeytab: {keytab}\n")).unwrap();
         let script = self.path("ferrovirtd");
@@ -79,13 +96,14 @@ impl Realm {
              cp {sasl} \"$root/etc/sasl2/libvirt.conf\"\nexec {ours} \"$@\"\n"
         );
         install_script(Path::new(&script), &text);
-        let config = "listen_addr = '127.0.0.1'\nlisten_tls = 0\nlisten_tcp = 1\ntcp_min_ssf = 128\n\
-                      sasl_allowed_username_list = [ 'alice' ]\nlog_level = 2\n";
+        let config = format!(
+            "listen_addr = '127.0.0.1'\nlisten_tls = 0\nlisten_tcp = 1\ntcp_min_ssf = 128\nlog_level = 2\n{more}"
+        );
         let guests = "user = \"root\"\ngroup = \"root\"\nremember_owner = 0\n";
         Daemon::start_in(
             Some(&self.network.0),
             Kind::Ours(Box::leak(script.into_boxed_str())),
-            config,
+            &config,
             guests,
         )
     }
@@ -117,15 +135,21 @@ fn inside(network: &Network, directory: &Path, program: &str) -> std::process::C
     command
 }
 
+/// The daemon to test, where there is all that a realm needs.
+fn ours() -> Option<&'static str> {
+    let programs = ["kdb5_util", "kadmin.local", "krb5kdc", "kinit"];
+    let lacking = on_upstream() || programs.iter().any(|program| lacks(program)) || lacks_mechanism();
+    match kind() {
+        Kind::Ours(ours) if !lacking => Some(ours),
+        _ => None,
+    }
+}
+
 #[test]
 fn who_has_a_ticket_comes_in_and_what_follows_is_encrypted() {
-    let programs = ["kdb5_util", "kadmin.local", "krb5kdc", "kinit"];
-    let Kind::Ours(ours) = kind() else { return };
-    if on_upstream() || programs.iter().any(|program| lacks(program)) || lacks_mechanism() {
-        return;
-    }
-    let realm = Realm::new(&["alice", "bob"]);
-    let daemon = realm.daemon(ours);
+    let Some(ours) = ours() else { return };
+    let realm = Realm::new("krb", &["alice", "bob"]);
+    let daemon = realm.daemon(ours, "sasl_allowed_username_list = [ 'alice' ]\n");
     let said = realm.virsh(&["uri"]).fails();
     assert!(said.contains("authentication failed"), "{said}");
     realm.log_in("alice");
@@ -145,6 +169,28 @@ fn who_has_a_ticket_comes_in_and_what_follows_is_encrypted() {
     let said = realm.virsh(&["uri"]).fails();
     assert!(said.contains("authentication failed"), "{said}");
     assert!(daemon.log().contains("'bob' not allowed"), "{}", daemon.log());
+}
+
+/// The rules of the example that go by names of SASL's.
+#[test]
+fn the_example_of_a_policy_means_users_of_kerberos() {
+    let Some(ours) = ours() else { return };
+    let users = ["alice/web", "alice/db", "carol/web@PARTNER.ORG"];
+    let realm = Realm::new("kpol", &users);
+    let list = "sasl_allowed_username_list = [ 'alice/*', '*@PARTNER.ORG' ]\n";
+    let daemon = realm.daemon(ours, &format!("access_drivers = [ \"policy\" ]\n{list}"));
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/examples/access-policy.toml");
+    rule(&daemon, &fs::read_to_string(example).unwrap());
+    eventually("the policy is in force", || daemon.virsh(&["list"]).success.then_some(()));
+    daemon.define(&halting("other"));
+    let team = "<metadata><team:name xmlns:team='https://example.org/team'>web</team:name></metadata>";
+    let xml = halting("site").xml().replace("</name>", &format!("</name>{team}"));
+    daemon.with_xml(&xml, |file| daemon.ok(&["define", file]));
+    for (user, seen) in users.into_iter().zip(["site", "", "site"]) {
+        realm.log_in(user);
+        assert_eq!(realm.virsh(&["list", "--all", "--name"]).ok().trim(), seen, "{user}");
+        assert!(daemon.log().contains(&format!("SASL name '{user}'")), "{user}: {}", daemon.log());
+    }
 }
 
 /// Whether the library has the mechanism, which is a package of its own.
