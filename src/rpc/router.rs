@@ -40,7 +40,7 @@ use super::stream::Pipe;
 use crate::conf::domain::Domain;
 use crate::drivers::Drivers;
 use crate::error::{Error, Origin, Result};
-use crate::util::context;
+use crate::util::{context, uuid};
 
 /// One call on its way through a handler.
 #[derive(Debug)]
@@ -319,7 +319,7 @@ impl Routes {
                     let answer = handler.handle(call, args).await?;
                     asking.require_filtered::<P>().map(|()| answer)
                 };
-                send(&reply, handled.await)
+                send(&reply, uuid::drawn_once(handled).await)
             }))
         }));
     }

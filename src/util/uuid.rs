@@ -2,8 +2,20 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use thiserror::Error;
+
+tokio::task_local! {
+    /// The number of what the task that runs makes.
+    static DRAWN: OnceLock<Uuid>;
+}
+
+/// A future in which [`Uuid::of_new`] is the same each time: who judges a text and who carries it out both read
+/// it, and have to mean the same object.
+pub async fn drawn_once<F: Future>(future: F) -> F::Output {
+    DRAWN.scope(OnceLock::new(), future).await
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Uuid(pub [u8; 16]);
@@ -21,6 +33,12 @@ impl Uuid {
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Ok(Self(bytes))
+    }
+
+    /// The number of an object whose definition has none: a fresh one, but within [`drawn_once`].
+    pub fn of_new() -> std::io::Result<Self> {
+        let fresh = Self::random()?;
+        Ok(DRAWN.try_with(|drawn| *drawn.get_or_init(|| fresh)).unwrap_or(fresh))
     }
 
     /// Whether it can name a host: firmware that has none reports all bytes equal.
@@ -104,6 +122,15 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Uuid>(), Err(UuidError), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn within_one_judgement_a_new_object_has_one_number() {
+        let two = || (Uuid::of_new().unwrap(), Uuid::of_new().unwrap());
+        let (one, other) = drawn_once(async { two() }).await;
+        assert_eq!(one, other);
+        let (third, fourth) = two();
+        assert!(third != one && fourth != one && third != fourth);
     }
 
     #[test]

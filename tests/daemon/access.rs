@@ -195,9 +195,10 @@ fn polkit_is_asked_about_every_object_by_libvirts_names_over_one_connection() {
     daemon.ok(&["pool-start", "pool", "--build"]);
     daemon.ok(&["vol-create-as", "pool", "volume", "1M"]);
     daemon.ok(&["vol-delete", "volume", "pool"]);
-    let secret = "09090909-0909-4909-8909-090909090909";
-    let xml = format!("<secret><uuid>{secret}</uuid><usage type='ceph'><name>store</name></usage></secret>");
-    daemon.with_xml(&xml, |path| daemon.ok(&["secret-define", path]));
+    let xml = "<secret><usage type='ceph'><name>store</name></usage></secret>";
+    daemon.with_xml(xml, |path| daemon.ok(&["secret-define", path]));
+    let listed = daemon.ok(&["secret-list"]);
+    let secret = listed.split_whitespace().find(|word| word.len() == 36).unwrap();
 
     let asked = polkit.asked.lock().unwrap().clone();
     let senders: HashSet<_> = asked.iter().map(|question| &question.sender).collect();
@@ -215,6 +216,10 @@ fn polkit_is_asked_about_every_object_by_libvirts_names_over_one_connection() {
     let uuid = |arguments: &[&str]| daemon.ok(arguments).trim().to_owned();
     let (domain, number) = (uuid(&["domuuid", "web"]), uuid(&["pool-uuid", "pool"]));
     expect("org.libvirt.api.connect.getattr", &[]);
+    // The number that what is defined without one is to have.
+    let defined = asked.iter().find(|question| question.action == "org.libvirt.api.domain.write").unwrap();
+    assert_eq!(defined.details["domain_uuid"], domain);
+    expect("org.libvirt.api.storage-pool.save", &[("pool_name", "pool"), ("pool_uuid", &number)]);
     expect("org.libvirt.api.domain.start", &[("domain_name", "web"), ("domain_uuid", &domain)]);
     expect("org.libvirt.api.storage-pool.start", &[("pool_name", "pool"), ("pool_uuid", &number)]);
     let key = format!("{pool}/volume");

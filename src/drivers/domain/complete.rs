@@ -51,14 +51,23 @@ impl Domains {
     }
 }
 
-/// Reads a definition. A text of megabytes keeps a thread busy for long; it must not be one that answers other clients.
+/// Reads a definition, which has a uuid from now on. A text of megabytes keeps a thread busy for long; it must not
+/// be one that answers other clients.
 pub async fn parse(xml: &str) -> Result<Domain> {
     const LARGE: usize = 64 * 1024;
-    if xml.len() < LARGE {
-        return Ok(Domain::parse(xml, Form::INACTIVE)?);
-    }
-    let xml = xml.to_owned();
-    blocking(move || Ok(Domain::parse(&xml, Form::INACTIVE)?)).await
+    let mut definition = if xml.len() < LARGE {
+        Domain::parse(xml, Form::INACTIVE)?
+    } else {
+        let xml = xml.to_owned();
+        blocking(move || Ok(Domain::parse(&xml, Form::INACTIVE)?)).await?
+    };
+    let fresh = Uuid::of_new().map_err(no_numbers)?;
+    definition.identify(|| fresh);
+    Ok(definition)
+}
+
+fn no_numbers(error: io::Error) -> Error {
+    Error::io("cannot get random numbers", error)
 }
 
 /// Fills in what a definition leaves out.
@@ -69,11 +78,11 @@ pub(super) fn fill_in(definition: &mut Domain, facts: &Facts<'_>) -> Result<()> 
 }
 
 pub(super) fn random_uuid() -> Result<Uuid> {
-    Uuid::random().map_err(|error| Error::io("cannot get random numbers", error))
+    Uuid::random().map_err(no_numbers)
 }
 
 pub(super) fn random_mac() -> Result<Mac> {
-    Mac::random(Mac::QEMU_PREFIX).map_err(|error| Error::io("cannot get random numbers", error))
+    Mac::random(Mac::QEMU_PREFIX).map_err(no_numbers)
 }
 
 /// uuids and MAC addresses from the kernel's random numbers.
@@ -84,7 +93,7 @@ struct Random {
 
 impl Random {
     fn check(self) -> Result<()> {
-        self.failed.map_or(Ok(()), |error| Err(Error::io("cannot get random numbers", error)))
+        self.failed.map_or(Ok(()), |error| Err(no_numbers(error)))
     }
 }
 

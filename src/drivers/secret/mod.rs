@@ -102,7 +102,7 @@ impl Secrets {
         /// `VIR_SECRET_DEFINE_VALIDATE`
         const VALIDATE: u32 = 1;
         no_flags(flags & !VALIDATE, "secretDefineXML")?;
-        let fresh = Uuid::random().map_err(|error| ours(Error::io("Failed to generate UUID", error)))?;
+        let fresh = Uuid::of_new().map_err(|error| ours(Error::io("Failed to generate UUID", error)))?;
         let secret = Arc::new(Secret::parse(xml, fresh).map_err(refused)?);
         self.change(move |secrets| secrets.define_read(secret)).await
     }

@@ -198,7 +198,7 @@ impl Storage {
 
 /// Reads a client's definition.
 pub(super) fn read(xml: &str) -> Result<Pool> {
-    let fresh = Uuid::random().map_err(|error| Storage::io("unable to generate uuid", error))?;
+    let fresh = Uuid::of_new().map_err(|error| Storage::io("unable to generate uuid", error))?;
     Pool::parse(xml, fresh).map_err(errors::refused)
 }
 

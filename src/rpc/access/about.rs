@@ -205,8 +205,13 @@ fn arrived(drivers: &Drivers, name: Option<&str>) -> Result<Object> {
     Ok(of(&drivers.domains.list.by_name(name)?.state()))
 }
 
+/// The one that the handler gives it as well.
+fn number() -> Result<Uuid> {
+    Uuid::of_new().map_err(|error| Error::io("cannot get random numbers", error))
+}
+
 fn new_pool(drivers: &Drivers, xml: &str) -> Result<Vec<Object>> {
-    let parsed = Pool::parse(xml, Uuid([0; 16]))?;
+    let parsed = Pool::parse(xml, number()?)?;
     let existing = [drivers.storage.by_uuid(parsed.uuid), drivers.storage.by_name(&parsed.name)];
     let mut existing: Vec<_> = existing.into_iter().flatten().collect();
     existing.dedup_by_key(|state| state.current.uuid);
@@ -227,7 +232,7 @@ fn new_volume(drivers: &Drivers, pool: &StoragePool, xml: &str) -> Result<Object
 }
 
 fn new_secret(drivers: &Drivers, xml: &str) -> Result<Vec<Object>> {
-    let parsed = Secret::parse(xml, Uuid([0; 16]))?;
+    let parsed = Secret::parse(xml, number()?)?;
     let existing = drivers.secrets.by_uuid(parsed.uuid);
     let mut objects: Vec<_> = existing.iter().map(|found| secret(found)).collect();
     let SecretRef { uuid, usage, usage_id } = crate::drivers::secret::reference(&parsed);

@@ -129,13 +129,18 @@ pub trait Generator {
 const MAX_DEVICES: usize = 1024;
 
 impl Domain {
+    /// Gives it a uuid if it has none: the one that its firmware's tables show, or else a fresh one.
+    pub fn identify(&mut self, fresh: impl FnOnce() -> Uuid) {
+        if !self.has_uuid() {
+            self.uuid = self.smbios_uuid().unwrap_or_else(fresh);
+        }
+    }
+
     /// Completes an inactive definition that was just read.
     pub fn defaults(&mut self, facts: &Facts<'_>, generator: &mut dyn Generator) -> Result<()> {
         check_counts(&self.devices)?;
-        let shown = self.smbios_uuid();
-        if !self.has_uuid() {
-            self.uuid = shown.unwrap_or_else(|| generator.uuid());
-        } else if shown.is_some_and(|shown| shown != self.uuid) {
+        self.identify(|| generator.uuid());
+        if self.smbios_uuid().is_some_and(|shown| shown != self.uuid) {
             let message = "UUID mismatch between <uuid> and <sysinfo>";
             return Err(ConfError::new(ErrorKind::XmlDetail, message));
         }
