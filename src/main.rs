@@ -29,6 +29,8 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(1);
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Threads for calls that block: file system work.
 const BLOCKING_THREADS: usize = 64;
+/// How long such a thread waits for more, before it ends. What nobody needs neither wakes up later nor holds memory.
+const BLOCKING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Open files the daemon asks for, where the hard limit lets it.
 const DESCRIPTORS: u64 = 65_536;
@@ -172,6 +174,7 @@ fn foreground(options: Options) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_PATIENCE)
         .enable_all()
         .build()?;
     let served = runtime.block_on(serve(setup, read_config, ready));

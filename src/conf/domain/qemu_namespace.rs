@@ -113,8 +113,8 @@ fn read_overrides(root: Element<'_>) -> Result<Vec<DeviceOverride>> {
     Ok(overrides)
 }
 
-impl Part for QemuNamespace {
-    fn read(element: Element<'_>) -> Result<Self> {
+impl QemuNamespace {
+    fn read_extras(element: Element<'_>) -> Result<Self> {
         let mut extras = QemuExtras::default();
         let commandline = element.child_in(QEMU_NAMESPACE, "commandline");
         for arg in children(commandline, "arg") {
@@ -139,6 +139,12 @@ impl Part for QemuNamespace {
         }
         let empty = extras == QemuExtras::default();
         Ok(Self((!empty).then(|| Box::new(extras))))
+    }
+}
+
+impl Part for QemuNamespace {
+    fn read(element: Element<'_>) -> Result<Self> {
+        Self::read_extras(element).map_err(ConfError::by_qemu_driver)
     }
 
     fn write_attributes(&self, out: &mut Writer) {

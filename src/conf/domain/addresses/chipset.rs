@@ -42,7 +42,7 @@ pub(super) fn is_piix3(kind: &ControllerKind, index: u32, address: &PciAddress) 
 fn fix(controller: &mut Controller, place: PciAddress, refusal: &'static str) -> Result<PciAddress> {
     match present(&controller.info) {
         Some(given) if (PciAddress { multifunction: None, ..given }) != place => {
-            Err(ConfError::internal(refusal))
+            Err(ConfError::internal(refusal).by_qemu_driver())
         }
         Some(given) => Ok(given),
         None => {

@@ -49,7 +49,7 @@ fn assign_memory_slots(domain: &mut Domain) -> Result<()> {
             free += 1;
         }
         if free >= slots {
-            return Err(ConfError::internal("failed to find an empty memory slot"));
+            return Err(ConfError::internal("failed to find an empty memory slot").by_qemu_driver());
         }
         taken.push(free);
         device.info.address = Some(Address::Dimm(DimmAddress { slot: free, base: None }));

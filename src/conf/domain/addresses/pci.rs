@@ -86,7 +86,8 @@ fn count_buses(devices: &Devices) -> Result<u32> {
     match highest {
         Some(index) if index >= MAX_BUSES => Err(ConfError::internal(format!(
             "Inappropriate new pci controller index {index} exceeds addrs array length"
-        ))),
+        ))
+        .by_qemu_driver()),
         Some(index) => Ok(index + 1),
         None => Ok(0),
     }
@@ -115,7 +116,7 @@ fn fill(domain: &mut Domain, facts: &Facts<'_>, needs: Needs, buses: u32, growth
         {
             if models.first() != Some(&PciModel::PciRoot) {
                 let message = "Bus 0 must be PCI for integrated PIIX3 USB or IDE controllers";
-                return Err(ConfError::internal(message));
+                return Err(ConfError::internal(message).by_qemu_driver());
             }
             return Ok(());
         }
@@ -224,7 +225,7 @@ fn place_disks(devices: &mut Devices, set: &mut PciSet, needs: Needs, pass: Pass
             Some(address) if !matches!(address, Address::Pci(_)) => {
                 let kind = address.tag();
                 let message = format!("virtio disk cannot have an address of type '{kind}'");
-                return Err(ConfError::unsupported(message));
+                return Err(ConfError::unsupported(message).by_qemu_driver());
             }
             _ => place(set, &mut disk.info, wanted, pass)?,
         }
@@ -327,7 +328,8 @@ fn complete_controllers(devices: &mut Devices, facts: &Facts<'_>) -> Result<()> 
                     return Err(ConfError::unsupported(format!(
                         "PCI controller at index {index} (0x{index:02x}) has bus='0x{bus:02x}', but index must be \
                          larger than bus"
-                    )));
+                    ))
+                    .by_qemu_driver());
                 }
             }
             PciModel::PcieRootPort => {
@@ -344,7 +346,8 @@ fn complete_controllers(devices: &mut Devices, facts: &Facts<'_>) -> Result<()> 
                     return Err(ConfError::unsupported(format!(
                         "No free busNr lower than current lowest busNr is available to auto-assign to bus {bus}. \
                          Must be manually assigned"
-                    )));
+                    ))
+                    .by_qemu_driver());
                 }
                 lowest_bus_nr -= 2;
                 target.bus_nr = Some(lowest_bus_nr);

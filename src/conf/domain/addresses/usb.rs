@@ -133,7 +133,7 @@ fn add_hubs(devices: &mut Devices) -> Result<()> {
     let has_usb = usb.clone().any(|controller| controller.usb_model() != Some(UsbModel::None));
     if count > 0 && !has_usb {
         let message = "USB is disabled for this domain, but USB devices are present in the domain XML";
-        return Err(ConfError::unsupported(message));
+        return Err(ConfError::unsupported(message).by_qemu_driver());
     }
     let available = usb.map(ports).sum::<usize>() + devices.hubs.len() * HUB_PORTS;
     if count > available {

@@ -281,15 +281,17 @@ fn complete_controllers(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {
         let Some(options) = controller.pci_options() else { continue };
         match options.model {
             Some(PciModel::PciRoot | PciModel::PcieRoot) if index != 0 => {
-                return Err(ConfError::xml("pci-root and pcie-root controllers should have index 0"));
+                return Err(
+                    ConfError::xml("pci-root and pcie-root controllers should have index 0").by_qemu_driver()
+                );
             }
             Some(PciModel::PciExpanderBus) if !i440fx => {
                 let message = "pci-expander-bus controllers are only supported on 440fx-based machinetypes";
-                return Err(ConfError::unsupported(message));
+                return Err(ConfError::unsupported(message).by_qemu_driver());
             }
             Some(PciModel::PcieExpanderBus) if !express_expander => {
                 let message = "pcie-expander-bus controllers are not supported with this machine type";
-                return Err(ConfError::unsupported(message));
+                return Err(ConfError::unsupported(message).by_qemu_driver());
             }
             Some(_) => {}
             None => return Err(ConfError::internal("PCI controller model was not set correctly")),
@@ -300,7 +302,8 @@ fn complete_controllers(domain: &mut Domain, facts: &Facts<'_>) -> Result<()> {
             return Err(ConfError::xml(format!(
                 "{model} with index {index} is configured for a NUMA node ({node}) not present in the domain's \
                  <cpu><numa> array ({cells})"
-            )));
+            ))
+            .by_qemu_driver());
         }
     }
     Ok(())
@@ -320,7 +323,7 @@ fn complete_controller(controller: &mut Controller, facts: &Facts<'_>, x86: bool
                     Some(ScsiModel::VirtioScsi)
                 } else {
                     let message = format!("Unable to determine model for SCSI controller idx={index}");
-                    return Err(ConfError::internal(message));
+                    return Err(ConfError::internal(message).by_qemu_driver());
                 };
             }
             if controller.driver.iothread != 0 && !model.is_some_and(ScsiModel::is_virtio) {
@@ -344,7 +347,7 @@ fn complete_controller(controller: &mut Controller, facts: &Facts<'_>, x86: bool
                     if options.ports.is_some_and(|ports| ports > 15) =>
                 {
                     let message = format!("'{model}' controller only supports up to '15' ports");
-                    return Err(ConfError::unsupported(message));
+                    return Err(ConfError::unsupported(message).by_qemu_driver());
                 }
                 _ => {}
             }

@@ -110,7 +110,8 @@ impl Domain {
                 Some(kind) => {
                     return Err(ConfError::failed(format!(
                         "Unable to find '{kind}' firmware that is compatible with the current configuration"
-                    )));
+                    ))
+                    .by_qemu_driver());
                 }
                 None => self.use_known_pair(),
             },

@@ -172,7 +172,8 @@ fn add_root(devices: &mut Devices, model: PciModel) -> Result<()> {
     Err(ConfError::xml(format!(
         "The PCI controller with index='0' must be model='{model}' for this machine type, but model='{found}' was \
          found instead"
-    )))
+    ))
+    .by_qemu_driver())
 }
 
 /// The watchdog that every q35 chipset has.
@@ -254,10 +255,12 @@ pub(super) fn check_cpu(domain: &Domain) -> Result<()> {
 fn check_tseg(domain: &Domain) -> Result<()> {
     let Some(size) = domain.features.smm.and_then(|smm| smm.tseg) else { return Ok(()) };
     if !domain.is_q35() {
-        return Err(ConfError::unsupported("SMM TSEG is only supported with q35 machine type"));
+        return Err(
+            ConfError::unsupported("SMM TSEG is only supported with q35 machine type").by_qemu_driver()
+        );
     }
     if !size.0.is_multiple_of(1 << 20) {
-        return Err(ConfError::unsupported("SMM TSEG size must be divisible by 1 MiB"));
+        return Err(ConfError::unsupported("SMM TSEG size must be divisible by 1 MiB").by_qemu_driver());
     }
     Ok(())
 }

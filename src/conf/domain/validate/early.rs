@@ -37,7 +37,7 @@ pub(in crate::conf::domain) fn timers(clock: &Clock) -> Result<()> {
 
 /// CPU 0 is there from the start, and the order of the others makes sense.
 pub(in crate::conf::domain) fn vcpus(vcpus: &Vcpus) -> Result<()> {
-    let unsupported = |message: &str| Err(ConfError::unsupported(message));
+    let unsupported = |message: &str| Err(ConfError::unsupported(message).by_qemu_driver());
     let find = |id: u32| vcpus.individual.iter().rev().find(|vcpu| vcpu.id == id);
     if vcpus.individual.is_empty() {
         return Ok(());
