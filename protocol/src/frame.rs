@@ -9,6 +9,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::net;
 pub use crate::net::{FrameType, Header, Status};
@@ -49,8 +50,24 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
+/// The header of the frame that begins `buffer`, as soon as it is there.
+pub fn begun(buffer: &[u8]) -> Option<Header> {
+    let header = buffer.get(LENGTH_SIZE..LENGTH_SIZE + HEADER_SIZE)?;
+    Header::decode(&mut Decoder::new(header)).ok()
+}
+
 /// Cuts the next frame off the front of `buffer`, or says that it is not complete yet.
 pub fn cut(buffer: &mut BytesMut, max: usize) -> Result<Option<Frame>, FrameError> {
+    cut_with(buffer, max, |_| false)
+}
+
+/// The same, where some payloads are secret: such a one leaves nothing in the buffer, and is wiped when it is
+/// dropped.
+pub fn cut_with(
+    buffer: &mut BytesMut,
+    max: usize,
+    is_secret: impl FnOnce(&Header) -> bool,
+) -> Result<Option<Frame>, FrameError> {
     let Some(word) = buffer.first_chunk::<LENGTH_SIZE>() else { return Ok(None) };
     let len = u32::from_be_bytes(*word) as usize;
     if len < LENGTH_SIZE + HEADER_SIZE {
@@ -62,11 +79,16 @@ pub fn cut(buffer: &mut BytesMut, max: usize) -> Result<Option<Frame>, FrameErro
     if buffer.len() < len {
         return Ok(None);
     }
-    let mut frame = buffer.split_to(len).freeze();
+    let mut frame = buffer.split_to(len);
     frame.advance(LENGTH_SIZE);
     let header = Header::decode(&mut Decoder::new(&frame[..HEADER_SIZE]))?;
     frame.advance(HEADER_SIZE);
-    Ok(Some(Frame { header, payload: frame }))
+    if !is_secret(&header) {
+        return Ok(Some(Frame { header, payload: frame.freeze() }));
+    }
+    let payload = Bytes::from_owner(Zeroizing::new(frame.to_vec()));
+    frame.zeroize();
+    Ok(Some(Frame { header, payload }))
 }
 
 /// Appends one whole frame to `out`. On error `out` is as it was.
@@ -138,6 +160,18 @@ mod tests {
         let payloads: Vec<_> = frames.iter().map(|frame| (frame.header.serial, &frame.payload[..])).collect();
         assert_eq!(payloads, [(7, &[0, 0, 0, 5][..]), (8, b"raw")]);
         assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_secret_is_taken_out_of_the_buffer() {
+        let mut buffer = BytesMut::new();
+        put_bytes(&mut buffer, &CALL, b"passphrase").unwrap();
+        assert_eq!(begun(&buffer[..27]), None);
+        assert_eq!(begun(&buffer), Some(CALL));
+        let all = buffer.as_ptr_range();
+        let frame = cut_with(&mut buffer, MAX_FRAME, |header| *header == CALL).unwrap().unwrap();
+        assert_eq!(&frame.payload[..], b"passphrase");
+        assert!(!all.contains(&frame.payload.as_ptr()));
     }
 
     #[test]

@@ -122,6 +122,8 @@ pub trait Procedure: 'static {
     /// Where the arguments name what the checks are about. `None` where only a look into a definition, a file
     /// or a list tells.
     const SUBJECT: Option<FindSubject<Self::Args>> = None;
+    /// Its arguments or its reply are wiped from memory after the call.
+    const IS_SECRET: bool = false;
     type Kind: Kind;
     type Args: Encode + Decode + Send + Sync + 'static;
     type Ret: Encode + Decode + Send + Sync + 'static;
@@ -150,6 +152,7 @@ pub struct Entry {
     pub priority: Priority,
     pub acl: &'static [Acl],
     pub traffic: Traffic,
+    pub is_secret: bool,
     /// Sent by the daemon, never called.
     pub is_event: bool,
 }
@@ -163,6 +166,7 @@ impl Entry {
             priority: P::PRIORITY,
             acl: P::ACL,
             traffic: P::Kind::TRAFFIC,
+            is_secret: P::IS_SECRET,
             is_event: false,
         }
     }
@@ -175,6 +179,7 @@ impl Entry {
             priority: Priority::Low,
             acl: &[],
             traffic: Traffic::Plain,
+            is_secret: false,
             is_event: true,
         }
     }

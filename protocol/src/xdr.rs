@@ -245,7 +245,12 @@ impl<'a> Decoder<'a> {
     /// XDR's variable-length array of char, each in a word of its own.
     pub fn chars(&mut self, max: usize) -> DecodeResult<Vec<u8>> {
         let len = self.length(max, 4)?;
-        (0..len).map(|_| self.char()).collect()
+        // Whole at once: what grows leaves copies behind, and passwords come this way.
+        let mut bytes = Vec::with_capacity(len);
+        for _ in 0..len {
+            bytes.push(self.char()?);
+        }
+        Ok(bytes)
     }
 
     /// XDR's fixed-length array of char.

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, BytesMut};
 use ferrovirt_protocol::frame::{self, Frame, FrameError, FrameType, Header, Status};
 use tokio::task::coop;
+use zeroize::Zeroize;
 
 use super::convert;
 use super::keepalive::{Keepalive, Verdict};
@@ -27,6 +28,7 @@ use super::stream::Delivery;
 use super::transport::Transport;
 use crate::error::{Error, Origin};
 use crate::util::context::{self, Context as OnBehalf};
+use crate::util::fds;
 
 /// Most frames, and most bytes of them, held back while a client has all its calls running.
 const MAX_HELD: usize = 64;
@@ -268,7 +270,11 @@ impl<T: Transport> Connection<T> {
                 true => frame::MAX_FRAME,
                 false => frame::MAX_FRAME_UNAUTHENTICATED,
             };
-            let Some(mut frame) = frame::cut(&mut self.input, max)? else { return Ok(None) };
+            let server = &self.server;
+            let Some(mut frame) = frame::cut_with(&mut self.input, max, |header| is_secret(server, header))?
+            else {
+                return Ok(None);
+            };
             let count = match frame.header.kind {
                 FrameType::CALL_WITH_FDS => self.descriptor_count(&mut frame)?,
                 _ => 0,
@@ -306,7 +312,20 @@ impl<T: Transport> Connection<T> {
         }
     }
 
+    /// Moves the beginning of a secret to a larger buffer before it needs one, and leaves none of it behind.
+    fn move_secret(&mut self) {
+        let room = self.input.capacity() - self.input.len();
+        let is_begun = || frame::begun(&self.input).is_some_and(|header| is_secret(&self.server, &header));
+        if room < fds::MIN_READ && self.incomplete.is_none() && is_begun() {
+            let mut larger = BytesMut::with_capacity(2 * self.input.len() + fds::MIN_READ);
+            larger.extend_from_slice(&self.input);
+            self.input.zeroize();
+            self.input = larger;
+        }
+    }
+
     fn receive(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        self.move_secret();
         match self.transport.poll_receive(context, &mut self.input, &mut self.received) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(End::Client),
@@ -390,6 +409,18 @@ impl<T: Transport> Connection<T> {
             }));
         }
     }
+}
+
+impl<T> Drop for Connection<T> {
+    /// A secret may have come in part.
+    fn drop(&mut self) {
+        self.input.zeroize();
+    }
+}
+
+/// Whether what comes with a call is nobody's to find afterwards.
+fn is_secret(server: &Server, header: &Header) -> bool {
+    server.router().entry(header).is_some_and(|entry| entry.is_secret)
 }
 
 /// Runs a waiting call to its end.

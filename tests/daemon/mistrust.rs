@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -322,5 +322,112 @@ fn files_are_the_daemon_s_own() {
             let harmless = path.extension().is_some_and(|it| it == "pid" || it == "conf");
             assert!(!open || harmless, "{}: {:o}", path.display(), found.permissions().mode());
         }
+    }
+}
+
+/// Whether a process has these bytes anywhere in the memory that it writes to.
+fn in_memory(pid: u32, shows: impl Fn(&[u8]) -> bool) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let places = maps.lines().filter(|line| line.contains(" rw")).map(|line| {
+        let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).unwrap());
+        (from, usize::try_from(to - from).unwrap())
+    });
+    // What is not there any more, or never was, has nothing in it.
+    places.into_iter().any(|(from, length)| {
+        let mut content = vec![0; length];
+        memory.read_exact_at(&mut content, from).is_ok() && shows(&content)
+    })
+}
+
+/// As it is, in base64, and with each byte in a word of its own, as SASL's travel.
+fn anyhow(content: &[u8], secret: &str) -> bool {
+    let wide: Vec<u8> = secret.bytes().flat_map(|byte| [0, 0, 0, byte]).collect();
+    gives_away(content, secret) || content.windows(wide.len()).any(|window| window == wide)
+}
+
+#[test]
+fn what_came_with_a_secret_is_wiped_from_memory() {
+    if on_upstream() {
+        return;
+    }
+    let daemon = daemon();
+    daemon.run(&halting("g"));
+    let uuid = "5f1f2f50-8403-4b23-88d6-21ccc2f80d70";
+    let xml = format!("<secret><uuid>{uuid}</uuid></secret>");
+    let there = |secret: &str| in_memory(daemon.pid(), |content| anyhow(content, secret));
+    // It is found where it is.
+    daemon.with_xml(&xml, |file| daemon.ok(&["secret-define", file]));
+    let value = |text: &str| {
+        let script = format!("conn.secretLookupByUUIDString('{uuid}').setValue(b'{text}')");
+        daemon.python(&script)
+    };
+    value(PASSWORD).ok();
+    assert!(there(PASSWORD));
+    daemon.ok(&["secret-undefine", uuid]);
+    assert!(!there(PASSWORD), "a short one");
+    // In more pieces than one, and more than a buffer takes.
+    let long = "Minotaur42".repeat(6000);
+    daemon.with_xml(&xml, |file| daemon.ok(&["secret-define", file]));
+    value(&long).ok();
+    daemon.ok(&["secret-undefine", uuid]);
+    assert!(!there("Minotaur42Minotaur42"), "a long one");
+    daemon.with_xml(&xml, |file| daemon.ok(&["secret-define", file]));
+    let script = format!("conn.secretLookupByUUIDString('{uuid}').setValue(b'Kentaur63', 5)");
+    assert!(!daemon.python(&script).success, "there are no such flags");
+    assert!(!there("Kentaur63"), "one that is refused");
+    daemon.virsh(&["set-user-password", "g", "root", "Chimaera55"]).fails();
+    assert!(!there("Chimaera55"), "a guest's user's");
+}
+
+/// Has the daemon let in by a mechanism of SASL's who knows this password.
+fn lets_in(daemon: &mut Daemon, mechanism: &str, password: &str) {
+    let etc = daemon.path("etc/sasl2");
+    fs::create_dir_all(&etc).unwrap();
+    let database = etc.join("passwd.db");
+    let settings =
+        format!("mech_list: {mechanism}\npwcheck_method: auxprop\nsasldb_path: {}\n", database.display());
+    fs::write(etc.join("libvirt.conf"), settings).unwrap();
+    let add = format!(
+        "printf %s {password} | saslpasswd2 -p -c -a libvirt -f {} alice && chmod 600 {0}",
+        database.display()
+    );
+    ferrovirt_compat::run("sh", &["-c", &add]).ok();
+    daemon.terminate();
+    daemon.restart();
+}
+
+#[test]
+fn a_password_that_lets_somebody_in_is_seen_by_nobody() {
+    if on_upstream() {
+        return;
+    }
+    let mut daemon = Daemon::start(kind(), "auth_unix_rw = \"sasl\"\nlog_level = 1\n");
+    for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
+        lets_in(&mut daemon, mechanism, PASSWORD);
+        let auth = tempfile::tempdir().unwrap();
+        let file = auth.path().join("auth.conf");
+        let log_in = |password: &str| {
+            let known = format!(
+                "[credentials-test]\nauthname=alice\npassword={password}\n[auth-libvirt-default]\ncredentials=test\n"
+            );
+            fs::write(&file, known).unwrap();
+            let set = format!("LIBVIRT_AUTH_FILE={}", file.display());
+            ferrovirt_compat::run("env", &[&set, "virsh", "-q", "-c", &daemon.uri(), "uri"])
+        };
+        let wrong = log_in(NEW_PASSWORD).fails();
+        assert!(wrong.contains("authentication failed"), "{mechanism}: {wrong}");
+        log_in(PASSWORD).ok();
+        assert!(daemon.log().contains("SASL name 'alice'"), "{mechanism}: {}", daemon.log());
+        let shows = |content: &[u8]| [PASSWORD, NEW_PASSWORD].iter().any(|it| anyhow(content, it));
+        assert!(!shows(wrong.as_bytes()) && !shows(daemon.log().as_bytes()), "{mechanism}");
+        assert_eq!(in_processes(shows), [""; 0], "{mechanism}");
+        // The library's own list of passwords is root's.
+        let kept = in_files(&daemon.path(""), &shows);
+        assert_eq!(kept, [daemon.path("etc/sasl2/passwd.db").display().to_string()], "{mechanism}");
+        assert!(readable(&daemon.path(""), &shows).is_empty(), "{mechanism}");
+        // The right one is in the library's database, which it keeps in memory.
+        assert!(!in_memory(daemon.pid(), |content| anyhow(content, NEW_PASSWORD)), "{mechanism}");
     }
 }

@@ -136,6 +136,8 @@ pub struct Notes {
     pub high: bool,
     pub stream: Option<Stream>,
     pub fds: bool,
+    /// What comes with the call is nobody's to find afterwards.
+    pub secret: bool,
     /// `None` when the call does not say.
     pub acl: Option<Vec<Acl>>,
 }

@@ -49,6 +49,8 @@ pub struct Type {
     pub body: Body,
     pub traits: Traits,
     pub min_size: usize,
+    /// Its text and data are wiped when it is dropped.
+    pub is_secret: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +83,7 @@ pub struct Call {
     pub number: i32,
     pub api: String,
     pub high: bool,
+    pub secret: bool,
     pub kind: &'static str,
     pub acl: Vec<Acl>,
     /// The argument that the conditions in `acl` look at.
@@ -208,12 +211,17 @@ impl Module {
         let api = notes.api.clone().unwrap_or_else(|| names::api(&self.name, &item.name));
         let args = self.implied(item, "args", &call.args)?;
         let ret = self.implied(item, "ret", &call.ret)?;
+        let of_call = [&args, &ret].map(|name| name.as_ref().filter(|_| notes.secret));
+        for ty in self.types.iter_mut().filter(|ty| of_call.contains(&Some(&ty.name))) {
+            ty.is_secret = true;
+        }
         self.calls.push(Call {
             doc: item.doc.clone(),
             name: item.name.clone(),
             number: call.number,
             api,
             high: notes.high,
+            secret: notes.secret,
             kind,
             subject: subject(&acl, &call.args),
             acl,
@@ -351,7 +359,14 @@ impl Module {
         let rust = names::camel(name);
         let wire = Wire::Data { path: rust.clone(), traits, min_size };
         unique(&mut self.names, item.line, name, wire)?;
-        self.types.push(Type { doc: item.doc.clone(), name: rust.clone(), body, traits, min_size });
+        self.types.push(Type {
+            doc: item.doc.clone(),
+            name: rust.clone(),
+            body,
+            traits,
+            min_size,
+            is_secret: false,
+        });
         Ok(rust)
     }
 

@@ -10,7 +10,7 @@
 //!         | "call" NUMBER NAME fields ("returns" fields)? note* ";" | "event" NUMBER NAME fields ";"
 //! fields  = "(" (field ("," field)*)? ")"
 //! field   = type ("*" NAME | NAME ("[" size "]" | "<" size ">")?)
-//! note    = "api" NAME | "priority" ("low" | "high") | "stream" ("up" | "down" | "both") | "fds"
+//! note    = "api" NAME | "priority" ("low" | "high") | "stream" ("up" | "down" | "both") | "fds" | "secret"
 //!         | "acl" ("none" | check ("," check)*)
 //! check   = NAME ":" NAME ("if" NAME "is" NAME | ("if" | "unless") NAME ("|" NAME)*)?
 //! ```
@@ -147,6 +147,7 @@ impl Parser {
                     notes.stream = Some(self.one_of(&ways)?);
                 }
                 "fds" => notes.fds = true,
+                "secret" => notes.secret = true,
                 "acl" => notes.acl = Some(self.acl()?),
                 other => return self.fault(format!("'{other}' is no annotation")),
             }

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cbc::cipher::block_padding::Pkcs7;
 use cbc::cipher::{BlockDecryptMut, BlockEncryptMut, KeyIvInit};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::Value;
 use crate::util::file::{self, Durability};
@@ -55,6 +55,7 @@ impl Key {
         random::fill(&mut vector)?;
         let cipher = cbc::Encryptor::<Aes256>::new(&(*self.0).into(), &vector.into());
         let data = cipher.encrypt_padded_vec_mut::<Pkcs7>(value);
+        wipe_stack();
         Ok(STANDARD.encode([&vector[..], &data].concat()))
     }
 
@@ -63,8 +64,16 @@ impl Key {
         let bytes = STANDARD.decode(text.trim_ascii()).ok()?;
         let (vector, data) = bytes.split_first_chunk::<VECTOR_LEN>()?;
         let cipher = cbc::Decryptor::<Aes256>::new(&(*self.0).into(), vector.into());
-        cipher.decrypt_padded_vec_mut::<Pkcs7>(data).ok().map(Value::new)
+        let value = cipher.decrypt_padded_vec_mut::<Pkcs7>(data).ok().map(Value::new);
+        wipe_stack();
+        value
     }
+}
+
+/// Overwrites what the cipher leaves on the stack, where it has been deeper than its caller: blocks in the clear.
+#[inline(never)]
+fn wipe_stack() {
+    [0; 32 * 1024].zeroize();
 }
 
 impl std::fmt::Debug for Key {

@@ -17,6 +17,7 @@ use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use bytes::{Bytes, BytesMut};
 use sasl2_sys::sasl as library;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 /// What the library is known to its configuration by, and clients of Kerberos ask for.
 const NAME: &CStr = c"libvirt";
@@ -349,15 +350,15 @@ impl Layer {
     /// Encrypts as much from the front of `bytes` as one packet takes.
     pub fn encode(&mut self, bytes: &mut BytesMut) -> Result<Bytes> {
         let input = bytes.split_to(bytes.len().min(self.max_input));
-        self.convert("failed to encode SASL data", &input, library::sasl_encode)
+        self.convert("failed to encode SASL data", &input, library::sasl_encode).map(Bytes::from)
     }
 
     /// Decrypts what came from the client; incomplete packets stay in the library.
-    pub fn decode(&mut self, bytes: &[u8]) -> Result<Bytes> {
-        self.convert("failed to decode SASL data", bytes, library::sasl_decode)
+    pub fn decode(&mut self, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        self.convert("failed to decode SASL data", bytes, library::sasl_decode).map(Zeroizing::new)
     }
 
-    fn convert(&mut self, what: &'static str, input: &[u8], call: Convert) -> Result<Bytes> {
+    fn convert(&mut self, what: &'static str, input: &[u8], call: Convert) -> Result<Vec<u8>> {
         let (mut out, mut out_length) = (ptr::null(), 0);
         let length = c_uint::try_from(input.len()).unwrap_or(c_uint::MAX);
         let connection = self.session.connection.as_ptr();
@@ -365,7 +366,7 @@ impl Layer {
         let code =
             unsafe { call(connection, input.as_ptr().cast(), length, &raw mut out, &raw mut out_length) };
         check(what, code)?;
-        Ok(copy(out, out_length).unwrap_or_default().into())
+        Ok(copy(out, out_length).unwrap_or_default())
     }
 }
 

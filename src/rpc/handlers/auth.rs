@@ -99,8 +99,7 @@ async fn init(call: &Call) -> std::result::Result<String, Refused> {
 }
 
 async fn sasl_start(call: Call, args: AuthSaslStartArgs) -> Result<AuthSaslStartRet> {
-    let AuthSaslStartArgs { mech, nil, data } = args;
-    match advance(&call, move |session| session.start(&mech, given(nil, &data))).await {
+    match advance(&call, move |session| session.start(&args.mech, given(args.nil, &args.data))).await {
         Ok(Answer { data, is_complete }) => {
             let (nil, data) = answered(data);
             Ok(AuthSaslStartRet { complete: is_complete.into(), nil, data })
@@ -110,8 +109,7 @@ async fn sasl_start(call: Call, args: AuthSaslStartArgs) -> Result<AuthSaslStart
 }
 
 async fn sasl_step(call: Call, args: AuthSaslStepArgs) -> Result<AuthSaslStepRet> {
-    let AuthSaslStepArgs { nil, data } = args;
-    match advance(&call, move |session| session.step(given(nil, &data))).await {
+    match advance(&call, move |session| session.step(given(args.nil, &args.data))).await {
         Ok(Answer { data, is_complete }) => {
             let (nil, data) = answered(data);
             Ok(AuthSaslStepRet { complete: is_complete.into(), nil, data })

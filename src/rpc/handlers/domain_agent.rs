@@ -77,12 +77,13 @@ async fn set_time(call: Call, args: DomainSetTimeArgs) -> Result<()> {
 
 async fn set_user_password(call: Call, args: DomainSetUserPasswordArgs) -> Result<()> {
     let domain = referred(&call, &args.dom)?;
-    let given = |text: Option<String>, name: &'static str| {
-        let sentence = format!("{name} in virDomainSetUserPassword must not be NULL");
-        text.ok_or_else(|| Error::refused_argument("virDomainSetUserPassword", name, sentence))
-    };
-    let (user, password) = (given(args.user, "user")?, given(args.password, "password")?);
-    call.drivers.domains.set_user_password(domain, &user, &password, args.flags).await
+    fn given<'a>(text: Option<&'a String>, name: &'static str) -> Result<&'a str> {
+        let sentence = || format!("{name} in virDomainSetUserPassword must not be NULL");
+        let text = text.map(String::as_str);
+        text.ok_or_else(|| Error::refused_argument("virDomainSetUserPassword", name, sentence()))
+    }
+    let (user, password) = (given(args.user.as_ref(), "user")?, given(args.password.as_ref(), "password")?);
+    call.drivers.domains.set_user_password(domain, user, password, args.flags).await
 }
 
 async fn ssh_keys_get(

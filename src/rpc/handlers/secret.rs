@@ -80,14 +80,17 @@ async fn get_xml_desc(call: Call, args: SecretGetXmlDescArgs) -> Result<SecretGe
     Ok(SecretGetXmlDescRet { xml })
 }
 
-async fn set_value(call: Call, args: SecretSetValueArgs) -> Result<()> {
+async fn set_value(call: Call, mut args: SecretSetValueArgs) -> Result<()> {
     if args.value.is_empty() {
         let sentence = "value in virSecretSetValue must not be NULL";
         return Err(
             Error::refused_argument("virSecretSetValue", "value", sentence).from_origin(Origin::SECRET)
         );
     }
-    call.drivers.secrets.set_value(Uuid(args.secret.uuid), Value::new(args.value), args.flags).await
+    call.drivers
+        .secrets
+        .set_value(Uuid(args.secret.uuid), Value::new(std::mem::take(&mut args.value)), args.flags)
+        .await
 }
 
 async fn get_value(call: Call, args: SecretGetValueArgs) -> Result<SecretGetValueRet> {

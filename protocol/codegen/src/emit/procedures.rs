@@ -42,13 +42,14 @@ fn emit_call(call: &Call) -> String {
         "{head}/// `{api}`\n#[derive(Debug, Clone, Copy)]\npub enum {name} {{}}\n\nimpl Procedure for {name} {{\n    \
          const PROGRAM: Program = PROGRAM;\n    const NUMBER: i32 = {number};\n    \
          const NAME: &'static str = \"{wire}\";\n    const API: &'static str = \"{api}\";\n    \
-         const PRIORITY: Priority = Priority::{priority};\n    const ACL: &'static [Acl] = &[{acl}];\n{subject}    \
+         const PRIORITY: Priority = Priority::{priority};\n    const ACL: &'static [Acl] = &[{acl}];\n{subject}{secret}    \
          type Kind = {kind};\n    type Args = {args};\n    type Ret = {ret};\n{decides}}}\n",
         api = call.api,
         number = call.number,
         wire = call.name,
         priority = if call.high { "High" } else { "Low" },
         acl = emit_acl(&call.acl),
+        secret = if call.secret { "    const IS_SECRET: bool = true;\n" } else { "" },
         kind = call.kind,
         args = call.args.clone().unwrap_or_else(unit),
         ret = call.ret.clone().unwrap_or_else(unit),

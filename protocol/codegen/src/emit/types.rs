@@ -1,7 +1,8 @@
 //! `types.rs`: structs as they are, enums as newtypes so that unknown values survive, unions as Rust enums.
 
 use super::{doc, imports, rust_type};
-use crate::model::{Body, Module, Type};
+use crate::model::{Body, Field, Module, Type};
+use crate::wire::Wire;
 
 pub(super) fn emit(module: &Module) -> String {
     let mut text = imports(module);
@@ -22,15 +23,15 @@ pub(super) fn emit(module: &Module) -> String {
                     .collect();
                 format!("pub struct {0}(pub i32);\n\nimpl {0} {{\n{constants}}}\n", ty.name)
             }
-            Body::Struct(fields) => {
-                let fields: String = fields
+            Body::Struct(body) => {
+                let fields: String = body
                     .iter()
                     .map(|field| {
                         doc(&field.doc, "    ")
                             + &format!("    pub {}: {},\n", field.name, rust_type(&field.wire))
                     })
                     .collect();
-                format!("pub struct {} {{\n{fields}}}\n", ty.name)
+                format!("pub struct {} {{\n{fields}}}\n{}", ty.name, wiping(ty, body))
             }
             Body::Union(variants) => {
                 let arms: String = variants
@@ -47,6 +48,23 @@ pub(super) fn emit(module: &Module) -> String {
         };
     }
     text
+}
+
+/// What has a secret in it is wiped, whoever drops it.
+fn wiping(ty: &Type, fields: &[Field]) -> String {
+    let is_wiped = |wire: &Wire| {
+        let wire = if let Wire::Optional(inner) = wire { inner } else { wire };
+        matches!(wire, Wire::Text { .. } | Wire::Opaque { .. } | Wire::Chars { .. })
+    };
+    let wiped: String = fields
+        .iter()
+        .filter(|field| ty.is_secret && is_wiped(&field.wire))
+        .map(|field| format!("        zeroize::Zeroize::zeroize(&mut self.{});\n", field.name))
+        .collect();
+    if wiped.is_empty() {
+        return wiped;
+    }
+    format!("\nimpl Drop for {} {{\n    fn drop(&mut self) {{\n{wiped}    }}\n}}\n", ty.name)
 }
 
 fn derives(ty: &Type) -> String {

@@ -51,6 +51,7 @@ impl Procedure for AuthSaslStart {
     const API: &'static str = "virAuthSaslStart";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[];
+    const IS_SECRET: bool = true;
     type Kind = Plain;
     type Args = AuthSaslStartArgs;
     type Ret = AuthSaslStartRet;
@@ -67,6 +68,7 @@ impl Procedure for AuthSaslStep {
     const API: &'static str = "virAuthSaslStep";
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[];
+    const IS_SECRET: bool = true;
     type Kind = Plain;
     type Args = AuthSaslStepArgs;
     type Ret = AuthSaslStepRet;
@@ -4409,6 +4411,7 @@ impl Procedure for DomainSetUserPassword {
     const PRIORITY: Priority = Priority::Low;
     const ACL: &'static [Acl] = &[Acl { object: "domain", permission: "set_password", when: When::Always }];
     const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Domain(&args.dom));
+    const IS_SECRET: bool = true;
     type Kind = Plain;
     type Args = DomainSetUserPasswordArgs;
     type Ret = ();
@@ -6769,6 +6772,7 @@ impl Procedure for SecretSetValue {
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "secret", permission: "write", when: When::Always }];
     const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Secret(&args.secret));
+    const IS_SECRET: bool = true;
     type Kind = Plain;
     type Args = SecretSetValueArgs;
     type Ret = ();
@@ -6786,6 +6790,7 @@ impl Procedure for SecretGetValue {
     const PRIORITY: Priority = Priority::High;
     const ACL: &'static [Acl] = &[Acl { object: "secret", permission: "read_secure", when: When::Always }];
     const SUBJECT: Option<FindSubject<Self::Args>> = Some(|args| Subject::Secret(&args.secret));
+    const IS_SECRET: bool = true;
     type Kind = Plain;
     type Args = SecretGetValueArgs;
     type Ret = SecretGetValueRet;

@@ -155,12 +155,25 @@ pub struct AuthSaslStartArgs {
     pub data: Vec<u8>,
 }
 
+impl Drop for AuthSaslStartArgs {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.mech);
+        zeroize::Zeroize::zeroize(&mut self.data);
+    }
+}
+
 /// Results of [`AuthSaslStart`](super::procedure::AuthSaslStart).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AuthSaslStartRet {
     pub complete: i32,
     pub nil: i32,
     pub data: Vec<u8>,
+}
+
+impl Drop for AuthSaslStartRet {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.data);
+    }
 }
 
 /// Arguments of [`AuthSaslStep`](super::procedure::AuthSaslStep).
@@ -170,12 +183,24 @@ pub struct AuthSaslStepArgs {
     pub data: Vec<u8>,
 }
 
+impl Drop for AuthSaslStepArgs {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.data);
+    }
+}
+
 /// Results of [`AuthSaslStep`](super::procedure::AuthSaslStep).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AuthSaslStepRet {
     pub complete: i32,
     pub nil: i32,
     pub data: Vec<u8>,
+}
+
+impl Drop for AuthSaslStepRet {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.data);
+    }
 }
 
 /// Results of [`AuthPolkit`](super::procedure::AuthPolkit).
@@ -2866,6 +2891,13 @@ pub struct DomainSetUserPasswordArgs {
     pub flags: u32,
 }
 
+impl Drop for DomainSetUserPasswordArgs {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.user);
+        zeroize::Zeroize::zeroize(&mut self.password);
+    }
+}
+
 /// Arguments of [`DomainGetGuestInfo`](super::procedure::DomainGetGuestInfo).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DomainGetGuestInfoArgs {
@@ -4406,6 +4438,12 @@ pub struct SecretSetValueArgs {
     pub flags: u32,
 }
 
+impl Drop for SecretSetValueArgs {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.value);
+    }
+}
+
 /// Arguments of [`SecretGetValue`](super::procedure::SecretGetValue).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SecretGetValueArgs {
@@ -4417,6 +4455,12 @@ pub struct SecretGetValueArgs {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SecretGetValueRet {
     pub value: Vec<u8>,
+}
+
+impl Drop for SecretGetValueRet {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.value);
+    }
 }
 
 /// Arguments of [`SecretUndefine`](super::procedure::SecretUndefine).
