@@ -146,6 +146,10 @@ impl Program {
         Self { child, input, output, seen: String::new(), taken: 0 }
     }
 
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
     pub fn signal(&self, signal: Signal) {
         super::signal(self.child.id().cast_signed(), signal);
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ferrovirt_compat::{Daemon, LIMIT, Signal, eventually, gone_within, halting, signal};
+use ferrovirt_compat::{Daemon, LIMIT, Program, Signal, command, eventually, gone_within, halting, signal};
 
 use crate::{daemon, on_upstream};
 
@@ -206,4 +206,52 @@ fn a_guest_whose_monitor_cannot_be_reached_is_kept() {
     daemon.ok(&["destroy", "deaf"]);
     assert!(gone_within(pid, Duration::ZERO));
     assert_eq!(daemon.ok(&["domstate", "--reason", "deaf"]).trim(), "shut off (destroyed)");
+}
+
+/// The number of its process is somebody else's by now.
+#[test]
+fn a_stranger_with_a_guest_s_number_is_let_alone() {
+    if on_upstream() {
+        return; // it goes by the monitor's socket alone
+    }
+    let mut daemon = daemon();
+    let tpm = "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>";
+    for guest in [halting("ours").device(tpm), halting("libvirt-s"), halting("fleeting")] {
+        daemon.run(&guest);
+    }
+    daemon.ok(&["undefine", "fleeting"]);
+    daemon.kill();
+    for pid in daemon.qemu_pids() {
+        signal(pid, Signal::KILL);
+        assert!(gone_within(pid, LIMIT));
+    }
+    let mut sleeping = command("sleep");
+    sleeping.arg("1000");
+    let stranger = Program::start(sleeping);
+    let pid = stranger.pid();
+    for name in ["ours", "libvirt-s", "fleeting"] {
+        let status = run_file(&daemon, &format!("{name}.xml"));
+        let text = fs::read_to_string(&status).unwrap();
+        let from = text.find("pid='").unwrap() + 5;
+        let to = from + text[from..].find('\'').unwrap();
+        let mut text = format!("{}{pid}{}", &text[..from], &text[to..]);
+        if name == "libvirt-s" {
+            // libvirt notes no start.
+            let from = text.find("<process startTime").unwrap();
+            let to = from + text[from..].find("/>").unwrap() + 2;
+            text.replace_range(from..to, "");
+        }
+        fs::write(&status, text).unwrap();
+        fs::write(run_file(&daemon, &format!("{name}.pid")), pid.to_string()).unwrap();
+    }
+    daemon.restart();
+    for name in ["ours", "libvirt-s"] {
+        eventually("it is off", || (daemon.state(name) == "shut off").then_some(()));
+        let error = daemon.virsh(&["destroy", name]).fails();
+        assert!(error.contains("domain is not running"), "{error}");
+        daemon.ok(&["start", name]);
+        daemon.ok(&["destroy", name]);
+    }
+    eventually("it is forgotten", || (!daemon.virsh(&["dominfo", "fleeting"]).success).then_some(()));
+    assert!(!gone_within(pid, Duration::from_millis(100)), "the stranger was ended");
 }
