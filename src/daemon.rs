@@ -177,9 +177,9 @@ impl Daemon {
             hypervisor,
             admin,
             administration,
+            _housekeeping: housekeeping(logs, Arc::clone(&drivers.domains.written)),
             drivers,
             reload,
-            _housekeeping: housekeeping(logs),
             _pid_files: pid_files,
         })
     }
@@ -265,10 +265,10 @@ impl Daemon {
 }
 
 /// What is seen to beside the clients, for as long as the answer is kept.
-fn housekeeping(logs: PathBuf) -> JoinSet<()> {
+fn housekeeping(logs: PathBuf, files: Arc<log_limit::Files>) -> JoinSet<()> {
     let mut housekeeping = JoinSet::new();
     housekeeping.spawn(async move {
-        if let Err(error) = log_limit::keep_bounded(logs).await {
+        if let Err(error) = log_limit::keep_bounded(logs, files).await {
             tracing::warn!(%error, "the logs of running guests are not kept bounded");
         }
     });

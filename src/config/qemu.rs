@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{ConfigError, expected, flag, migration, number, read_settings, text};
 use crate::qemu::command::Sandbox;
+use crate::qemu::log_limit::StdioHandler;
 use crate::qemu::migrate;
 use crate::qemu::save_image::{SaveFormat, Saving};
 use crate::qemu::security::Policy;
@@ -23,6 +24,7 @@ pub struct QemuConfig {
     pub migration: migrate::Policy,
     /// How guests' states are written unless a client says otherwise.
     pub saving: Saving,
+    pub stdio: StdioHandler,
     /// Lines worth a warning once logging works.
     pub remarks: Vec<String>,
 }
@@ -91,6 +93,13 @@ impl QemuConfig {
                 self.sandbox = match number::<i64>(&setting)? {
                     0 => Sandbox::Off,
                     _ => Sandbox::On,
+                };
+            }
+            "stdio_handler" => {
+                self.stdio = match text(setting)?.as_str() {
+                    "logd" => StdioHandler::Logd,
+                    "file" => StdioHandler::File,
+                    other => return Err(format!("Unknown stdio handler {other}")),
                 };
             }
             "save_image_format" => self.saving.save_format = format(setting)?,
@@ -168,6 +177,14 @@ mod tests {
         let silent = read("").unwrap();
         assert_eq!((silent.security.user, silent.sandbox), (None, Sandbox::On));
         assert!(silent.security.dynamic_ownership && silent.security.remember_owner);
+    }
+
+    #[test]
+    fn what_becomes_of_what_guests_write() {
+        assert_eq!(read("").unwrap().stdio, StdioHandler::Logd);
+        assert_eq!(read("stdio_handler = 'logd'").unwrap().stdio, StdioHandler::Logd);
+        assert_eq!(read("stdio_handler = 'file'").unwrap().stdio, StdioHandler::File);
+        assert!(read("stdio_handler = 'pipe'").unwrap_err().contains("Unknown stdio handler pipe"));
     }
 
     #[test]

@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::thread;
 
 use ferrovirt_compat::wire::{Wire, WireError, result};
-use ferrovirt_compat::{Daemon, halting};
+use ferrovirt_compat::{Daemon, eventually, halting};
 use ferrovirt_protocol::frame::{FrameType, Status};
 use ferrovirt_protocol::remote::{self, procedure};
 
 use crate::catalogue::rounds;
-use crate::{daemon, kind};
+use crate::luks::boot_sector;
+use crate::{daemon, kind, on_upstream};
 
 pub(crate) fn memory_kib(daemon: &Daemon) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
@@ -170,4 +172,62 @@ fn a_guest_that_ends_with_its_client_does_so_when_the_client_left_before_it_ran(
     drop(wire);
     events.expect("orphan stopped destroyed");
     assert_eq!(daemon.ok(&["list", "--all", "--name"]).trim(), "");
+}
+
+#[test]
+fn a_guest_that_floods_its_serial_port_does_not_fill_the_disk() {
+    if on_upstream() {
+        return; // Its log daemon stands between QEMU and the files.
+    }
+    let mut daemon = daemon();
+    let place = daemon.path("said");
+    fs::create_dir(&place).unwrap();
+    fs::write(place.join("disk"), boot_sector()).unwrap();
+    symlink(place.join("log"), place.join("link")).unwrap();
+    let shown = place.display();
+    let xml = format!(
+        "<domain type='qemu'><name>loud</name><memory unit='MiB'>16</memory><os><type arch='x86_64' machine='pc'>hvm</type>\
+         </os><devices><disk type='file'><source file='{shown}/disk'/><target dev='hda' bus='ide'/></disk>\
+         <serial type='file'><source path='{shown}/file'/><log file='{shown}/link'/></serial></devices></domain>"
+    );
+    daemon.with_xml(&xml, |file| daemon.ok(&["create", file]));
+    let said = |name: &str| fs::read_to_string(place.join(name)).unwrap_or_default();
+    let speaks = || {
+        for name in ["file", "log"] {
+            eventually("it speaks", || said(name).contains("BOOTED FROM DISK").then_some(()));
+        }
+    };
+    speaks();
+    // As if it had been the guest's: what was written last is kept.
+    let flood = |word: &str| {
+        for name in ["file", "log"] {
+            let text = format!("{word}\n").repeat((3 << 20) / (word.len() + 1));
+            fs::OpenOptions::new()
+                .append(true)
+                .open(place.join(name))
+                .unwrap()
+                .write_all(text.as_bytes())
+                .unwrap();
+            eventually("it is cut", || fs::metadata(place.join(name)).unwrap().len().eq(&0).then_some(()));
+            let kept = said(&format!("{name}.0"));
+            assert!(kept.len() == 2 << 20 && kept.ends_with(&text[text.len() - 100..]), "{}", kept.len());
+        }
+    };
+    flood("first");
+    // QEMU goes on where the file ends now.
+    daemon.ok(&["reset", "loud"]);
+    speaks();
+    assert!(said("file").len() < 1000 && said("log").len() < 1000);
+    daemon.kill();
+    daemon.restart();
+    for word in ["second", "third", "fourth"] {
+        flood(word);
+    }
+    assert!(said("file.2").contains("second") && !place.join("file.3").exists());
+    daemon.ok(&["destroy", "loud"]);
+    // Nobody's business any more.
+    let large = vec![b'x'; 3 << 20];
+    fs::write(place.join("file"), &large).unwrap();
+    daemon.run(&halting("other"));
+    assert_eq!(fs::metadata(place.join("file")).unwrap().len(), 3 << 20);
 }

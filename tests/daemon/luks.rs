@@ -16,7 +16,7 @@ const UUID: &str = "5f1f2f50-8403-4b23-88d6-21ccc2f80d70";
 const PASSPHRASE: &str = "correct horse battery staple 7";
 
 /// A boot sector that says so on the first serial port and halts.
-fn boot_sector() -> Vec<u8> {
+pub(crate) fn boot_sector() -> Vec<u8> {
     const CODE: &[u8] = &[
         0x31, 0xc0, 0x8e, 0xd8, // xor ax, ax; mov ds, ax
         0xbe, 0x15, 0x7c, 0xba, 0xf8, 0x03, // mov si, text; mov dx, 0x3f8

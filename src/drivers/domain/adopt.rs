@@ -123,6 +123,7 @@ impl Domains {
         self.last_id.fetch_max(id, Ordering::Relaxed);
         self.list.bind_id(id, &object);
         self.ports.reserve(&live);
+        self.keep_bounded(&live);
         let launched = Launched {
             capabilities: CapSet::from_names(status.capabilities.iter().map(|flag| flag.name.as_str())),
             last_node: u32::try_from(status.last_node).unwrap_or(u32::MAX),

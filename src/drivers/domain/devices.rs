@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
@@ -18,6 +19,7 @@ use crate::qemu::command::{
     self, Descriptors, HostNode, InterfaceDescriptors, Need, Opened, Settings, VsockDescriptor,
 };
 use crate::qemu::hugepages;
+use crate::qemu::log_limit::StdioHandler;
 use crate::qemu::monitor::Chardev;
 use crate::qemu::network::{self, Accelerated, Wired};
 use crate::qemu::overlay;
@@ -206,6 +208,21 @@ impl Handover for Prepared {
 
     fn pass(&mut self, descriptor: OwnedFd) -> RawFd {
         Self::pass(self, descriptor)
+    }
+}
+
+impl Domains {
+    /// Keeps what these devices write to files from filling the host's disk.
+    pub(super) fn keep_bounded(&self, definition: &Domain) {
+        if self.rules.stdio == StdioHandler::File {
+            return;
+        }
+        let guest = Arc::from(&*definition.name);
+        for need in command::needs(definition) {
+            if let Need::File { path, .. } = need {
+                self.written.add(&guest, Path::new(&path));
+            }
+        }
     }
 }
 

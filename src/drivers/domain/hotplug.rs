@@ -470,6 +470,7 @@ impl Domains {
         block::number_images(&mut view, &mut last_node);
         let mut opened = Later::default();
         let mut descriptors = devices::open(&mut view, command::accel_of(live), &mut opened)?;
+        self.keep_bounded(&view);
         if !command::secrets(&view).is_empty() {
             descriptors.secrets = self.storage.seal_secrets(&view, &devices::read_master_key(files)?)?;
         }

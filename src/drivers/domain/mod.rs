@@ -138,6 +138,7 @@ use crate::error::{Error, Result};
 use crate::qemu::capabilities::Emulators;
 use crate::qemu::command::Sandbox;
 use crate::qemu::job::{DomainObject, Limits, State};
+use crate::qemu::log_limit::{self, StdioHandler};
 use crate::qemu::migrate::Policy;
 use crate::qemu::process::Directories;
 use crate::qemu::save_image::Saving;
@@ -170,6 +171,8 @@ pub struct Domains {
     owners: Owners,
     frozen: Frozen,
     unplugs: hotplug::Unplugs,
+    /// What serial ports and the like write to.
+    pub written: Arc<log_limit::Files>,
     consoles: Arc<Consoles>,
     image_sizes: Arc<image_sizes::ImageSizes>,
     migrations: Migrations,
@@ -188,13 +191,20 @@ pub struct Rules {
     pub migration: Policy,
     /// How guests' states are written unless a client says otherwise.
     pub saving: Saving,
+    pub stdio: StdioHandler,
 }
 
 impl Rules {
     pub fn new(config: &QemuConfig, paths: &Paths) -> Self {
         if paths.scope == Scope::Session {
             let (migration, saving) = (config.migration.clone(), config.saving.clone());
-            return Self { sandbox: config.sandbox, migration, saving, ..Self::default() };
+            return Self {
+                sandbox: config.sandbox,
+                migration,
+                saving,
+                stdio: config.stdio,
+                ..Self::default()
+            };
         }
         Self {
             security: Security::system(config.security.clone(), &paths.qemu_state()),
@@ -202,6 +212,7 @@ impl Rules {
             tpm: Some(tpm_ids(config, paths)),
             migration: config.migration.clone(),
             saving: config.saving.clone(),
+            stdio: config.stdio,
         }
     }
 }
@@ -245,6 +256,7 @@ impl Domains {
             owners: Owners::default(),
             frozen: Frozen::default(),
             unplugs: hotplug::Unplugs::default(),
+            written: Arc::default(),
             consoles: Arc::default(),
             image_sizes: Arc::default(),
             migrations: Migrations::default(),

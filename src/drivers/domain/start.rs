@@ -421,6 +421,7 @@ impl Attempt {
         security.hand_over(definition, &prepared.files().directory.join(MasterKey::FILE))?;
         let helpers = helpers::needed(definition, &self.domains.helpers_host(prepared.files()))?;
         let mut descriptors = devices::open(definition, accel, &mut prepared)?;
+        self.domains.keep_bounded(definition);
         descriptors.secrets = self.domains.storage.seal_secrets(definition, &key)?;
         let settings = devices::settings(definition, prepared.files(), security)?;
         self.given.give(security, definition, owners)?;
@@ -480,6 +481,7 @@ impl Drop for Attempt {
             self.domains.list.release_id(self.id);
             self.domains.remove_status(&self.definition.name);
             self.domains.ports.release(self.definition.uuid);
+            self.domains.written.remove_all(&self.definition.name);
             self.domains.owners.release(self.definition.uuid);
             let canceled =
                 |state: &State| state.ending == Some(Ending::Destroyed) || self.starting.is_canceled();

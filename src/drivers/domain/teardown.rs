@@ -80,6 +80,7 @@ impl Domains {
             self.list.release_id(id);
         }
         self.ports.release(state.uuid);
+        self.written.remove_all(&state.name);
         self.owners.release(state.uuid);
         self.frozen.release(state.uuid);
         self.migrations.forget(state.uuid);
