@@ -20,6 +20,7 @@ use crate::qemu::save_image::SaveImageError;
 use crate::qemu::security::SecurityError;
 use crate::qemu::status::StatusError;
 use crate::qemu::traffic::TrafficError;
+use crate::util::device_lock::DeviceLockError;
 
 impl From<ConfError> for Error {
     fn from(error: ConfError) -> Self {
@@ -154,6 +155,21 @@ impl From<SaveFileError> for Error {
             SaveFileError::Start(_) => Self::system_error(sentence),
             SaveFileError::Helper { .. } => Self::internal_error(sentence),
         }
+    }
+}
+
+impl From<DeviceLockError> for Error {
+    fn from(error: DeviceLockError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            DeviceLockError::Held { .. } => Self::operation_failed(sentence),
+            DeviceLockError::Io { source, .. } => {
+                let mut built = Self::system_error(sentence);
+                built.errno = source.raw_os_error();
+                built
+            }
+        }
+        .from_origin(Origin::NONE)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod bitmap;
 pub mod boot;
 pub mod conf_file;
 pub mod context;
+pub mod device_lock;
 pub mod fds;
 pub mod file;
 pub mod host_cpu;

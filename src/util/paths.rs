@@ -36,6 +36,8 @@ pub struct Paths {
     pub sasl: PathBuf,
     /// The directory of the daemon's own pid file: /run, or the runtime directory of a session.
     pub pidfile: PathBuf,
+    /// Lock files of terminals, shared with every other program of the host.
+    pub locks: PathBuf,
 }
 
 impl Paths {
@@ -52,6 +54,7 @@ impl Paths {
             pki: below("etc/pki"),
             sasl: below("etc/sasl2"),
             pidfile: below("run"),
+            locks: below("var/lock"),
         }
     }
 
@@ -67,6 +70,7 @@ impl Paths {
             pki: "/etc/pki".into(),
             sasl: "/etc/sasl2".into(),
             pidfile: runtime_dir.join("libvirt"),
+            locks: "/var/lock".into(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Consoles and channels through streams, pictures of the screen, the screen itself through a descriptor.
 
-use ferrovirt_compat::{halting, linux};
+use std::fs;
 
-use crate::daemon;
+use ferrovirt_compat::{eventually, halting, linux};
+
+use crate::{daemon, on_upstream};
 
 #[test]
 fn a_console_carries_both_ways() {
@@ -43,6 +45,39 @@ fn a_second_console_waits_its_turn_or_takes_over() {
     let mut next = daemon.console("penguin");
     next.send("echo $((6 * 7))\n");
     next.expect("42");
+}
+
+#[test]
+fn programs_beside_the_daemon_see_which_terminal_is_taken() {
+    if on_upstream() {
+        return; // its lock files are the host's
+    }
+    let daemon = daemon();
+    let locks = daemon.path("var/lock");
+    fs::create_dir_all(&locks).unwrap();
+    daemon.run(&halting("tiny").device("<serial type='pty'/>"));
+    let terminal = daemon.ok(&["ttyconsole", "tiny"]).trim().to_owned();
+    let lock = locks.join(format!("LCK..{}", terminal.trim_start_matches("/dev").replace('/', "_")));
+    let open = "stream = conn.newStream(0); conn.lookupByName('tiny').openConsole(None, stream, FLAGS)\n\
+                print('open'); input()";
+    let mut first = daemon.python_beside(&open.replace("FLAGS", "0"));
+    first.expect("open");
+    assert_eq!(fs::read_to_string(&lock).unwrap(), format!("{:>10}\n", daemon.pid()));
+    let mut second = daemon.python_beside(&open.replace("FLAGS", "libvirt.VIR_DOMAIN_CONSOLE_FORCE"));
+    second.expect("open");
+    drop(first);
+    assert!(lock.exists());
+    drop(second);
+    eventually("the terminal is free", || (!lock.exists()).then_some(()));
+    let other = std::process::id();
+    fs::write(&lock, format!("{other:>10}\n")).unwrap();
+    let error = daemon.python(&open.replace("FLAGS", "0")).fails();
+    let held = format!("Requested device '{terminal}' is locked by lock file '{}'", lock.display());
+    assert!(error.contains(&format!("{held} held by process {other}")), "{error}");
+    // Whoever it was is gone.
+    fs::write(&lock, " 999999999\n").unwrap();
+    let mut third = daemon.python_beside(&open.replace("FLAGS", "0"));
+    third.expect("open");
 }
 
 #[test]

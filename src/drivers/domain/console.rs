@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -17,12 +17,14 @@ use crate::conf::devices::{Channel, ChannelTarget, CharBackend, CharSource, Devi
 use crate::conf::domain::Domain;
 use crate::error::{Error, Result};
 use crate::qemu::job::DomainHandle;
+use crate::util::device_lock::DeviceLock;
 use crate::util::tty::Tty;
 use crate::util::unix;
 
-/// Who has which line open.
-#[derive(Debug, Default)]
+/// Who has which line open. Other programs of the host see that one is taken by its lock file.
+#[derive(Debug)]
 pub(super) struct Consoles {
+    locks: PathBuf,
     sessions: Mutex<Sessions>,
 }
 
@@ -37,9 +39,14 @@ struct Sessions {
 struct Session {
     number: u64,
     _evict: oneshot::Sender<()>,
+    _lock: Option<DeviceLock>,
 }
 
 impl Consoles {
+    pub(super) fn new(locks: PathBuf) -> Self {
+        Self { locks, sessions: Mutex::default() }
+    }
+
     /// Opens a line that nobody has open, or that is taken over; `busy` says that somebody has.
     fn open(
         self: &Arc<Self>,
@@ -52,11 +59,13 @@ impl Consoles {
         if sessions.open.contains_key(path) && !takes_over {
             return Err(Error::operation_failed(busy));
         }
+        sessions.open.remove(path);
+        let lock = DeviceLock::take(&self.locks, path)?;
         let line = open()?;
         let (evict, evicted) = oneshot::channel();
         sessions.last += 1;
         let number = sessions.last;
-        sessions.open.insert(path.into(), Session { number, _evict: evict });
+        sessions.open.insert(path.into(), Session { number, _evict: evict, _lock: lock });
         Ok(Console { line, path: path.into(), number, evicted, consoles: Arc::clone(self) })
     }
 
