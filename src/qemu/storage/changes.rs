@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
@@ -43,7 +43,7 @@ const SHARED: [u32; 11] = [
     0x5346_414f,
     0x0bd0_0bd0,
 ];
-/// Two changes that are nearer than this may have the same time.
+/// Two changes that are nearer than this may have the same time. What passes is measured with our own steady clock.
 const TICK: Duration = Duration::from_secs(2);
 
 /// Which names are to be looked at again.
@@ -67,7 +67,16 @@ pub struct Watch {
 #[derive(Debug)]
 enum Means {
     Kernel(OwnedFd),
-    Times(Option<Stamp>),
+    Times(Seen),
+}
+
+/// The directory's times, which only the host knows that has the file system: its clock is not ours.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    stamp: Stamp,
+    since: Instant,
+    /// Whether it was seen long enough before the directory was read that what changed later shows in it.
+    is_settled: bool,
 }
 
 /// Which directory it is: one mounted over it is another.
@@ -77,11 +86,13 @@ type Place = (u64, u64);
 type Stamp = (i64, i64, i64, i64);
 
 impl Watch {
-    /// Begins to watch, before the directory is read; none for what cannot be looked at.
-    pub fn begin(directory: &Path) -> Option<Self> {
+    /// Begins to watch, before the directory is read; none for what cannot be looked at. `before` watched it until
+    /// now.
+    pub fn begin(directory: &Path, before: Option<Self>) -> Option<Self> {
         let (place, stamp) = look(directory)?;
-        let means = if is_shared(directory) { None } else { by_kernel(directory) };
-        Some(Self { place, means: means.map_or(Means::Times(stamp), Means::Kernel) })
+        let by_kernel = if is_shared(directory) { None } else { by_kernel(directory) };
+        let means = by_kernel.map_or_else(|| Means::Times(see(stamp, before)), Means::Kernel);
+        Some(Self { place, means })
     }
 
     /// What has changed since the last time, or since the watch began.
@@ -92,19 +103,26 @@ impl Watch {
         }
         match &mut self.means {
             Means::Kernel(queue) => names(queue).map_or(Changes::Unknown, Changes::Only),
-            Means::Times(before) if before.is_some() && *before == now => Changes::SameNames,
+            Means::Times(before) if before.is_settled && before.stamp == now => Changes::SameNames,
             Means::Times(_) => Changes::Unknown,
         }
     }
 }
 
-/// Which directory it is, and its times unless they are too fresh to tell two changes apart.
-fn look(directory: &Path) -> Option<(Place, Option<Stamp>)> {
+/// Which directory it is, and its times.
+fn look(directory: &Path) -> Option<(Place, Stamp)> {
     let found = std::fs::metadata(directory).ok()?;
-    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(found.ctime()).unwrap_or(0));
-    let is_old = changed.elapsed().is_ok_and(|age| age > TICK);
     let stamp = (found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec());
-    Some(((found.dev(), found.ino()), is_old.then_some(stamp)))
+    Some(((found.dev(), found.ino()), stamp))
+}
+
+fn see(stamp: Stamp, before: Option<Watch>) -> Seen {
+    let before = before.and_then(|watch| match watch.means {
+        Means::Times(seen) if seen.stamp == stamp => Some(seen.since),
+        _ => None,
+    });
+    let since = before.unwrap_or_else(Instant::now);
+    Seen { stamp, since, is_settled: since.elapsed() > TICK }
 }
 
 fn is_shared(directory: &Path) -> bool {
@@ -151,7 +169,7 @@ mod tests {
         let path = directory.path();
         std::fs::write(path.join("old"), "x").unwrap();
         std::fs::write(path.join("still"), "x").unwrap();
-        let mut watch = Watch::begin(path).unwrap();
+        let mut watch = Watch::begin(path, None).unwrap();
         assert_eq!(watch.take(path), only([]));
         std::fs::write(path.join("new"), "x").unwrap();
         std::fs::write(path.join("old"), "longer").unwrap();
@@ -168,15 +186,27 @@ mod tests {
     }
 
     #[test]
-    fn times_tell_only_when_they_are_old_enough() {
+    fn times_tell_only_what_was_seen_for_long_enough() {
         let directory = tempfile::tempdir().unwrap();
-        let (place, stamp) = look(directory.path()).unwrap();
-        assert_eq!(stamp, None, "it was made just now");
-        let mut watch = Watch { place, means: Means::Times(None) };
-        assert_eq!(watch.take(directory.path()), Changes::Unknown);
-        let root = Path::new("/");
-        let (place, stamp) = look(root).unwrap();
-        let mut watch = Watch { place, means: Means::Times(stamp.filter(|_| true)) };
-        assert_eq!(watch.take(root), Changes::SameNames);
+        let path = directory.path();
+        let watch = |since: Instant, before: Option<Watch>| {
+            let (place, stamp) = look(path).unwrap();
+            let before = before.or_else(|| {
+                let means = Means::Times(Seen { stamp, since, is_settled: false });
+                Some(Watch { place, means })
+            });
+            Watch { place, means: Means::Times(see(stamp, before)) }
+        };
+        let mut fresh = watch(Instant::now(), None);
+        assert_eq!(fresh.take(path), Changes::Unknown);
+        let mut again = watch(Instant::now(), Some(fresh));
+        assert_eq!(again.take(path), Changes::Unknown, "it may have been changed since it was read");
+        // However fresh its own times are: another clock than ours tells them.
+        let mut settled = watch(Instant::now().checked_sub(2 * TICK).unwrap(), None);
+        assert_eq!(settled.take(path), Changes::SameNames);
+        std::fs::write(path.join("new"), "x").unwrap();
+        assert_eq!(settled.take(path), Changes::Unknown);
+        let mut changed = watch(Instant::now(), Some(settled));
+        assert_eq!(changed.take(path), Changes::Unknown);
     }
 }

@@ -52,7 +52,7 @@ fn look(pool: &Pool, before: &Volumes, watch: &mut Option<Watch>) -> Result<Foun
         Changes::SameNames => read(pool, before, before.keys().map(|name| name.to_string()))?,
         Changes::Unknown => {
             // Before the names are read, so that none is missed.
-            *watch = Watch::begin(directory);
+            *watch = Watch::begin(directory, watch.take());
             let names = image::names(directory)
                 .map_err(|error| Storage::io(format_args!("cannot open directory '{path}'"), error))?;
             read(pool, before, names.into_iter())?
