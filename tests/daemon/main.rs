@@ -69,6 +69,7 @@ mod service;
 mod session;
 mod shortage;
 mod snapshots;
+mod ssh;
 mod stats;
 mod storage;
 mod storage_hostile;

@@ -9,7 +9,7 @@ use crate::authority::Authority;
 use crate::migrate::{DESTINATION, Hosts, SOURCE, expect_states, image_disk};
 use crate::{kind, on_upstream};
 
-const MOVED: [&str; 4] = ["--live", "--p2p", "--persistent", "--undefinesource"];
+pub(crate) const MOVED: [&str; 4] = ["--live", "--p2p", "--persistent", "--undefinesource"];
 
 #[test]
 fn daemons_find_each_other_through_ssh() {
