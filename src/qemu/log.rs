@@ -54,9 +54,9 @@ impl Log {
 
     /// Writes text as it is. What stands in the log by now is not QEMU's.
     pub fn write(&mut self, text: &str) -> io::Result<()> {
-        self.file.write_all(text.as_bytes())?;
+        let written = self.file.write_all(text.as_bytes());
         self.start = self.file.metadata()?.len();
-        Ok(())
+        written
     }
 
     /// A descriptor for QEMU's stdout and stderr.
@@ -111,16 +111,22 @@ pub(super) fn cut_if_large(path: &Path) -> io::Result<()> {
         .write(true)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)?;
+    let copied = copy_aside(&file, path);
+    // Also where there is no room for a copy: there least of all may it go on growing.
+    file.set_len(0)?;
+    copied
+}
+
+fn copy_aside(mut file: &File, path: &Path) -> io::Result<()> {
     let end = file.metadata()?.len();
     // Of a flood the last lines tell most.
-    (&file).seek(SeekFrom::Start(end.saturating_sub(MAX_BYTES)))?;
+    file.seek(SeekFrom::Start(end.saturating_sub(MAX_BYTES)))?;
     let mut copy = File::from(rustix::fs::open(
         make_room(path)?,
         OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
         Mode::RUSR | Mode::WUSR,
     )?);
-    io::copy(&mut (&file).take(MAX_BYTES), &mut copy)?;
-    file.set_len(0)
+    io::copy(&mut file.take(MAX_BYTES), &mut copy).map(drop)
 }
 
 fn is_large(path: &Path) -> io::Result<bool> {

@@ -5,7 +5,7 @@ use ferrovirt_compat::{Daemon, eventually, halting, run};
 use crate::{daemon, on_upstream};
 
 /// A running guest on a new image with one MiB of data.
-fn start(daemon: &Daemon, name: &str) -> String {
+pub(crate) fn start(daemon: &Daemon, name: &str) -> String {
     let directory = daemon.path("images");
     std::fs::create_dir_all(&directory).unwrap();
     let image = directory.join(format!("{name}.qcow2")).display().to_string();
@@ -25,7 +25,12 @@ fn write(daemon: &Daemon, name: &str, what: &str) {
     assert!(!said.contains("rror"), "{said}");
 }
 
-fn backup(daemon: &Daemon, name: &str, xml: &str, checkpoint: Option<&str>) -> ferrovirt_compat::Ran {
+pub(crate) fn backup(
+    daemon: &Daemon,
+    name: &str,
+    xml: &str,
+    checkpoint: Option<&str>,
+) -> ferrovirt_compat::Ran {
     daemon.with_xml(xml, |backup| match checkpoint {
         Some(checkpoint) => {
             let text = format!("<domaincheckpoint><name>{checkpoint}</name></domaincheckpoint>");
@@ -35,7 +40,7 @@ fn backup(daemon: &Daemon, name: &str, xml: &str, checkpoint: Option<&str>) -> f
     })
 }
 
-fn ended(daemon: &Daemon, name: &str) -> String {
+pub(crate) fn ended(daemon: &Daemon, name: &str) -> String {
     eventually("the backup is over", || {
         let info = daemon.virsh(&["domjobinfo", name, "--completed"]);
         (info.success && info.out.contains("Completed")).then_some(info.out)

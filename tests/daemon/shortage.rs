@@ -1,12 +1,13 @@
 //! A host that has no room left, or lets nobody write: what was there stays, and nothing is half there.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ferrovirt_compat::{Daemon, halting, run};
+use ferrovirt_compat::{Daemon, eventually, halting, run};
 
 use crate::migrate_failures::Small;
-use crate::{daemon, on_upstream};
+use crate::{backups, daemon, on_upstream};
 
 const SECRET: &str = "5f1f2f50-8403-4b23-88d6-21ccc2f80d70";
 
@@ -219,5 +220,80 @@ fn a_guest_that_cannot_be_noted_does_not_start_and_one_that_runs_goes_on() {
     assert_eq!(listed, ["early", "late"]);
     daemon.ok(&["destroy", "early"]);
     daemon.ok(&["destroy", "late"]);
+    drop(small);
+}
+
+/// Fills a file system; what is answered is removed to have room again.
+fn fill(small: &Small) -> PathBuf {
+    let filler = small.0.join("filler");
+    let _ = fs::write(&filler, vec![1; 8 << 20]);
+    filler
+}
+
+/// A checkpoint is in QEMU and in a file, or in neither.
+#[test]
+fn a_checkpoint_that_cannot_be_written_down_is_not_made() {
+    if on_upstream() {
+        return; // It does not see what is mounted here.
+    }
+    let daemon = daemon();
+    let small = Small::new(&daemon.path("var/lib/libvirt/qemu/checkpoint"), "128k");
+    let image = backups::start(&daemon, "g");
+    let bitmaps = || {
+        let nodes = daemon.ok(&["qemu-monitor-command", "g", r#"{"execute": "query-named-block-nodes"}"#]);
+        ["first", "second"].map(|name| nodes.contains(&format!("\"name\":\"{name}\"")))
+    };
+    let create = |name: &str| daemon.virsh(&["checkpoint-create-as", "g", name]);
+    create("first").ok();
+    let filler = fill(&small);
+    let copy = format!("{image}.copy");
+    let backup = format!(
+        "<domainbackup><disks><disk name='vda' type='file'><target file='{copy}'/></disk></disks></domainbackup>"
+    );
+    let with_backup = || backups::backup(&daemon, "g", &backup, Some("second"));
+    for ran in [create("second"), with_backup()] {
+        let error = ran.fails();
+        assert!(error.contains("unable to save metadata for checkpoint second"), "{error}");
+        assert!(error.contains("No space left on device"), "{error}");
+        eventually("no backup is left", || daemon.ok(&["domjobinfo", "g"]).contains("None").then_some(()));
+        assert_eq!(bitmaps(), [true, false]);
+        assert_eq!(daemon.ok(&["checkpoint-list", "g", "--name"]).trim(), "first");
+    }
+    fs::remove_file(filler).unwrap();
+    let _ = fs::remove_file(&copy);
+    with_backup().ok();
+    backups::ended(&daemon, "g");
+    assert_eq!(bitmaps(), [true, true]);
+    assert_eq!(daemon.ok(&["checkpoint-list", "g", "--name"]).split_whitespace().count(), 2);
+    daemon.ok(&["destroy", "g"]);
+    drop(small);
+}
+
+#[test]
+fn a_guest_needs_no_room_for_its_log() {
+    if on_upstream() {
+        return; // It does not see what is mounted here.
+    }
+    let mut daemon = daemon();
+    let small = Small::new(&daemon.path("var/log/libvirt/qemu"), "3m");
+    daemon.terminate();
+    daemon.restart();
+    daemon.define(&halting("late"));
+    daemon.run(&halting("early"));
+    let filler = fill(&small);
+    daemon.ok(&["start", "late"]);
+    daemon.ok(&["destroy", "late"]);
+    assert!(daemon.log().contains("cannot write the guest's log"), "{}", daemon.log());
+    fs::remove_file(filler).unwrap();
+    // QEMU writes on until the disk is full: there is room again, and the end of what it wrote is kept.
+    let log = small.0.join("early.log");
+    let mut flood = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    let _ = flood.write_all(&vec![b'x'; 4 << 20]);
+    eventually("the log is cut", || (fs::metadata(&log).unwrap().len() < 2 << 20).then_some(()));
+    let kept = small.0.join("early.log.0");
+    assert!(fs::metadata(&kept).unwrap().len() > 0);
+    daemon.ok(&["suspend", "early"]);
+    daemon.ok(&["destroy", "early"]);
+    assert!(fs::read_to_string(&log).unwrap().contains("shutting down, reason=destroyed"));
     drop(small);
 }

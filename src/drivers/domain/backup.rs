@@ -145,17 +145,21 @@ impl Domains {
             return Err(give_up(&live, parts, error).await);
         }
         self.note_backup(&object, backup, &parts, reused);
-        if let Some(Planned { checkpoint, .. }) = planned {
-            self.keep_checkpoints(&object, vec![checkpoint]).await?;
-        }
-        let exported = if pull { export(&live, &object.state(), &parts).await } else { Ok(()) };
+        let kept = match planned {
+            Some(Planned { checkpoint, .. }) => self.keep_made(&object, &live, checkpoint).await,
+            None => Ok(()),
+        };
+        let begun = match kept {
+            Ok(()) if pull => export(&live, &object.state(), &parts).await,
+            kept => kept,
+        };
         for part in parts {
             part.added.keep();
         }
-        if exported.is_err() {
+        if begun.is_err() {
             self.cancel_backup(&object, &live).await?;
         }
-        exported
+        begun
     }
 
     fn note_backup(&self, object: &DomainObject, mut backup: Backup, parts: &[Part], reused: bool) {

@@ -138,8 +138,24 @@ impl Domains {
         let Planned { checkpoint, actions } = plan(live.state(), parsed)?;
         live.monitor().execute(Transaction { actions }).await?;
         let name = checkpoint.name().to_owned();
-        self.keep_checkpoints(&object, vec![checkpoint]).await?;
+        self.keep_made(&object, &live, checkpoint).await?;
         Ok(name)
+    }
+
+    /// Keeps a checkpoint that QEMU has made; what cannot be written down is not left there either.
+    pub(super) async fn keep_made(
+        self: &Arc<Self>,
+        object: &Arc<DomainObject>,
+        live: &Live<'_>,
+        checkpoint: Checkpoint,
+    ) -> Result<()> {
+        let kept = self.keep_checkpoints(object, vec![checkpoint.clone()]).await;
+        if kept.is_err()
+            && let Err(error) = self.drop_bitmaps(live, &checkpoint).await
+        {
+            tracing::warn!(checkpoint = checkpoint.name(), %error, "bitmaps of no checkpoint stay behind");
+        }
+        kept
     }
 
     async fn redefine_checkpoint(

@@ -193,7 +193,12 @@ impl Started {
 }
 
 fn note_failure(log: &mut Log, name: &str) {
-    if let Err(error) = log.note("shutting down, reason=failed") {
+    note(log, name, "shutting down, reason=failed");
+}
+
+/// A guest is worth more than what its log says of it: the host may have no room left.
+fn note(log: &mut Log, name: &str, text: &str) {
+    if let Err(error) = log.note(text) {
         warn!(vm = name, "cannot write the guest's log: {error}");
     }
 }
@@ -204,10 +209,8 @@ fn open_log(files: &Files, name: &str, launch: &Launch) -> Result<Log, StartErro
     let mut log = Log::open(&files.logs, name).map_err(failed)?;
     let env = launch.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let shown = log::command_line(env, &launch.program.to_string_lossy(), &launch.args);
-    log.note(&format!("starting up {}\n{shown}", launch.versions)).map_err(failed)?;
-    for taint in &launch.taints {
-        log.note(taint).map_err(failed)?;
-    }
+    note(&mut log, name, &format!("starting up {}\n{shown}", launch.versions));
+    launch.taints.iter().for_each(|taint| note(&mut log, name, taint));
     Ok(log)
 }
 
