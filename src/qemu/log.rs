@@ -111,22 +111,24 @@ pub(super) fn cut_if_large(path: &Path) -> io::Result<()> {
         .write(true)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)?;
-    let copied = copy_aside(&file, path);
-    // Also where there is no room for a copy: there least of all may it go on growing.
+    // Of a flood the last lines tell most.
+    let end = file.metadata()?.len();
+    (&file).seek(SeekFrom::Start(end.saturating_sub(MAX_BYTES)))?;
+    let mut tail = Vec::new();
+    (&file).take(MAX_BYTES).read_to_end(&mut tail)?;
+    let copy = make_room(path)?;
+    let kept = keep(&copy, &tail, OFlags::EXCL);
     file.set_len(0)?;
-    copied
+    match kept {
+        // It takes the room of what it is a copy of.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => keep(&copy, &tail, OFlags::TRUNC),
+        kept => kept,
+    }
 }
 
-fn copy_aside(mut file: &File, path: &Path) -> io::Result<()> {
-    let end = file.metadata()?.len();
-    // Of a flood the last lines tell most.
-    file.seek(SeekFrom::Start(end.saturating_sub(MAX_BYTES)))?;
-    let mut copy = File::from(rustix::fs::open(
-        make_room(path)?,
-        OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::RUSR | Mode::WUSR,
-    )?);
-    io::copy(&mut file.take(MAX_BYTES), &mut copy).map(drop)
+fn keep(path: &Path, content: &[u8], flags: OFlags) -> io::Result<()> {
+    let flags = flags | OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?).write_all(content)
 }
 
 fn is_large(path: &Path) -> io::Result<bool> {
