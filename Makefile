@@ -29,7 +29,7 @@ TARGETS ?= $(notdir $(wildcard fuzz/seeds/*))
 export BINARY ?=
 CARGO ?= cargo
 
-.PHONY: demo test run bench bench-migrate soak fuzz compat compat-clients compat-tests compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test
+.PHONY: demo test run bench bench-migrate soak fuzz compat compat-clients compat-tests compat-corpus guest guest-check fmt lint licenses release install deb deps-build deps-test deps-upstream
 
 demo: guest
 	$(CARGO) build --quiet --locked
@@ -43,8 +43,7 @@ run: deps-build
 	@echo "virsh -c 'qemu+unix:///system?socket=$(ROOT)/run/libvirt/libvirt-sock' list --all"
 	exec target/release/ferrovirtd --root $(ROOT)
 
-bench: guest
-	$(if $(UPSTREAM),scripts/deps upstream)
+bench: $(if $(UPSTREAM),deps-upstream) guest
 	$(CARGO) build --release --locked --workspace --bins
 	target/release/ferrovirt-bench
 
@@ -70,18 +69,16 @@ fuzz:
 	    cargo +nightly fuzz run --sanitizer none --codegen-units 16 $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 	        -max_total_time=$(TIME) -rss_limit_mb=2048 -timeout=10 || exit 1; done
 
-compat: guest
-	scripts/deps upstream
+compat: deps-upstream guest
 	$(CARGO) build --quiet --locked --workspace --bins
 	target/debug/ferrovirt-compat $(SCENARIOS)
 
-compat-clients: guest
-	scripts/deps upstream
+compat-clients: deps-upstream guest
+	scripts/deps clients
 	$(CARGO) build --quiet --locked --workspace --bins
 	target/debug/ferrovirt-compat clients $(CLIENTS)
 
-compat-tests: guest
-	scripts/deps upstream
+compat-tests: deps-upstream guest
 	FERROVIRT_TEST_DAEMON=upstream $(CARGO) test --locked --test daemon
 
 compat-corpus: deps-build
@@ -109,6 +106,9 @@ deps-build:
 
 deps-test:
 	@scripts/deps build test
+
+deps-upstream:
+	@scripts/deps upstream
 
 release: deps-build
 	$(CARGO) build --release --locked --bin ferrovirtd
