@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::capabilities::{QemuCaps, probe};
 use super::command::{
-    self, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, VsockDescriptor,
+    self, Context, Descriptors, ImageDescriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings,
+    VsockDescriptor,
 };
 use super::facts::facts;
 use super::prepare::{Chooser, Place, prepare};
@@ -142,6 +143,10 @@ fn arguments(mut domain: Domain, caps: &QemuCaps) {
             | Need::Device { name, .. }
             | Need::TpmCancel { name, .. } => {
                 descriptors.chardevs.insert(name, Opened(9));
+            }
+            Need::Image { node, .. } => {
+                let opened = ImageDescriptors { descriptors: vec![9], writable: false };
+                descriptors.images.insert(node, opened);
             }
             Need::Vsock { alias, cid } => {
                 let opened = VsockDescriptor { descriptor: 9, cid: cid.unwrap_or(3) };

@@ -16,6 +16,7 @@ mod fake_qemu;
 
 mod access;
 mod agent;
+mod associated;
 mod attach;
 mod audit;
 mod autodestroy;

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::Domains;
+use super::associated::not_associated;
 use super::ports::Ports;
 use crate::conf::devices::{Devices, LinkState, Pstore};
 use crate::conf::domain::Domain;
 use crate::error::{Error, Origin, Result};
-use crate::qemu::block::StorageError;
+use crate::qemu::block::{Passed, StorageError};
 use crate::qemu::capabilities::Accel;
 use crate::qemu::command::{
-    self, Descriptors, HostNode, InterfaceDescriptors, Need, Opened, Settings, VsockDescriptor,
+    self, Descriptors, HostNode, ImageDescriptors, InterfaceDescriptors, Need, Opened, Settings,
+    VsockDescriptor,
 };
 use crate::qemu::hugepages;
 use crate::qemu::log_limit::StdioHandler;
@@ -44,6 +46,7 @@ pub(super) fn prepare(
     files: &Files,
     ports: &Ports,
     security: &Security,
+    passed: &Passed,
 ) -> Result<u32> {
     let render_node = render_node();
     let place = Place {
@@ -70,7 +73,7 @@ pub(super) fn prepare(
     block::number_images(definition, &mut last_node);
     let reader = security.images_are_of(definition)?;
     let mut disks = std::mem::take(&mut definition.devices.disks);
-    let detected = disks.iter_mut().try_for_each(|disk| block::detect_chain(disk, reader));
+    let detected = disks.iter_mut().try_for_each(|disk| block::detect_chain(disk, reader, passed));
     definition.devices.disks = disks;
     detected.map_err(|error| explained(error, definition, security))?;
     overlay::put_on_top(&mut definition.devices.disks, &definition.name);
@@ -230,6 +233,7 @@ impl Domains {
 pub(super) fn open(
     definition: &mut Domain,
     accel: Accel,
+    passed: &Passed,
     prepared: &mut impl Handover,
 ) -> Result<Descriptors> {
     let mut descriptors = Descriptors::default();
@@ -271,6 +275,17 @@ pub(super) fn open(
                 let sentence = format!("Could not open TPM device's cancel path {}", path.display());
                 let file = file.map_err(|error| Error::io(sentence, error))?;
                 descriptors.chardevs.insert(name, Opened(prepared.pass(file.into())));
+            }
+            Need::Image { node, group } => {
+                let group = passed.get(&*group).ok_or_else(|| not_associated(&group))?;
+                let mut image = ImageDescriptors { descriptors: Vec::new(), writable: group.writable };
+                for file in &group.files {
+                    let copy = file.try_clone().map_err(|error| {
+                        Error::io("failed to duplicate a file descriptor that was handed over", error)
+                    })?;
+                    image.descriptors.push(prepared.pass(copy));
+                }
+                descriptors.images.insert(node, image);
             }
             Need::Vsock { alias, cid } => {
                 let (device, cid) = open_vsock(cid)?;

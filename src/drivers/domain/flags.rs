@@ -153,6 +153,11 @@ flag_words!(
     OpenGraphicsFlags of "qemuDomainOpenGraphics" {
         SKIPAUTH = 1,
     }
+    /// `virDomainFDAssociateFlags`
+    FdAssociateFlags of "qemuDomainFDAssociate" {
+        SECLABEL_RESTORE = 1,
+        SECLABEL_WRITABLE = 1 << 1,
+    }
     /// `virDomainQemuMonitorCommandFlags`
     MonitorCommandFlags of "qemuDomainQemuMonitorCommandWithFiles" {
         HMP = 1,

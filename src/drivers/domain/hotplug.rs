@@ -462,14 +462,15 @@ impl Domains {
         block::number_images(&mut view, &mut last_node);
         let security = &self.rules.security;
         let reader = security.images_are_of(&view)?;
+        let passed = self.associated.of(&view)?;
         for disk in &mut view.devices.disks {
-            let detected = block::detect_chain(disk, reader);
+            let detected = block::detect_chain(disk, reader, &passed);
             detected.map_err(|error| devices::explained(error, live, security))?;
         }
         overlay::put_on_top(&mut view.devices.disks, &live.name);
         block::number_images(&mut view, &mut last_node);
         let mut opened = Later::default();
-        let mut descriptors = devices::open(&mut view, command::accel_of(live), &mut opened)?;
+        let mut descriptors = devices::open(&mut view, command::accel_of(live), &passed, &mut opened)?;
         self.keep_bounded(&view);
         if !command::secrets(&view).is_empty() {
             descriptors.secrets = self.storage.seal_secrets(&view, &devices::read_master_key(files)?)?;

@@ -38,7 +38,7 @@
 //! | `devices`, `ports`, `console`, `graphics`, `screenshot` | what guests have of the host, and what clients have of guests |
 //! | `job_info`, `job_abort` | how far a long operation is, how the last one went, and ending one |
 //! | `hotplug`, `plug_rules`, `memory_devices`, `refresh` | what changes in a guest while it runs, and what QEMU made of it |
-//! | `owners` | guests that end with a connection |
+//! | `owners`, `associated` | guests, and descriptors for guests, that end with a connection |
 //! | `event` | what subscribers hear |
 
 mod adopt;
@@ -48,6 +48,7 @@ pub mod agent_guest;
 mod agent_info;
 mod agent_power;
 pub mod agent_vcpus;
+mod associated;
 mod attach;
 mod audit;
 pub mod backup;
@@ -120,6 +121,7 @@ use std::sync::atomic::AtomicI32;
 use std::sync::{Arc, OnceLock};
 
 use self::agent_filesystems::Frozen;
+use self::associated::Associated;
 pub use self::complete::parse;
 use self::console::Consoles;
 use self::definitions::{Definitions, Found};
@@ -169,6 +171,7 @@ pub struct Domains {
     turns: Turns,
     ports: Ports,
     owners: Owners,
+    associated: Associated,
     frozen: Frozen,
     unplugs: hotplug::Unplugs,
     /// What serial ports and the like write to.
@@ -255,6 +258,7 @@ impl Domains {
             turns: Turns::default(),
             ports: Ports::default(),
             owners: Owners::default(),
+            associated: Associated::default(),
             frozen: Frozen::default(),
             unplugs: hotplug::Unplugs::default(),
             written: Arc::default(),

@@ -8,8 +8,8 @@ use crate::conf::xml::Form;
 use crate::error::{Error, Result};
 use crate::qemu::capabilities::QemuCaps;
 use crate::qemu::command::{
-    self, CommandLine, Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings,
-    VsockDescriptor,
+    self, CommandLine, Context, Descriptors, ImageDescriptors, InterfaceDescriptors, Need, Opened, Sandbox,
+    Settings, VsockDescriptor,
 };
 use crate::qemu::native::{self, Invocation, NativeError, Surroundings};
 use crate::qemu::prepare::{Chooser, Place, prepare};
@@ -167,6 +167,10 @@ impl StandIns {
                     let number = self.next();
                     self.files.push((number, "/dev/null".to_owned(), true));
                     descriptors.chardevs.insert(name, Opened(number));
+                }
+                Need::Image { node, .. } => {
+                    let opened = ImageDescriptors { descriptors: vec![self.next()], writable: false };
+                    descriptors.images.insert(node, opened);
                 }
                 Need::Vsock { alias, cid } => {
                     // The first address that a guest may have.

@@ -38,6 +38,7 @@ impl Domains {
     /// A connection has ended: so do the guests that were started to end with it.
     pub fn client_closed(self: &Arc<Self>, client: ClientId) {
         self.thaw_for(client);
+        self.associated.forget(client);
         self.migrations_abandoned(client);
         for guest in self.owners.take(client) {
             let Ok(mut domain) = self.list.by_uuid(guest) else { continue };

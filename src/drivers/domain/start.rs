@@ -410,8 +410,9 @@ impl Attempt {
             self.domains.emulators.complete_cpu(cpu, caps, accel)?;
         }
         self.domains.storage.locate_disks(definition)?;
-        let last_node =
-            devices::prepare(definition, self.id, prepared.files(), &self.domains.ports, security)?;
+        let passed = self.domains.associated.of(definition)?;
+        let ports = &self.domains.ports;
+        let last_node = devices::prepare(definition, self.id, prepared.files(), ports, security, &passed)?;
         self.domains.refuse_taken(definition, &definition.devices)?;
         let owners = security.owners();
         let (capabilities, devices) = (caps.flags, Arc::default());
@@ -420,7 +421,7 @@ impl Attempt {
         let key = devices::write_master_key(prepared.files())?;
         security.hand_over(definition, &prepared.files().directory.join(MasterKey::FILE))?;
         let helpers = helpers::needed(definition, &self.domains.helpers_host(prepared.files()))?;
-        let mut descriptors = devices::open(definition, accel, &mut prepared)?;
+        let mut descriptors = devices::open(definition, accel, &passed, &mut prepared)?;
         self.domains.keep_bounded(definition);
         descriptors.secrets = self.domains.storage.seal_secrets(definition, &key)?;
         let settings = devices::settings(definition, prepared.files(), security)?;

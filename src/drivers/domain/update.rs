@@ -145,8 +145,9 @@ impl Domains {
         block::number_images(&mut view, &mut last_node);
         let security = &self.rules.security;
         let reader = security.images_are_of(&view)?;
+        let passed = self.associated.of(&view)?;
         for disk in view.devices.disks.iter_mut().filter(|disk| !disk.storage.is_empty()) {
-            block::detect_chain(disk, reader)?;
+            block::detect_chain(disk, reader, &passed)?;
         }
         block::number_images(&mut view, &mut last_node);
         let disk = view.devices.disks.pop().ok_or_else(|| Error::internal_error("no disk to change"))?;

@@ -79,6 +79,10 @@ impl Domains {
             let sentence = format!("disk '{disk}' does not currently have a source assigned");
             return Err(Error::invalid_arg(sentence));
         }
+        if found.storage.fdgroup.is_some() {
+            let sentence = "block info is not supported for FD passed disk image";
+            return Err(Error::operation_unsupported(sentence));
+        }
         let path = found.storage.path().map(str::to_owned).ok_or_else(|| {
             Error::operation_unsupported(format!("the image of disk '{disk}' is no file of this host"))
         })?;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use super::Passed;
 use super::probe::{self, HEADER_LEN};
 use crate::conf::devices::{Backing, Disk, DiskDevice, Layer, LayerFormat, Place, Storage, StorageFormat};
 use crate::util::accounts::{Ids, as_user};
@@ -67,12 +68,12 @@ impl StorageError {
 
 /// Who looks at the images: this daemon, and whether QEMU's user finds them, too.
 #[derive(Debug, Clone, Copy)]
-struct Reader(Ids);
+struct Reader<'a>(Ids, &'a Passed);
 
 /// Checks that the images of `disk` are there, also for `user` where QEMU is not to run as this daemon's, and adds
 /// those that they name themselves. Reads files: call it where that may block.
-pub fn detect_chain(disk: &mut Disk, user: Option<Ids>) -> Result<(), StorageError> {
-    let reader = Reader(user.unwrap_or_else(Ids::own));
+pub fn detect_chain(disk: &mut Disk, user: Option<Ids>, passed: &Passed) -> Result<(), StorageError> {
+    let reader = Reader(user.unwrap_or_else(Ids::own), passed);
     let format = disk.format();
     let top = match &disk.storage.place {
         Place::File(Some(path)) | Place::Block(Some(path)) => path.to_string(),
@@ -82,7 +83,9 @@ pub fn detect_chain(disk: &mut Disk, user: Option<Ids>) -> Result<(), StorageErr
         if disk.storage.backing.is_none() {
             end_chain(&mut disk.storage);
         }
-        std::fs::metadata(&top).map_err(|source| missing(&top, &top, None, source))?;
+        if disk.storage.fdgroup.is_none() {
+            std::fs::metadata(&top).map_err(|source| missing(&top, &top, None, source))?;
+        }
         disk.storage.is_host_cdrom = disk.device == DiskDevice::Cdrom && is_cdrom_drive(&disk.storage.place);
         return Ok(());
     }
@@ -90,7 +93,7 @@ pub fn detect_chain(disk: &mut Disk, user: Option<Ids>) -> Result<(), StorageErr
     let mut depth = 1;
     // What the definition names must be there; it may also say that the chain ends.
     while matches!(image.0.backing.as_deref(), Some(Backing::Layer(_))) {
-        if let Some(path) = local_path(&image.0.place) {
+        if let Some(path) = local_path(&image.0.place).filter(|_| image.0.fdgroup.is_none()) {
             reader.find(path).map_err(|source| missing(path, &top, reader.credentials(), source))?;
         }
         depth += 1;
@@ -118,15 +121,21 @@ fn descend<'a>(
     storage: &'a mut Storage,
     format: StorageFormat,
     top: &str,
-    reader: Reader,
+    reader: Reader<'_>,
 ) -> Result<Option<(&'a mut Storage, StorageFormat)>, StorageError> {
     let Some(path) = local_path(&storage.place).map(str::to_owned) else { return Ok(None) };
     if !format.has_backing() {
-        reader.find(&path).map_err(|source| missing(&path, top, reader.credentials(), source))?;
+        if storage.fdgroup.is_none() {
+            reader.find(&path).map_err(|source| missing(&path, top, reader.credentials(), source))?;
+        }
         end_chain(storage);
         return Ok(None);
     }
-    let found = reader.header(&path).map_err(|source| missing(&path, top, reader.credentials(), source))?;
+    let found = match &storage.fdgroup {
+        Some(group) => reader.passed(group),
+        None => reader.header(&path),
+    };
+    let found = found.map_err(|source| missing(&path, top, reader.credentials(), source))?;
     let header = probe::read(format, &found);
     if header.has_data_file {
         let message = format!("image '{path}' keeps its data in another file, which is not supported");
@@ -156,7 +165,7 @@ fn guess_format(
     (place, name): (&Place, &str),
     image: &str,
     top: &str,
-    reader: Reader,
+    reader: Reader<'_>,
 ) -> Result<StorageFormat, StorageError> {
     let Some(path) = local_path(place) else { return Ok(StorageFormat::Raw) };
     let header = reader.header(path).map_err(|source| missing(path, top, reader.credentials(), source))?;
@@ -186,7 +195,7 @@ fn is_cdrom_drive(place: &Place) -> bool {
     std::fs::metadata(&**path).is_ok_and(|found| rustix::fs::major(found.rdev()) == SCSI_CDROM_MAJOR)
 }
 
-impl Reader {
+impl Reader<'_> {
     fn credentials(self) -> Option<(u32, u32)> {
         Some((self.0.user, self.0.group))
     }
@@ -194,6 +203,10 @@ impl Reader {
     /// Whether the user finds an image: he need not be able to read it before it is given to him.
     fn find(self, path: &str) -> io::Result<()> {
         as_user(self.0, || std::fs::metadata(path).map(drop))
+    }
+
+    fn passed(self, group: &str) -> io::Result<Vec<u8>> {
+        self.1.get(group).map_or_else(|| Err(io::ErrorKind::NotFound.into()), |group| group.header())
     }
 
     /// On a server that grants root nothing, only the user can read it.
@@ -330,7 +343,7 @@ mod tests {
         image(&at("mid"), &json, Some("raw"));
         image(&at("base"), "/etc/shadow", Some("qcow2"));
         let mut detected = disk("qcow2", &at("top"), "");
-        detect_chain(&mut detected, None).unwrap();
+        detect_chain(&mut detected, None, &Passed::new()).unwrap();
         // What a guest wrote to a raw image is not believed.
         assert_eq!(chain_of(&detected), [("mid".to_owned(), "qcow2"), ("base".to_owned(), "raw")]);
         let inactive = write_document(&detected, "disk", Form::INACTIVE);
@@ -339,10 +352,10 @@ mod tests {
         assert!(live.contains("<backingStore/>"), "{live}");
 
         let mut ended = disk("qcow2", &at("top"), "<backingStore/>");
-        detect_chain(&mut ended, None).unwrap();
+        detect_chain(&mut ended, None, &Passed::new()).unwrap();
         assert_eq!(chain_of(&ended), []);
         let mut raw = disk("raw", &at("top"), "");
-        detect_chain(&mut raw, None).unwrap();
+        detect_chain(&mut raw, None, &Passed::new()).unwrap();
         assert_eq!(chain_of(&raw), []);
     }
 
@@ -350,7 +363,7 @@ mod tests {
     fn a_broken_chain_is_refused_in_libvirts_words() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let refusal = |mut disk: Disk| detect_chain(&mut disk, None).unwrap_err().to_string();
+        let refusal = |mut disk: Disk| detect_chain(&mut disk, None, &Passed::new()).unwrap_err().to_string();
         let (here, Ids { user, group }) = (directory.path().display(), Ids::own());
         assert_eq!(
             refusal(disk("raw", &at("none"), "")),

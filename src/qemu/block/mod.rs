@@ -7,10 +7,12 @@
 
 mod chain;
 mod layers;
+mod passed;
 mod probe;
 
 pub use chain::{StorageError, detect_chain, read_header};
 pub use layers::{Layers, as_defined};
+pub use passed::{Group, Passed};
 pub use probe::{Backing, Header, capacity, probe, read};
 
 use crate::conf::devices::{Backing as Below, Disk, HostdevSource, Storage, StorageFormat};

@@ -30,6 +30,21 @@ pub(super) struct Image<'a> {
     pub auth: Option<&'a StorageAuth>,
     pub encryption: Option<&'a Encryption>,
     disk: &'a Disk,
+    /// Where QEMU finds what a client has handed over.
+    passed: Option<PassedImage>,
+}
+
+/// A set of descriptors that QEMU has.
+struct PassedImage {
+    path: String,
+    /// Of an image that is opened in one way only: QEMU cannot change it later.
+    access: Option<Access>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Wanted,
+    Writable,
 }
 
 /// The images of a disk, top first.
@@ -44,6 +59,7 @@ pub(super) fn images(disk: &Disk) -> Vec<Image<'_>> {
         auth: disk.storage_auth(),
         encryption: disk.storage_encryption(),
         disk,
+        passed: None,
     };
     let below = disk.storage.layers().map(|layer| Image {
         storage: &layer.storage,
@@ -54,6 +70,7 @@ pub(super) fn images(disk: &Disk) -> Vec<Image<'_>> {
         auth: layer.storage.auth.as_deref(),
         encryption: layer.storage.encryption.as_deref(),
         disk,
+        passed: None,
     });
     std::iter::once(top).chain(below).collect()
 }
@@ -69,9 +86,10 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>, disk: &Disk) -> Resu
     if !has_nodes(disk) {
         return Ok(());
     }
-    let images = images(disk);
+    let mut images = images(disk);
     let mut below: Option<String> = None;
-    for image in images.iter().rev() {
+    for image in images.iter_mut().rev() {
+        image.passed = pass(guest, line, image)?;
         let has_backing = below.is_some();
         if has_backing && !image.format.has_backing() {
             return unsupported(format!("storage format '{}' does not support backing store", image.format));
@@ -103,6 +121,25 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>, disk: &Disk) -> Resu
         below = Some(node.to_owned());
     }
     Ok(())
+}
+
+/// Hands QEMU the descriptors of an image that a client has handed over.
+fn pass(guest: &Guest<'_>, line: &mut Line<'_>, image: &Image<'_>) -> Result<Option<PassedImage>> {
+    if image.storage.fdgroup.is_none() {
+        return Ok(None);
+    }
+    let node = image.storage_name()?;
+    let Some(opened) = guest.context.descriptors.images.get(&node) else {
+        return unsupported("disk sources from descriptors are not supported");
+    };
+    let set = line.fd_sets;
+    line.fd_sets += 1;
+    for (number, descriptor) in opened.descriptors.iter().enumerate() {
+        line.option("-add-fd", format!("set={set},fd={descriptor},opaque={node}{number}"));
+    }
+    let access = if opened.writable { Access::Writable } else { Access::Wanted };
+    let access = Some(access).filter(|_| opened.descriptors.len() == 1);
+    Ok(Some(PassedImage { path: format!("/dev/fdset/{set}"), access }))
 }
 
 fn filter_node(filter: &ThrottleFilter) -> Result<&str> {
@@ -198,8 +235,11 @@ impl Image<'_> {
         Some(encryption.format)
     }
 
+    /// What was handed over has one always, as the device may only read what QEMU can write.
     fn has_format_node(&self) -> bool {
-        self.format != StorageFormat::Raw || self.crypto() == Some(EncryptionFormat::Luks)
+        self.format != StorageFormat::Raw
+            || self.storage.fdgroup.is_some()
+            || self.crypto() == Some(EncryptionFormat::Luks)
     }
 
     pub(super) fn storage_name(&self) -> Result<String> {
@@ -262,9 +302,6 @@ impl Image<'_> {
         if self.storage.data_store.is_some() {
             return unsupported("disk source element 'dataStore' is not supported");
         }
-        if self.storage.fdgroup.is_some() {
-            return unsupported("disk sources from descriptors are not supported");
-        }
         let props = self.backend()?.set("node-name", self.storage_name()?);
         if self.has_format_node() || self.storage.slice.is_some() {
             return Ok(self.inner_options(props));
@@ -276,6 +313,7 @@ impl Image<'_> {
     fn backend(&self) -> Result<Props> {
         let local = |driver: &str, path: &str| {
             let aio = self.disk.driver.io.map(|io| io.as_str());
+            let path = self.passed.as_ref().map_or(path, |passed| &passed.path);
             Props::driver(driver).set("filename", path).maybe("aio", aio)
         };
         match &self.storage.place {
@@ -303,7 +341,11 @@ impl Image<'_> {
 
     /// What concerns the nodes below the one that guests see.
     fn inner_options(&self, props: Props) -> Props {
-        props.set("auto-read-only", true).set("discard", "unmap").maybe("cache", self.cache())
+        let props = match self.passed.as_ref().and_then(|passed| passed.access) {
+            Some(access) => props.set("read-only", self.readonly && access == Access::Wanted),
+            None => props.set("auto-read-only", true),
+        };
+        props.set("discard", "unmap").maybe("cache", self.cache())
     }
 
     /// What concerns the node that guests see.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use super::Result;
+use super::blockdev::images;
 use super::interface::vdpa_name;
 use super::secret::{Sealed, secrets};
 use super::tpm;
@@ -28,6 +29,8 @@ pub enum Need {
     Device { name: String, path: String },
     /// Where a command to the host's TPM is taken back.
     TpmCancel { name: String, device: String },
+    /// An image that a client has handed over: its node, the group of its descriptors.
+    Image { node: String, group: String },
     /// A network device with so many queues; `bridge` takes it, where there is one.
     Tap { alias: String, queues: u32 },
     /// The kernel's end of a vsock; an address is to be found where `cid` is none.
@@ -44,6 +47,7 @@ pub struct Descriptors {
     pub chardevs: BTreeMap<String, Opened>,
     pub interfaces: BTreeMap<String, InterfaceDescriptors>,
     pub vsocks: BTreeMap<String, VsockDescriptor>,
+    pub images: BTreeMap<String, ImageDescriptors>,
     /// Values by the name of the object that has them.
     pub secrets: BTreeMap<String, Sealed>,
 }
@@ -53,6 +57,13 @@ pub struct Descriptors {
 pub struct VsockDescriptor {
     pub descriptor: RawFd,
     pub cid: u32,
+}
+
+/// One image's, and whether QEMU may write to it in any case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageDescriptors {
+    pub descriptors: Vec<RawFd>,
+    pub writable: bool,
 }
 
 /// One network device's: a pair of queues each.
@@ -83,6 +94,10 @@ impl Descriptors {
                 | Need::Device { name, .. }
                 | Need::TpmCancel { name, .. } => {
                     all.chardevs.insert(name.clone(), Opened(-1));
+                }
+                Need::Image { node, .. } => {
+                    let opened = ImageDescriptors { descriptors: vec![-1], writable: false };
+                    all.images.insert(node.clone(), opened);
                 }
                 Need::Vsock { alias, cid } => {
                     let opened = VsockDescriptor { descriptor: -1, cid: cid.unwrap_or(3) };
@@ -115,6 +130,11 @@ pub(super) fn log_name(alias: &str) -> String {
 pub fn needs(domain: &Domain) -> Vec<Need> {
     let devices = &domain.devices;
     let mut list = Vec::new();
+    for image in devices.disks.iter().flat_map(images) {
+        if let (Some(group), Ok(node)) = (&image.storage.fdgroup, image.storage_name()) {
+            list.push(Need::Image { node, group: group.to_string() });
+        }
+    }
     for interface in &devices.interfaces {
         if let InterfaceSource::Vdpa(path) = &interface.source {
             list.push(Need::Device { name: vdpa_name(&alias(&interface.info)), path: path.to_string() });

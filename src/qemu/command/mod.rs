@@ -62,7 +62,9 @@ mod watchdog;
 pub(crate) use address::{has_builtin_ide, is_q35};
 pub use blockdev::throttle_limits;
 pub(crate) use cpu::libvirt_feature;
-pub use descriptors::{Descriptors, InterfaceDescriptors, Need, Opened, VsockDescriptor, needs};
+pub use descriptors::{
+    Descriptors, ImageDescriptors, InterfaceDescriptors, Need, Opened, VsockDescriptor, needs,
+};
 pub use line::Props;
 pub use memory::is_in_files as has_memory_in_files;
 pub use secret::{Sealed, SecretNeed, SecretSource, secrets};

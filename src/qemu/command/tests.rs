@@ -6,7 +6,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Context, Descriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, build, needs};
+use super::{
+    Context, Descriptors, ImageDescriptors, InterfaceDescriptors, Need, Opened, Sandbox, Settings, build,
+    needs,
+};
 use crate::conf::devices::{
     Backing, Disk, InterfaceKind, Layer, LayerFormat, Place as Image, Storage, StorageFormat,
 };
@@ -92,6 +95,10 @@ pub(crate) fn open_all(needs: &[Need]) -> Descriptors {
             | Need::Device { name, .. }
             | Need::TpmCancel { name, .. } => {
                 descriptors.chardevs.insert(name.clone(), Opened(take()));
+            }
+            Need::Image { node, .. } => {
+                let opened = ImageDescriptors { descriptors: vec![take()], writable: false };
+                descriptors.images.insert(node.clone(), opened);
             }
             Need::Vsock { .. } => {}
             Need::Tap { alias, queues } => {

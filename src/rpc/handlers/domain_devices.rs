@@ -18,6 +18,7 @@ pub fn routes(r: &mut Routes) {
     r.on::<DomainGraphicsReload>(reload_graphics);
     r.on_fds::<DomainOpenGraphics>(open_graphics);
     r.on_fds::<DomainOpenGraphicsFd>(open_graphics_fd);
+    r.on_fds::<DomainFdAssociate>(associate);
     r.on::<qemu::procedure::DomainMonitorCommand>(monitor_command);
     r.on_fds::<qemu::procedure::DomainMonitorCommandWithFiles>(monitor_command_with_files);
 }
@@ -65,6 +66,13 @@ async fn screenshot(call: Call, args: DomainScreenshotArgs) -> Result<Streamed<D
     let picture = call.drivers.domains.screenshot(domain, args.screen, args.flags).await?;
     let ret = DomainScreenshotRet { mime: Some(picture.mime.to_owned()) };
     Ok(Streamed { ret, pipe: Pipe::down(picture.file) })
+}
+
+async fn associate(mut call: Call, args: DomainFdAssociateArgs) -> Result<WithDescriptors<()>> {
+    let domain = referred(&call, &args.dom)?;
+    let group = (&*args.name, call.take_fds());
+    call.drivers.domains.associate(&domain.state(), call.client.id, group, args.flags)?;
+    Ok(WithDescriptors { ret: (), fds: Vec::new() })
 }
 
 async fn monitor_command(

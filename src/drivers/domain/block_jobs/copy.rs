@@ -16,7 +16,7 @@ use crate::drivers::domain::reads::running;
 use crate::drivers::domain::{Domains, blocking};
 use crate::drivers::params::{ParamType, Params};
 use crate::error::{Error, Result};
-use crate::qemu::block::{self, Layers, Nodes, device_node};
+use crate::qemu::block::{self, Layers, Nodes, Passed, device_node};
 use crate::qemu::block_jobs::{BlockJob, Phase, Work};
 use crate::qemu::job::{DomainHandle, Modify};
 use crate::qemu::monitor::BlockdevMirror;
@@ -185,6 +185,10 @@ fn plan_copy(
 ) -> Result<Plan> {
     let shallow = request.flags.contains(BlockCopyFlags::SHALLOW);
     let reused = request.flags.contains(BlockCopyFlags::REUSE_EXT);
+    if request.target.fdgroup.is_some() {
+        let sentence = "copy to a FD passed disk source is not yet supported";
+        return Err(Error::config_unsupported(sentence));
+    }
     if request.target.layer().is_some() {
         if !shallow {
             let sentence = "backingStore of mirror without VIR_DOMAIN_BLOCK_COPY_SHALLOW doesn't make sense";
@@ -211,7 +215,7 @@ fn plan_copy(
     let mut copy = standing_on(disk, Layers::from_top(format.clone(), request.target.clone()));
     block::number_disk(&mut copy, &mut last_node);
     if reused && kind.has_backing() && copy.storage.backing.is_none() {
-        block::detect_chain(&mut copy, reader)?;
+        block::detect_chain(&mut copy, reader, &Passed::new())?;
         block::number_disk(&mut copy, &mut last_node);
     }
     let mirror = Mirror { job: MirrorJob::Copy, state: None, format, storage: copy.storage.clone() };

@@ -77,6 +77,10 @@ impl Domains {
                 "peeking is only supported for disk with 'raw' format not '{format}'"
             )));
         }
+        if found.storage.fdgroup.is_some() {
+            let sentence = "peeking is not supported for FD passed images";
+            return Err(Error::operation_unsupported(sentence));
+        }
         let path = found.storage.path().map(PathBuf::from).ok_or_else(|| {
             Error::operation_unsupported(format!("the image of disk '{disk}' is no file of this host"))
         })?;
