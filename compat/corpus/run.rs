@@ -16,7 +16,7 @@ use ferrovirt::error::Error;
 use ferrovirt::qemu::block;
 use ferrovirt::qemu::capabilities::{QemuCaps, resolve_guest_cpu};
 use ferrovirt::qemu::command::{
-    self, Context, Descriptors, HostNode, InterfaceDescriptors, Need, Opened, Sandbox, SecretNeed,
+    self, Context, Descriptors, HostNode, ImageDescriptors, InterfaceDescriptors, Need, Opened, Sandbox, SecretNeed,
     SecretSource, Settings, VsockDescriptor,
 };
 use ferrovirt::qemu::facts::facts;
@@ -401,6 +401,18 @@ fn descriptors(domain: &mut Domain) -> Descriptors {
             Need::File { name, .. } => {
                 let number = if name.ends_with("-log") { fds::LOG } else { fds::FILE };
                 descriptors.chardevs.insert(name, Opened(number));
+            }
+            Need::Image { node, group } => {
+                // What the test hands over, and as what.
+                let (descriptors, writable) = match &*group {
+                    "testgroup2" => (vec![200, 205], false),
+                    "testgroup5" => (vec![204], false),
+                    "testgroup6" => (vec![247, 248], false),
+                    "cdimage-rw" => (vec![208], true),
+                    "raw-rw-base" => (vec![209], true),
+                    _ => (vec![207], false),
+                };
+                descriptors.images.insert(node, ImageDescriptors { descriptors, writable });
             }
             Need::Vsock { alias, cid } => {
                 let opened = VsockDescriptor { descriptor: fds::VSOCK, cid: cid.unwrap_or(42) };

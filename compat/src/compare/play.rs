@@ -53,7 +53,10 @@ struct Player<'a> {
 pub(crate) fn normaliser(daemon: &Daemon) -> Normaliser {
     let path = |below: &str| daemon.path(below).to_string_lossy().trim_end_matches('/').to_owned();
     let roms = part("halt.rom").with_file_name("").to_string_lossy().trim_end_matches('/').to_owned();
-    Normaliser::new(vec![(path("work"), "DIR"), (path(""), ""), (roms, "GUEST")])
+    let mut paths = vec![(path("work"), "DIR"), (path(""), ""), (roms, "GUEST")];
+    // QEMU inherits it.
+    paths.extend(std::env::var("PATH").map(|path| (path, "PATH")));
+    Normaliser::new(paths)
 }
 
 impl<'a> Player<'a> {
@@ -102,7 +105,8 @@ impl<'a> Player<'a> {
     fn script(&self, line: &str) -> String {
         let (directory, uri) = (&self.directory, self.daemon.uri());
         format!(
-            "set -o pipefail; DIR='{directory}' URI='{uri}' ROM='{}' HOME='{directory}'; export HOME; cd \"$DIR\"\n\
+            "set -o pipefail; DIR='{directory}' URI='{uri}' ROM='{}' HOME='{directory}' EDITOR=true\n\
+             export HOME EDITOR; unset VISUAL; cd \"$DIR\"\n\
              virsh() {{ command virsh -c \"$URI\" \"$@\"; }}\n{line}",
             part("halt.rom").display()
         )
