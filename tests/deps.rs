@@ -29,9 +29,8 @@ const CASES: &[Case] = &[
         candidate: STABLE,
         groups: &["upstream"],
         said: &[
-            "libvirt 9.0.0-4+deb12u2 of CODENAME is older than 11: adding CODENAME-backports",
-            "would run: tee ETC/sources.list.d/ferrovirt-backports.sources",
-            "installing -t CODENAME-backports libvirt-daemon libvirt-daemon-driver-qemu",
+            "libvirt 9.0.0-4+deb12u2 of CODENAME is older than 11: adding CODENAME-backports as ETC/sources.list.d/ferrovirt-backports.sources",
+            "installing -t CODENAME-backports libvirt-daemon libvirt-daemon-log libvirt-daemon-driver-qemu",
             " qemu-system-x86",
             " libvirt-clients",
         ],
@@ -41,7 +40,7 @@ const CASES: &[Case] = &[
         installed: "",
         candidate: "11.3.0-3",
         groups: &["upstream"],
-        said: &["installing libvirt-daemon libvirt-daemon-driver-qemu"],
+        said: &["installing libvirt-daemon libvirt-daemon-log libvirt-daemon-driver-qemu"],
         unsaid: &["backports"],
     },
     // Tests need no more than what the release has.

@@ -16,8 +16,8 @@ use ferrovirt::error::Error;
 use ferrovirt::qemu::block;
 use ferrovirt::qemu::capabilities::{QemuCaps, resolve_guest_cpu};
 use ferrovirt::qemu::command::{
-    self, Context, Descriptors, HostNode, ImageDescriptors, InterfaceDescriptors, Need, Opened, Sandbox, SecretNeed,
-    SecretSource, Settings, VsockDescriptor,
+    self, Context, Descriptors, HostNode, ImageDescriptors, InterfaceDescriptors, Need, Opened, Sandbox,
+    SecretNeed, SecretSource, Settings, VsockDescriptor,
 };
 use ferrovirt::qemu::facts::facts;
 use ferrovirt::qemu::firmware;

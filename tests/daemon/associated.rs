@@ -81,13 +81,23 @@ refused(domain.FDAssociate, 'mine', both, 1 << 5)
 #[test]
 fn virsh_hands_over_its_own_descriptors() {
     let daemon = daemon();
-    let (named, real) = image(&daemon, "image", &[]);
-    daemon.define(&halting("v").device(&disk("group", &named, "vda")));
+    let real = daemon.path("real");
+    run("qemu-img", &["create", "-q", real.to_str().unwrap(), "1M"]).ok();
+    daemon.define(&halting("v").device(
+        "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/nowhere' fdgroup='group'/>\
+         <target dev='hda' bus='ide'/><readonly/></disk>",
+    ));
     // virsh has it open as number 3, and is one client from the first command to the last.
-    let script = format!(
-        "exec 3<>'{}'; virsh -c '{}' 'dom-fd-associate v group 3 --seclabel-writable; start v; domstate v'",
-        real.display(),
-        daemon.uri()
-    );
-    assert!(run("bash", &["-c", &script]).ok().contains("running"));
+    let start = |flags: &str| {
+        let script = format!(
+            "exec 3<>'{}'; virsh -c '{}' 'dom-fd-associate v group 3 {flags}; start v; domstate v'",
+            real.display(),
+            daemon.uri()
+        );
+        run("bash", &["-c", &script])
+    };
+    // What can be written to is not what QEMU looks for below a disk that is only read.
+    let refused = start("").fails();
+    assert!(refused.contains("Could not open '/dev/fdset/0'"), "{refused}");
+    assert!(start("--seclabel-writable").ok().contains("running"));
 }

@@ -22,13 +22,19 @@ const EDITED: &str = "virsh??????.xml";
 const SECONDS: &str = "17dddddddd";
 const SECONDS_LATER: &str = "18dddddddd";
 
+/// What a terminal shows of a line in the end: how far something has come is written over.
+fn shown(line: &str) -> &str {
+    let last = line.trim_end_matches(['\r', '\n']).rfind('\r').map_or(0, |at| at + 1);
+    &line[last..]
+}
+
 impl Normaliser {
     pub(crate) fn new(paths: Vec<(String, &'static str)>) -> Self {
         Self { paths, ..Self::default() }
     }
 
     pub(crate) fn apply(&mut self, text: &str) -> String {
-        let mut text = text.to_owned();
+        let mut text: String = text.split_inclusive('\n').map(shown).collect();
         for (path, name) in &self.paths {
             text = text.replace(path, name);
         }
@@ -111,6 +117,7 @@ mod tests {
             ("/tmp/virsh8GHZ3A.xml)", "/tmp/EDITED.xml)"),
             ("/dev/pts/17'", "/dev/pts/N'"),
             ("17953000001", "17953000001"),
+            ("\rSave: [ 50 %]\rSave: [100 %]\nSaved\r\n", "Save: [100 %]\nSaved\r\n"),
             ("grüße", "grüße"),
         ] {
             assert_eq!(normaliser.apply(text), plain);

@@ -40,6 +40,20 @@ pub(crate) fn play(kind: Kind, scenario: &Scenario) -> Vec<Answer> {
     }
 }
 
+/// `virsh` of a scenario's lines. To migrate it has a thread, and may wait for ever for one that is over already: it is
+/// then asked again.
+const VIRSH: &str = "virsh() {
+    [ \"$1\" = migrate ] || { command virsh -c \"$URI\" \"$@\"; return; }
+    local answer code attempt
+    for attempt in 1 2 3 4 5; do
+        answer=$(timeout 30 virsh -c \"$URI\" \"$@\" 2>&1)
+        code=$?
+        [ $code = 124 ] || break
+    done
+    echo \"$answer\"
+    return $code
+}";
+
 #[derive(Debug)]
 struct Player<'a> {
     daemon: &'a Daemon,
@@ -107,7 +121,7 @@ impl<'a> Player<'a> {
         format!(
             "set -o pipefail; DIR='{directory}' URI='{uri}' ROM='{}' HOME='{directory}' EDITOR=true\n\
              export HOME EDITOR; unset VISUAL; cd \"$DIR\"\n\
-             virsh() {{ command virsh -c \"$URI\" \"$@\"; }}\n{line}",
+             {VIRSH}\n{line}",
             part("halt.rom").display()
         )
     }

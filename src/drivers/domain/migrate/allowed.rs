@@ -24,6 +24,11 @@ pub(super) fn check(state: &State, request: &Request, blockers: &[String]) -> Re
 
 fn check_guest(state: &State, request: &Request, blockers: &[String]) -> Result<()> {
     let invalid = |sentence: &'static str| Err(Error::operation_invalid(sentence));
+    // What is known of them would stay behind.
+    if !state.snapshots.is_empty() {
+        let count = state.snapshots.len();
+        return Err(Error::operation_invalid(format!("cannot migrate domain with {count} snapshots")));
+    }
     if !blockers.is_empty() {
         let reasons = blockers.join("; ");
         return Err(Error::operation_invalid(format!("cannot migrate domain: {reasons}")));
@@ -201,6 +206,12 @@ mod tests {
         assert_eq!(check(&state, &[]), Ok(()));
         let refused = |sentence: &str| Err(format!("Requested operation is not valid: {sentence}"));
         assert_eq!(check(&state, &["a", "b"]), refused("cannot migrate domain: a; b"));
+        let text = "<domainsnapshot><name>s</name></domainsnapshot>";
+        let snapshot =
+            crate::conf::snapshot::Snapshot::parse(text, crate::conf::snapshot::Purpose::Offline).unwrap();
+        std::sync::Arc::make_mut(&mut state.snapshots).insert(std::sync::Arc::new(snapshot));
+        assert_eq!(check(&state, &[]), refused("cannot migrate domain with 1 snapshots"));
+        state.snapshots = std::sync::Arc::default();
         state.autodestroy = true;
         assert_eq!(check(&state, &[]), refused("domain is marked for auto destroy"));
         let shared = super::tests::state("<shmem name='s' role='peer'><model type='ivshmem-plain'/></shmem>");

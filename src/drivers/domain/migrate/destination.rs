@@ -115,6 +115,8 @@ impl Domains {
         client: ClientId,
         way: Way,
     ) -> Result<Prepared> {
+        // What cannot be meant is said before the other side is looked at.
+        Side::Destination.settings(request, None)?;
         let xml = request.destination_xml().ok_or_else(|| Error::internal_error("no domain XML passed"))?;
         let mut definition = self.read_definition(xml).await?;
         let source_name: Arc<str> = (&*definition.name).into();

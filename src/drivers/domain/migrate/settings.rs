@@ -71,17 +71,18 @@ impl Side {
         if channels.is_some() && !request.has(MigrateFlags::PARALLEL) {
             return Err(Error::invalid_arg("Turn parallel migration on to tune it"));
         }
+        // How fast the source may be is its own matter.
+        let bandwidth = |name| if is_source { mib_per_second(request, name) } else { Ok(None) };
         Ok(MigrationParameters {
             cpu_throttle_initial: initial,
             cpu_throttle_increment: increment,
-            max_bandwidth: mib_per_second(request, "bandwidth")?.filter(|_| is_source),
+            max_bandwidth: bandwidth("bandwidth")?,
             xbzrle_cache_size: request.whole("compression.xbzrle.cache"),
             max_postcopy_bandwidth: mib_per_second(request, "bandwidth.postcopy")?,
             multifd_channels: channels,
             multifd_zlib_level: byte(request, "compression.zlib.level")?,
             multifd_zstd_level: byte(request, "compression.zstd.level")?,
-            avail_switchover_bandwidth: mib_per_second(request, "bandwidth.avail.switchover")?
-                .filter(|_| is_source),
+            avail_switchover_bandwidth: bandwidth("bandwidth.avail.switchover")?,
             ..MigrationParameters::default()
         })
     }
@@ -149,15 +150,13 @@ fn byte(request: &Request, name: &str) -> Result<Option<u8>> {
 /// In bytes.
 fn mib_per_second(request: &Request, name: &str) -> Result<Option<u64>> {
     const MIB: u64 = 1 << 20;
-    const MAX: u64 = super::phases::MAX_MIB_PER_SECOND;
+    let (what, max) = match name {
+        "bandwidth" => (name.to_owned(), super::phases::MAX_MIB_PER_SECOND),
+        _ => (format!("migration parameter '{name}'"), u64::MAX / MIB),
+    };
     match request.whole(name).filter(|value| *value > 0) {
         None => Ok(None),
-        Some(value) if value > MAX && name == "bandwidth" => {
-            Err(Error::overflow(format!("bandwidth must be less than {}", MAX + 1)))
-        }
-        Some(value) if value > MAX => {
-            Err(Error::overflow(format!("migration parameter '{name}' must be less than {}", MAX + 1)))
-        }
+        Some(value) if value > max => Err(Error::overflow(format!("{what} must be less than {}", max + 1))),
         Some(value) => Ok(Some(value * MIB)),
     }
 }
@@ -244,6 +243,12 @@ mod tests {
         assert_eq!(
             Side::Source.settings(&much, None).unwrap_err().message(),
             "numerical overflow: bandwidth must be less than 8796093022208"
+        );
+        assert!(Side::Destination.settings(&much, None).is_ok());
+        let much = request(MigrateFlags::LIVE, &[("bandwidth.postcopy", u64::MAX.into())]);
+        assert_eq!(
+            Side::Destination.settings(&much, None).unwrap_err().message(),
+            "numerical overflow: migration parameter 'bandwidth.postcopy' must be less than 17592186044416"
         );
     }
 }
