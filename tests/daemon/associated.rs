@@ -99,5 +99,8 @@ fn virsh_hands_over_its_own_descriptors() {
     // What can be written to is not what QEMU looks for below a disk that is only read.
     let refused = start("").err;
     assert!(refused.contains("Failed to find file descriptor with matching flags"), "{refused}");
-    assert!(start("--seclabel-writable").ok().contains("running"));
+    let started = start("--seclabel-writable");
+    assert!(started.out.contains("running"), "{started:?}");
+    let stats = daemon.ok(&["domstats", "v", "--block", "--raw"]);
+    assert!(stats.contains("block.0.capacity=1048576"), "{stats}");
 }

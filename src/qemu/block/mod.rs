@@ -36,7 +36,7 @@ impl Nodes {
         let by_qemu = |it: &&Encryption| it.format == EncryptionFormat::Luks && !it.is_by_librbd();
         let is_luks = image.encryption.as_deref().as_ref().is_some_and(by_qemu);
         let kind = match image.slice {
-            _ if format != StorageFormat::Raw || is_luks => "format",
+            _ if format != StorageFormat::Raw || is_luks || image.fdgroup.is_some() => "format",
             Some(_) => "slice-sto",
             None => "storage",
         };

@@ -386,6 +386,7 @@ impl Image<'_> {
     }
 
     fn format_node(&self, below: Option<&str>) -> Result<Props> {
+        let is_luks = self.crypto() == Some(EncryptionFormat::Luks);
         let driver = match self.format {
             StorageFormat::Qcow2 => "qcow2",
             StorageFormat::Qcow => "qcow",
@@ -399,14 +400,15 @@ impl Image<'_> {
             | StorageFormat::Vpc
             | StorageFormat::Qed
             | StorageFormat::Vmdk => self.format.as_str(),
-            StorageFormat::Raw => "luks",
+            StorageFormat::Raw if is_luks => "luks",
+            StorageFormat::Raw => "raw",
             StorageFormat::None | StorageFormat::Dir | StorageFormat::Iso | StorageFormat::Cow => {
                 return internal(format!("mishandled storage format '{}'", self.format));
             }
         };
         let name = format!("libvirt-{}-format", self.number()?);
         let mut props = self.own_options(Props::new().set("node-name", name)).set("driver", driver);
-        if self.format == StorageFormat::Raw {
+        if self.format == StorageFormat::Raw && is_luks {
             props = props.set("key-secret", self.key()?);
         }
         if matches!(self.format, StorageFormat::Qcow2 | StorageFormat::Qcow) {
