@@ -87,6 +87,7 @@ impl World {
             taints: vec!["Domain id=1 is tainted: custom-argv".to_owned()],
             limit: LIMIT,
             run_as: None,
+            may_lock: None,
         }
     }
 

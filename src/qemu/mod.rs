@@ -17,6 +17,7 @@ pub mod job;
 pub mod keys;
 pub mod log;
 pub mod log_limit;
+pub mod memory_lock;
 pub mod migrate;
 pub mod monitor;
 pub mod native;

@@ -28,6 +28,7 @@ use super::accounts::Ids;
 use super::reason::Reason;
 
 pub use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Why a helper did not give its output.
 #[derive(Debug, Error)]
@@ -55,6 +56,7 @@ pub struct Command {
     stderr: Option<OwnedFd>,
     passed: Vec<OwnedFd>,
     umask: u32,
+    may_lock: Option<LockLimit>,
     credentials: Option<Credentials>,
 }
 
@@ -78,6 +80,7 @@ impl Command {
             stderr: None,
             passed: Vec::new(),
             umask: 0o022,
+            may_lock: None,
             credentials: None,
         }
     }
@@ -127,6 +130,12 @@ impl Command {
 
     pub fn umask(mut self, umask: u32) -> Self {
         self.umask = umask;
+        self
+    }
+
+    /// Lets the process lock so much memory, where this one may allow that: [`Process::lock_limit`] tells.
+    pub fn may_lock(mut self, limit: LockLimit) -> Self {
+        self.may_lock = Some(limit);
         self
     }
 
@@ -214,7 +223,7 @@ fn spawn(command: Command) -> io::Result<Child> {
 
     let stdio = |descriptor: Option<OwnedFd>| descriptor.map_or_else(Stdio::null, Stdio::from);
     let passed = command.passed;
-    let (umask, credentials) = (command.umask, command.credentials);
+    let (umask, may_lock, credentials) = (command.umask, command.may_lock, command.credentials);
     let numbers: Vec<_> = passed.iter().map(AsRawFd::as_raw_fd).collect();
     let mut starter = std::process::Command::new(&command.program);
     starter
@@ -230,6 +239,9 @@ fn spawn(command: Command) -> io::Result<Child> {
     unsafe {
         starter.pre_exec(move || {
             prepare(&numbers, umask)?;
+            if let Some(LockLimit { current, maximum }) = may_lock {
+                let _ = setrlimit(Resource::Memlock, Rlimit { current, maximum });
+            }
             credentials.as_ref().map_or(Ok(()), become_another)
         })
     };
@@ -439,10 +451,22 @@ impl Process {
 
     /// Lets it lock so much memory; answers how much it could lock before.
     pub fn limit_locked(&self, limit: LockLimit) -> io::Result<LockLimit> {
-        use rustix::process::{Resource, Rlimit, prlimit};
+        use rustix::process::prlimit;
         let LockLimit { current, maximum } = limit;
         let before = prlimit(Some(self.inner.pid), Resource::Memlock, Rlimit { current, maximum })?;
         Ok(LockLimit { current: before.current, maximum: before.maximum })
+    }
+
+    /// How much memory it may lock.
+    pub fn lock_limit(&self) -> io::Result<LockLimit> {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.pid()))?;
+        // Max locked memory         8388608              unlimited            bytes
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
+        let mut amounts = line.unwrap_or_default().split_whitespace().map(|amount| amount.parse().ok());
+        match (amounts.next(), amounts.next()) {
+            (Some(current), Some(maximum)) => Ok(LockLimit { current, maximum }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     /// The arguments it was started with; none once it is gone.

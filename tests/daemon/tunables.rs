@@ -181,3 +181,15 @@ fn disks_share_limits_and_subscribers_hear_of_changes() {
     let error = daemon.with_xml(&lost, |file| daemon.virsh(&["define", file])).fails();
     assert!(error.contains("throttle group 'few' not found"), "{error}");
 }
+
+/// Less than every process may lock: more only a privileged daemon can allow.
+#[test]
+fn a_guest_may_lock_as_much_memory_as_it_may_have() {
+    let daemon = daemon();
+    daemon.define(&halting("small"));
+    daemon.ok(&["memtune", "small", "--hard-limit", "4096"]);
+    daemon.ok(&["start", "small"]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.qemu_pid("small"))).unwrap();
+    let locked = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap();
+    assert_eq!(locked.split_whitespace().collect::<Vec<_>>()[3..5], ["4194304", "4194304"], "{locked}");
+}

@@ -43,6 +43,7 @@ use crate::qemu::host_devices;
 use crate::qemu::hotplug::{self, Opened, PlugError, Step};
 use crate::qemu::hugepages;
 use crate::qemu::job::{DomainHandle, DomainObject, Job, Launched, Modify, State};
+use crate::qemu::memory_lock;
 use crate::qemu::monitor::{Monitor, QueryChardev, QueryFdsets, SetLink};
 use crate::qemu::overlay;
 use crate::qemu::prepare::{self, Place};
@@ -445,6 +446,7 @@ impl Domains {
         let live = running(state)?;
         let without = buses(live);
         let mut view = without.clone();
+        allow_locking(state, live, fresh.clone());
         plug(&mut view.devices, fresh);
         let place = Place {
             id: live.id.unwrap_or(-1),
@@ -661,6 +663,17 @@ impl Domains {
 }
 
 /// A definition has the memory, too, that is plugged in.
+/// Before a device of the host gets to the guest's memory, QEMU may lock that. Where the host does not allow it, QEMU
+/// says whether it needs it.
+fn allow_locking(state: &State, live: &Domain, fresh: Devices) {
+    let Some(process) = state.process() else { return };
+    let mut with = live.clone();
+    plug(&mut with.devices, fresh);
+    if let Err(error) = memory_lock::allow(process, &with) {
+        tracing::warn!(domain = %state.name, %error, "QEMU may not lock the guest's memory");
+    }
+}
+
 fn add_memory(definition: &mut Domain, new: &Devices) {
     let memory = &mut definition.memory;
     for size_kib in new.memories.iter().map(|memory| memory.target.size_kib) {

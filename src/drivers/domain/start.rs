@@ -29,6 +29,7 @@ use crate::qemu::hotplug::{self, vcpu};
 use crate::qemu::job::{
     AsyncJob, AsyncOp, DomainHandle, DomainObject, Ending, Launched, Machine, Start, Starting, State,
 };
+use crate::qemu::memory_lock;
 use crate::qemu::monitor::{
     Chardev, Cont, IoThreadStats, Monitor, MonitorError, QueryChardev, QueryCpusFast, QueryIothreads,
     SetBalloon, SetLink,
@@ -453,6 +454,7 @@ impl Attempt {
                 + START_LIMIT_PER_GIB * gib
                 + START_LIMIT_PER_KEY * encrypted_images(definition),
             run_as,
+            may_lock: memory_lock::needed(definition),
         };
         Ok((self, prepared, launch, helpers))
     }

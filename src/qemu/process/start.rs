@@ -16,7 +16,7 @@ use crate::qemu::log::{self, Log};
 use crate::qemu::monitor::{Connected, Greeting, Monitor, MonitorError, MonitorEvent};
 use crate::util::accounts::Ids;
 use crate::util::file::{self, Durability};
-use crate::util::process::{Child, Command, Process, ProcessError, Way};
+use crate::util::process::{Child, Command, LockLimit, Process, ProcessError, Way};
 use crate::util::reason::Reason;
 
 /// How long a QEMU that closed its monitor may take to end; its last words are complete then.
@@ -39,6 +39,8 @@ pub struct Launch {
     pub limit: Duration,
     /// Whom QEMU runs as, if not as this daemon's user.
     pub run_as: Option<Ids>,
+    /// How much memory QEMU may lock, if not as much as this daemon.
+    pub may_lock: Option<LockLimit>,
 }
 
 /// Why a guest did not start. The texts are libvirt's; its code is `VIR_ERR_INTERNAL_ERROR` unless a variant
@@ -108,12 +110,16 @@ impl Prepared {
         if let Some(ids) = launch.run_as {
             command = command.run_as(ids);
         }
+        if let Some(limit) = launch.may_lock {
+            command = command.may_lock(limit);
+        }
         command = launch.env.iter().fold(command, |command, (name, value)| command.env(name, value));
         command = passed.into_iter().fold(command, Command::pass);
         let spawned = async {
             let child = command.start().await?;
             // It computes until it answers; clients that wait for something short go first.
             child.process().give_way(Way::Given);
+            note_lock_limit(&name, child.process(), launch.may_lock);
             write_pidfile(files.files(), child.process().pid())?;
             Ok(child)
         };
@@ -124,6 +130,14 @@ impl Prepared {
                 Err(error)
             }
         }
+    }
+}
+
+/// A host that does not let this daemon allow more may still be one where QEMU needs less: it ends if that is not so.
+fn note_lock_limit(name: &str, process: &Process, wanted: Option<LockLimit>) {
+    let Some(wanted) = wanted else { return };
+    if process.lock_limit().ok() != Some(wanted) {
+        warn!(vm = name, ?wanted, "QEMU may not lock as much memory as the guest may need");
     }
 }
 
