@@ -404,7 +404,7 @@ fn descriptors(domain: &mut Domain) -> Descriptors {
             }
             Need::Image { node, group } => {
                 // What the test hands over, and as what.
-                let (descriptors, writable) = match &*group {
+                let (numbers, writable) = match &*group {
                     "testgroup2" => (vec![200, 205], false),
                     "testgroup5" => (vec![204], false),
                     "testgroup6" => (vec![247, 248], false),
@@ -412,7 +412,7 @@ fn descriptors(domain: &mut Domain) -> Descriptors {
                     "raw-rw-base" => (vec![209], true),
                     _ => (vec![207], false),
                 };
-                descriptors.images.insert(node, ImageDescriptors { descriptors, writable });
+                descriptors.images.insert(node, ImageDescriptors { descriptors: numbers, writable });
             }
             Need::Vsock { alias, cid } => {
                 let opened = VsockDescriptor { descriptor: fds::VSOCK, cid: cid.unwrap_or(42) };

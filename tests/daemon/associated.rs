@@ -1,6 +1,6 @@
 //! Disks from descriptors that a client hands over.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ferrovirt_compat::{Daemon, halting, run};
 
@@ -14,7 +14,7 @@ fn image(daemon: &Daemon, name: &str, arguments: &[&str]) -> (PathBuf, PathBuf) 
     (named, real)
 }
 
-fn disk(group: &str, named: &PathBuf, target: &str) -> String {
+fn disk(group: &str, named: &Path, target: &str) -> String {
     format!(
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}' fdgroup='{group}'/>\
          <target dev='{target}' bus='virtio'/></disk>",
