@@ -39,7 +39,6 @@ cases("off", "domain", "set_maxmem_config", memory="131072")
 cases("off", "domain", "set_memory_config", memory=65536, maxmem=131072)
 cases("off", "setVcpus", "set_vcpus_config", vcpu="2", maxvcpu="4")
 for_each("cpulist", "0-1 ^1", "off", "setVcpus", "vcpupin_config", vcpu="0")
-cases("off", "domain", "memory_params_config", hard_limit="1000000", soft_limit="900000", swap_hard_limit="1100000")
 for_each("action", "restart destroy", "off", "domain", "set_lifecycle_action", on_type="poweroff", flags="config")
 for state, where in (("off", "config"), ("on", "live"), ("on", "current")):
     cases(state, "domain", "set_metadata", flags=where)
@@ -94,8 +93,7 @@ for offset, length in (("0", "0"), ("1048576", "0"), ("0", "1048576"), ("1048576
     for module in ("dir_vol_upload", "dir_vol_download"):
         cases(None, "storage", module, "delete_dir_volume", poolname="pool", volname=module, volformat="raw", capacity="5M", offset=offset, length=length)
 cases(None, "storage", "destroy_pool", "undefine_pool", poolname="pool")
-for kind in ("mpath", "scsi", "netfs", "iscsi"):
-    cases(None, "storage", f"define_{kind}_pool", "undefine_pool", poolname=kind, sourcename="host0", sourcehost="127.0.0.1", sourcepath="iqn.x:y")
+cases(None, "storage", "define_netfs_pool", "undefine_pool", poolname="netfs", sourcehost="127.0.0.1", sourcepath="/x")
 for usage, more in (("volume", {"diskpath": "/x.img"}), ("ceph", {}), ("iscsi", {}), ("tls", {"tlsname": "t"}), ("vtpm", {"vtpmname": "v"})):
     cases(None, "secret", "defineSecret", ephemeral="no", private="no", secretUUID=SECRET, usagetype=usage, **more)
     for_each("flag", "noephemeral nonprivate", None, "secret", "secretList")

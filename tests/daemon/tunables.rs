@@ -182,6 +182,23 @@ fn disks_share_limits_and_subscribers_hear_of_changes() {
     assert!(error.contains("throttle group 'few' not found"), "{error}");
 }
 
+#[test]
+fn a_guest_whose_pace_nothing_would_limit_does_not_start() {
+    let daemon = daemon();
+    daemon.define(&halting("paced"));
+    daemon.ok(&["schedinfo", "paced", "--set", "cpu_shares=2048"]);
+    daemon.ok(&["start", "paced"]);
+    daemon.ok(&["destroy", "paced"]);
+    for limit in ["vcpu_period=100000", "vcpu_quota=-1", "emulator_period=100000", "global_quota=5000"] {
+        daemon.ok(&["schedinfo", "paced", "--set", limit]);
+        let error = daemon.virsh(&["start", "paced"]).fails();
+        let sentence = "unsupported configuration: cgroup cpu is required for scheduler tuning";
+        assert!(error.contains(sentence), "{limit}: {error}");
+        daemon.ok(&["undefine", "paced"]);
+        daemon.define(&halting("paced"));
+    }
+}
+
 /// Less than every process may lock: more only a privileged daemon can allow.
 #[test]
 fn a_guest_may_lock_as_much_memory_as_it_may_have() {

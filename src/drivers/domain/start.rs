@@ -17,7 +17,7 @@ use super::flags::{CallFlags, CreateFlags, StartFlags};
 use super::given::Given;
 use super::list::{Added, Existing};
 use super::restore::reset_nvram;
-use super::{Domains, agent, blocking, devices, pins, vcpus};
+use super::{Domains, agent, blocking, devices, pins, tunables, vcpus};
 use crate::conf::devices::BalloonModel;
 use crate::conf::domain::{ClockOffset, Cpu, Domain};
 use crate::drivers::ClientId;
@@ -441,6 +441,7 @@ impl Attempt {
             settings: &settings,
             inherited_env: &self.domains.inherited_env,
         };
+        tunables::refuse_unkept(definition)?;
         let CommandLine { program, args, env } = command::build(definition, caps, &context)?;
         self.cpu_arguments = CpuArguments::of(&args);
         let gib = u32::try_from(definition.memory.total_kib >> 20).unwrap_or(u32::MAX);

@@ -22,6 +22,24 @@ const QUOTA: RangeInclusive<i64> = 1000..=17_592_186_044_415;
 /// No guest's node or processor has a higher number.
 const MAX_NODES: usize = 1024;
 
+/// A guest whose processors may run only now and then does not start where nothing holds it to that. Shares, weights
+/// and amounts of memory are left at what the host has, as libvirt's daemon does without cgroups.
+pub(in crate::drivers::domain) fn refuse_unkept(domain: &Domain) -> Result<()> {
+    let Some(tune) = domain.cputune.as_deref() else { return Ok(()) };
+    let mut periods = vec![tune.period, tune.global_period, tune.emulator_period];
+    let mut quotas = vec![tune.quota, tune.global_quota, tune.emulator_quota];
+    if !domain.iothreads.threads.is_empty() {
+        periods.push(tune.iothread_period);
+        quotas.push(tune.iothread_quota);
+    }
+    let is_limited = periods.into_iter().flatten().any(|period| period != 0)
+        || quotas.into_iter().flatten().any(|quota| quota != 0);
+    match is_limited {
+        true => Err(Error::config_unsupported("cgroup cpu is required for scheduler tuning")),
+        false => Ok(()),
+    }
+}
+
 impl Limits {
     pub(super) fn reader(self) -> &'static str {
         match self {

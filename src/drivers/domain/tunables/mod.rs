@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 pub use self::bandwidth::bandwidth;
 pub use self::limits::Limits;
+pub(super) use self::limits::refuse_unkept;
 
 use super::flags::Impact;
 use super::reads::{persistent, running};
