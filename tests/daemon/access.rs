@@ -242,3 +242,70 @@ fn polkit_is_asked_about_every_object_by_libvirts_names_over_one_connection() {
     assert_eq!(daemon.ok(&["list", "--name"]).trim(), "web");
     deciding.stop();
 }
+
+#[test]
+fn everything_that_a_call_is_about_is_judged() {
+    if on_upstream() {
+        return;
+    }
+    let daemon = judging();
+    rule(&daemon, EVERYTHING);
+    eventually("the policy is in force", || daemon.virsh(&["list"]).success.then_some(()));
+    for name in ["mine", "shown", "read"] {
+        daemon.define(&halting(name));
+    }
+    for pool in ["mine", "theirs"] {
+        let place = daemon.path(pool).display().to_string();
+        daemon.ok(&["pool-define-as", pool, "dir", "--target", &place]);
+        daemon.ok(&["pool-start", pool, "--build"]);
+        daemon.ok(&["vol-create-as", pool, "volume", "1M"]);
+    }
+    let number = "09090909-0909-4909-8909-090909090909";
+    let secret = |usage: &str| {
+        format!("<secret><uuid>{number}</uuid><usage type='ceph'><name>{usage}</name></usage></secret>")
+    };
+    daemon.with_xml(&secret("theirs"), |path| daemon.ok(&["secret-define", path]));
+    let allow = |names: &str, permissions: &str| {
+        format!("[[allow]]\nusers = ['root']\nnames = [{names}]\npermissions = [{permissions}]\n")
+    };
+    let rules = [
+        CONNECTION.to_owned(),
+        allow("'mine', 'mine-*', 'mine/*'", "'domain:*', 'storage_pool:*', 'storage_vol:*', 'secret:*'"),
+        allow("'shown'", "'domain:getattr'"),
+        allow("'read'", "'domain:getattr', 'domain:read'"),
+        allow("'theirs', 'theirs/*'", "'storage_pool:getattr', 'storage_pool:read', 'storage_vol:getattr'"),
+    ];
+    rule(&daemon, &rules.concat());
+    eventually("the policy is in force", || (!daemon.virsh(&["dumpxml", "shown"]).success).then_some(()));
+    let denied = |words: &[&str], xml: &str| {
+        let said = daemon.with_xml(xml, |path| daemon.virsh(&[words, &[path]].concat())).fails();
+        assert!(said.contains(DENIED), "{words:?}: {said}");
+    };
+    // Numbers are for those who may read; a screen's password for those who may read secrets.
+    let stats = daemon.ok(&["domstats", "--state"]);
+    assert!(stats.contains("'read'") && stats.contains("'mine'") && !stats.contains("'shown'"), "{stats}");
+    daemon.ok(&["dumpxml", "read"]);
+    let said = daemon.virsh(&["dumpxml", "read", "--security-info"]).fails();
+    assert!(said.contains(DENIED), "{said}");
+    // What is replaced and what replaces it.
+    let uuid = daemon.ok(&["domuuid", "mine"]);
+    let other = halting("other").xml().replace("</name>", &format!("</name><uuid>{}</uuid>", uuid.trim()));
+    denied(&["define"], &other);
+    let uuid = daemon.ok(&["pool-uuid", "theirs"]);
+    let pool = format!(
+        "<pool type='dir'><name>mine-2</name><uuid>{}</uuid><target><path>/nowhere</path></target></pool>",
+        uuid.trim()
+    );
+    denied(&["pool-define"], &pool);
+    denied(&["secret-define"], &secret("mine"));
+    // What is copied and what is made.
+    let volume = "<volume><name>copy</name><capacity>1048576</capacity></volume>";
+    let copy = |from: &str| {
+        daemon.with_xml(volume, |path| {
+            daemon.virsh(&["vol-create-from", "mine", path, "volume", "--inputpool", from])
+        })
+    };
+    let said = copy("theirs").fails();
+    assert!(said.contains("Failed to create vol from") && said.contains(DENIED), "{said}");
+    copy("mine").ok();
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::thread;
+use std::time::Duration;
 
 use ferrovirt_compat::wire::{Wire, WireError, result};
 use ferrovirt_compat::{Daemon, eventually, halting};
@@ -49,6 +50,22 @@ fn frames_that_cannot_be_are_cut_off() {
             .call::<procedure::ConnectGetLibVersion>(&())
             .unwrap_or_else(|error| panic!("{what}: {error}"));
     }
+}
+
+#[test]
+fn who_is_not_known_sends_short_frames() {
+    if on_upstream() {
+        return; // It looks at a length when the whole frame is there.
+    }
+    let daemon = Daemon::start(kind(), "auth_unix_rw = \"sasl\"\n");
+    let list = |length| header(length, [REMOTE, 1, 66, 0, 0, 0]);
+    let mut wire = Wire::connect(&daemon.socket()).unwrap();
+    wire.send(&[list(65_536), vec![0; 65_536 - 28]].concat()).unwrap();
+    wire.receive().unwrap();
+    wire.send(&list(65_537)).unwrap();
+    // At once, and not when it has been silent for too long.
+    wire.set_limit(Duration::from_secs(10)).unwrap();
+    wire.drain().unwrap();
 }
 
 #[test]
