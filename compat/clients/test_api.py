@@ -45,7 +45,6 @@ for state, where in (("off", "config"), ("on", "live"), ("on", "current")):
     for_each("metadata_type", "title description element", state, "domain", "set_metadata_type", flags=where, nsuri="http://x.org/ns")
     for_each("type", "title description element", state, "domain", "get_metadata", flags=where)
 cases("off", "domain", "perf_events", flags="config")
-cases("off", "domain", "sched_params_flag", vcpuquota="-1", vcpuperiod="1000", emulatorperiod="1000", emulatorquota="-1", cpushares="1024", flag="config")
 cases("off", "domain", "start", flags="start_paused")
 cases("on", "domain", "suspend", "control_info", "job_info", "abort_job", "blkstats", "block_peek", "memory_stats", "pin_iothread")
 cases("on", "domain", "blkstatsflags", flags="0")

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -62,8 +62,34 @@ fn sasl() -> &'static Path {
                 format!("printf %s {password} | saslpasswd2 -p -c -a libvirt -f {place}/passwd.db {user}");
             run("sh", &["-c", &script]).ok();
         }
+        let socket = UnixListener::bind(directory.join("mux")).unwrap();
+        std::thread::spawn(move || socket.incoming().flatten().for_each(judge));
         directory
     })
+}
+
+type Question = std::os::unix::net::UnixStream;
+
+/// Who hears of questions about a user, and answers them or does not.
+static HEARERS: Mutex<Vec<(&str, mpsc::Sender<Question>)>> = Mutex::new(Vec::new());
+
+/// What the library asks about whom it does not know, by name and password; nobody is let in unheard.
+fn judge(mut question: Question) {
+    let mut said = [0; 256];
+    let length = question.read(&mut said).unwrap_or(0);
+    let is_about = |user: &str| said[..length].windows(user.len()).any(|part| part == user.as_bytes());
+    match HEARERS.lock().unwrap().iter().find(|(user, _)| is_about(user)) {
+        Some((_, hearer)) => hearer.send(question).unwrap_or_default(),
+        None => question.write_all(b"\0\x02NO").unwrap_or_default(),
+    }
+}
+
+/// Questions about a user, from now on.
+fn questions(user: &'static str) -> mpsc::Receiver<Question> {
+    let (hearer, questions) = mpsc::channel();
+    sasl();
+    HEARERS.lock().unwrap().push((user, hearer));
+    questions
 }
 
 const NAMES: &str = "sasl_allowed_username_list = [ 'fred*', 'slow*' ]\n";
@@ -271,19 +297,40 @@ async fn a_library_that_takes_its_time_keeps_nobody_else_waiting() {
     let root = TempDir::new().unwrap();
     let daemon = listening(root.path(), "listen_tls = 0\nauth_unix_rw = 'sasl'").await;
     let (_stop, _serving) = serve(daemon);
-    // It asks the daemon of passwords about whom it does not know.
-    let passwords = UnixListener::bind(sasl().join("mux")).unwrap();
+    let questions = questions("slow-one");
     let slow = connect(root.path(), "libvirt-sock").await;
-    let waiting = tokio::spawn(async move { plain(&slow, "slow", "secret").await });
-    let mut asked = tokio::task::spawn_blocking(move || passwords.accept().unwrap().0).await.unwrap();
+    let waiting = tokio::spawn(async move { plain(&slow, "slow-one", "secret").await });
+    let mut asked = tokio::task::spawn_blocking(move || questions.recv().unwrap()).await.unwrap();
     let other = connect(root.path(), "libvirt-sock").await;
     plain(&other, "fred", "secret").await.unwrap();
     soon(open(&other, 0)).await.unwrap();
     assert!(!waiting.is_finished());
-    let mut question = [0; 64];
-    assert!(asked.read(&mut question).unwrap() > 0);
     asked.write_all(b"\0\x02OK").unwrap();
     assert_eq!(soon(waiting).await.unwrap().unwrap().complete, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_that_nobody_answers_about_keep_other_mechanisms_free() {
+    let root = TempDir::new().unwrap();
+    let daemon =
+        listening(root.path(), "listen_tls = 0\nauth_unix_rw = 'sasl'\nmax_anonymous_clients = 60").await;
+    let (_stop, _serving) = serve(daemon);
+    let questions = questions("slow-many");
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let client = connect(root.path(), "libvirt-sock").await;
+        waiting.push(tokio::spawn(async move { plain(&client, "slow-many", "secret").await }));
+    }
+    // As many as may: the others wait for their turn.
+    let asked = move || ((0..16).map(|_| questions.recv().unwrap()).collect::<Vec<_>>(), questions);
+    let (asked, questions) = tokio::task::spawn_blocking(asked).await.unwrap();
+    let local = format!("qemu+unix:///system?socket={}/run/libvirt/libvirt-sock", root.path().display());
+    virsh(&format!("{local}&auth=sasl.SCRAM-SHA-256"), FRED, &["list"]).await.ok();
+    assert!(waiting.iter().all(|login| !login.is_finished()));
+    drop((asked, questions));
+    for login in waiting {
+        assert_eq!(soon(login).await.unwrap(), Err(refused()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use self::identity::PeerProcess;
 use self::polkit::Polkit;
-use self::sasl::Session;
+use self::sasl::{Asks, Session};
 use crate::error::{Error, Origin};
 use crate::util::wildcard;
 
@@ -36,7 +36,7 @@ const SASL_PATIENCE: Duration = Duration::from_secs(60);
 const POLKIT_PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// How long the library may take over one step.
 const STEP_PATIENCE: Duration = Duration::from_secs(20);
-/// Steps of all clients that are with the library at once.
+/// Steps of all clients that are with the library at once, of either kind.
 const MAX_STEPS_AT_ONCE: usize = 16;
 /// Refusals after which a client has to connect again.
 const MAX_REFUSALS: u32 = 3;
@@ -89,12 +89,14 @@ pub struct SaslRules {
     /// How strong the encryption of plain TCP has to be.
     pub min_strength: u32,
     turns: Arc<Semaphore>,
+    turns_to_ask: Arc<Semaphore>,
 }
 
 impl SaslRules {
     pub fn new(allowed: Option<Vec<String>>, min_strength: u32) -> Self {
         let allowed = ArcSwapOption::new(allowed.map(Arc::new));
-        Self { allowed, min_strength, turns: Arc::new(Semaphore::new(MAX_STEPS_AT_ONCE)) }
+        let turns = || Arc::new(Semaphore::new(MAX_STEPS_AT_ONCE));
+        Self { allowed, min_strength, turns: turns(), turns_to_ask: turns() }
     }
 
     /// From now on lets these in. Who is in stays.
@@ -108,8 +110,16 @@ impl SaslRules {
     }
 
     /// Has the library work beside the tasks, for a limited time. `None`: it did not finish.
-    pub async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let turns = Arc::clone(&self.turns);
+    /// Steps that wait for another program keep only their like waiting.
+    pub async fn beside<T: Send + 'static>(
+        &self,
+        asks: Asks,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let turns = match asks {
+            Asks::Nobody => Arc::clone(&self.turns),
+            Asks::Another => Arc::clone(&self.turns_to_ask),
+        };
         let done = async {
             // The turn lasts as long as the library works, whether or not somebody still waits.
             let turn = turns.acquire_owned().await.ok()?;

@@ -142,10 +142,28 @@ unsafe extern "C" fn lock_free(lock: *mut c_void) {
     drop(unsafe { Box::from_raw(lock.cast::<Lock>()) });
 }
 
+/// Whether the library may have to ask another program (saslauthd, which asks PAM, LDAP, …) for its word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    Nobody,
+    Another,
+}
+
+impl Asks {
+    /// Only who has the password itself can ask about it.
+    pub fn of(mechanism: &str) -> Self {
+        match ["PLAIN", "LOGIN"].iter().any(|name| name.eq_ignore_ascii_case(mechanism)) {
+            true => Self::Another,
+            false => Self::Nobody,
+        }
+    }
+}
+
 /// The authentication of one client.
 #[derive(Debug)]
 pub struct Session {
     connection: NonNull<library::sasl_conn_t>,
+    asks: Asks,
     has_started: bool,
     is_complete: bool,
 }
@@ -173,7 +191,7 @@ impl Session {
         };
         check("Failed to create SASL server context", code)?;
         let connection = NonNull::new(connection).ok_or(SaslError::OutOfOrder)?;
-        let mut session = Self { connection, has_started: false, is_complete: false };
+        let mut session = Self { connection, asks: Asks::Nobody, has_started: false, is_complete: false };
         session.require(protection)?;
         Ok(session)
     }
@@ -242,11 +260,17 @@ impl Session {
         list.filter(|list| !list.is_empty()).ok_or(SaslError::NoMechanisms)
     }
 
+    /// What the next step may do.
+    pub fn asks(&self) -> Asks {
+        self.asks
+    }
+
     /// The client chose a mechanism; once.
     pub fn start(&mut self, mechanism: &str, data: Option<&[u8]>) -> Result<Answer> {
         if self.has_started {
             return Err(SaslError::OutOfOrder);
         }
+        self.asks = Asks::of(mechanism);
         let mechanism = CString::new(mechanism).map_err(|_| SaslError::ZeroByte)?;
         self.has_started = true;
         self.exchange(

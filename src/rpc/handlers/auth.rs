@@ -7,7 +7,7 @@ use ferrovirt_protocol::remote::*;
 
 use crate::error::Result;
 use crate::rpc::auth::identity::Identity;
-use crate::rpc::auth::sasl::{Answer, Layer, Protection, SaslError, Session};
+use crate::rpc::auth::sasl::{Answer, Asks, Layer, Protection, SaslError, Session};
 use crate::rpc::auth::{Authentication, OutOfOrder, SaslRules, refusal};
 use crate::rpc::router::{Call, Routes};
 use crate::rpc::session::{Peer, Rights};
@@ -89,7 +89,7 @@ async fn init(call: &Call) -> std::result::Result<String, Refused> {
         Peer::Tls { address, key_bits, .. } => (Protection::Secure { bits: Some(key_bits) }, Some(address)),
         Peer::Tcp { address } => (Protection::Open { min_strength: rules.min_strength }, Some(address)),
     };
-    let opening = rules.beside(move || {
+    let opening = rules.beside(Asks::Nobody, move || {
         let mut session = Session::open(protection, address)?;
         session.mechanisms().map(|mechanisms| (session, mechanisms))
     });
@@ -99,7 +99,10 @@ async fn init(call: &Call) -> std::result::Result<String, Refused> {
 }
 
 async fn sasl_start(call: Call, args: AuthSaslStartArgs) -> Result<AuthSaslStartRet> {
-    match advance(&call, move |session| session.start(&args.mech, given(args.nil, &args.data))).await {
+    let asks = Asks::of(&args.mech);
+    match advance(&call, Some(asks), move |session| session.start(&args.mech, given(args.nil, &args.data)))
+        .await
+    {
         Ok(Answer { data, is_complete }) => {
             let (nil, data) = answered(data);
             Ok(AuthSaslStartRet { complete: is_complete.into(), nil, data })
@@ -109,7 +112,7 @@ async fn sasl_start(call: Call, args: AuthSaslStartArgs) -> Result<AuthSaslStart
 }
 
 async fn sasl_step(call: Call, args: AuthSaslStepArgs) -> Result<AuthSaslStepRet> {
-    match advance(&call, move |session| session.step(given(args.nil, &args.data))).await {
+    match advance(&call, None, move |session| session.step(given(args.nil, &args.data))).await {
         Ok(Answer { data, is_complete }) => {
             let (nil, data) = answered(data);
             Ok(AuthSaslStepRet { complete: is_complete.into(), nil, data })
@@ -127,13 +130,16 @@ fn answered(data: Option<Vec<u8>>) -> (i32, Vec<u8>) {
     (data.is_none().into(), data.unwrap_or_default())
 }
 
+/// `asks` is what the mechanism may do that has just been chosen.
 async fn advance(
     call: &Call,
+    asks: Option<Asks>,
     step: impl FnOnce(&mut Session) -> std::result::Result<Answer, SaslError> + Send + 'static,
 ) -> std::result::Result<Answer, Refused> {
     let rules = rules(call).ok_or(Refused::OutOfOrder)?;
     let mut session = call.client.login.resume()?;
-    let stepping = rules.beside(move || step(&mut session).map(|answer| (session, answer)));
+    let asks = asks.unwrap_or(session.asks());
+    let stepping = rules.beside(asks, move || step(&mut session).map(|answer| (session, answer)));
     let (session, answer) = stepping.await.ok_or(Refused::Slow)??;
     let length = answer.data.as_ref().map_or(0, Vec::len);
     if length > MAX_DATA {
