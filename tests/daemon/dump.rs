@@ -91,7 +91,8 @@ fn begin(daemon: &Daemon, path: &Path, arguments: &[&str]) -> Program {
     let dump = beside(daemon, &[&["dump", "penguin", path.to_str().unwrap()], arguments].concat());
     eventually("it is under way", || {
         let told = daemon.ok(&["domjobinfo", "penguin"]);
-        (told.contains("Operation:        Dump") && !told.contains("Memory processed: 0.000 B")).then_some(())
+        let moves = told.contains("Memory processed: ") && !told.contains("Memory processed: 0.000 B");
+        (told.contains("Operation:        Dump") && moves).then_some(())
     });
     dump
 }

@@ -1,9 +1,9 @@
 //! Ending a long operation before its time.
 
 use super::Domains;
-use super::flags::{AbortFlags, CallFlags};
+use super::flags::{AbortFlags, CallFlags, DumpFlags};
 use crate::error::{Error, Result};
-use crate::qemu::job::{Abort, DomainHandle, JobStatus, JobSubject, Live, Operation, Underway};
+use crate::qemu::job::{Abort, DomainHandle, JobStatus, Live, Operation, Underway};
 use crate::qemu::monitor::{MigrateCancel, MigratePause};
 
 impl Domains {
@@ -46,7 +46,8 @@ async fn abort(live: &Live<'_>, underway: Option<&Underway>, flags: AbortFlags) 
         underway.abort.want();
         return Ok(live.monitor().execute(MigratePause {}).await.map(drop)?);
     }
-    if underway.statistics.subject == JobSubject::MemoryDump {
+    // Known from the first moment on, before QEMU is asked for the dump.
+    if underway.operation == Operation::Dump && underway.flags & DumpFlags::MEMORY_ONLY.bits() != 0 {
         return Err(invalid("cannot abort memory-only dump"));
     }
     underway.abort.want();
