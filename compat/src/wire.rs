@@ -108,9 +108,12 @@ impl Wire {
                 return Ok(frame);
             }
             let mut chunk = [0; 1 << 16];
-            match self.socket.read(&mut chunk)? {
-                0 => return Err(WireError::Closed),
-                n => self.input.extend_from_slice(&chunk[..n]),
+            match self.socket.read(&mut chunk) {
+                Ok(0) => return Err(WireError::Closed),
+                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+                // A read with a limit is interrupted when the process is stopped and goes on (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
