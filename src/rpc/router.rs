@@ -145,8 +145,12 @@ pub(super) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Start = Box<dyn Fn(Call, Bytes, Reply) -> Option<Running> + Send + Sync>;
 type Boxed<R> = Pin<Box<dyn Future<Output = Result<R>> + Send>>;
-/// A plain handler, kept by type so that an older form of the call can lead to it.
-type Typed<P> = Arc<dyn Fn(Call, <P as Procedure>::Args) -> Boxed<<P as Procedure>::Ret> + Send + Sync>;
+/// A handler whose future is boxed, so that its code is there once, however many ways lead to it.
+type Shared<Args, Output> = Arc<dyn Fn(Call, Args) -> Boxed<Output> + Send + Sync>;
+
+fn shared<Args, Output>(handler: impl Handler<Args, Output>) -> Shared<Args, Output> {
+    Arc::new(move |call, args| Box::pin(handler.handle(call, args)))
+}
 
 /// Where the answer to one call goes.
 #[derive(Debug, Clone)]
@@ -282,7 +286,8 @@ pub struct RouteError(String);
 #[derive(Default)]
 pub struct Routes {
     tables: Vec<Table>,
-    typed: HashMap<TypeId, Box<dyn Any + Send>>,
+    /// The handlers of plain calls, by type, so that an older form of the call can lead to them.
+    plain: HashMap<TypeId, Box<dyn Any + Send>>,
     /// How the objects of a call are found, by its type.
     about: HashMap<TypeId, Box<dyn Any + Send>>,
     mistakes: Vec<String>,
@@ -297,7 +302,7 @@ impl Routes {
     /// A call on its way through the access drivers, where there are any, to its handler.
     fn handled<P: Procedure, O: 'static>(
         &mut self,
-        handler: impl Handler<P::Args, O>,
+        handler: Shared<P::Args, O>,
         send: fn(&Reply, Result<O>),
     ) {
         let about =
@@ -305,20 +310,19 @@ impl Routes {
         if about.is_none() && P::SUBJECT.is_none() && P::ACL.iter().any(|check| check.object != "connect") {
             self.mistakes.push(format!("nothing says which object {} is about", P::NAME));
         }
-        let handler = Arc::new(handler);
         self.add::<P>(Box::new(move |call, payload, reply| {
             let args = decode::<P>(&payload, &reply)?;
             let Some(asking) = call.asking.clone() else {
-                let handling = handler.handle(call, args);
+                let handling = handler(call, args);
                 return Some(Box::pin(async move { send(&reply, handling.await) }));
             };
             let handler = Arc::clone(&handler);
             Some(Box::pin(async move {
-                let handled = async {
+                let handled: Boxed<O> = Box::pin(async move {
                     asking.admit::<P>(&call.drivers, about, &args).await?;
-                    let answer = handler.handle(call, args).await?;
+                    let answer = handler(call, args).await?;
                     asking.require_filtered::<P>().map(|()| answer)
-                };
+                });
                 send(&reply, uuid::drawn_once(handled).await)
             }))
         }));
@@ -338,11 +342,9 @@ impl Routes {
 
     /// A plain call: arguments in, reply out.
     pub fn on<P: Procedure<Kind = Plain>>(&mut self, handler: impl Handler<P::Args, P::Ret>) {
-        let handler = Arc::new(handler);
-        let shared = Arc::clone(&handler);
-        let typed: Typed<P> = Arc::new(move |call, args| Box::pin(shared.handle(call, args)));
-        self.typed.insert(TypeId::of::<P>(), Box::new(typed));
-        self.handled::<P, P::Ret>(move |call, args| handler.handle(call, args), Reply::send);
+        let handler = shared(handler);
+        self.plain.insert(TypeId::of::<P>(), Box::new(Arc::clone(&handler)));
+        self.handled::<P, _>(handler, Reply::send);
     }
 
     /// An older form of a plain call whose reply is the same: one line turns its arguments into the newer ones.
@@ -351,7 +353,8 @@ impl Routes {
         Old: Procedure<Kind = Plain>,
         New: Procedure<Kind = Plain, Ret = Old::Ret>,
     {
-        self.older_with::<Old, New>(convert, |ret| ret);
+        let Some(newer) = self.newer::<Old, New>() else { return };
+        self.handled::<Old, _>(Arc::new(move |call, args| newer(call, convert(args))), Reply::send);
     }
 
     /// As [`Routes::older`], where the reply differs as well.
@@ -363,16 +366,22 @@ impl Routes {
         Old: Procedure<Kind = Plain>,
         New: Procedure<Kind = Plain>,
     {
-        let newer = self.typed.get(&TypeId::of::<New>()).and_then(|any| any.downcast_ref::<Typed<New>>());
-        let Some(newer) = newer.map(Arc::clone) else {
-            self.mistakes.push(format!("{} leads to {}, which has no handler yet", Old::NAME, New::NAME));
-            return;
-        };
+        let Some(newer) = self.newer::<Old, New>() else { return };
         let older = move |call, args| {
             let handling = newer(call, convert(args));
             async move { handling.await.map(convert_ret) }
         };
-        self.handled::<Old, Old::Ret>(older, Reply::send);
+        self.handled::<Old, _>(shared(older), Reply::send);
+    }
+
+    /// The handler of the call to which an older one leads.
+    fn newer<Old: Procedure, New: Procedure>(&mut self) -> Option<Shared<New::Args, New::Ret>> {
+        let newer = self.plain.get(&TypeId::of::<New>());
+        let newer = newer.and_then(|any| any.downcast_ref::<Shared<New::Args, New::Ret>>()).cloned();
+        if newer.is_none() {
+            self.mistakes.push(format!("{} leads to {}, which has no handler yet", Old::NAME, New::NAME));
+        }
+        newer
     }
 
     /// A call after whose reply data flows through the [`Pipe`] that the handler returns.
@@ -380,7 +389,7 @@ impl Routes {
         &mut self,
         handler: impl Handler<P::Args, Streamed<P::Ret>>,
     ) {
-        self.handled::<P, _>(handler, Reply::send_streamed);
+        self.handled::<P, _>(shared(handler), Reply::send_streamed);
     }
 
     /// A call that takes descriptors ([`Call::take_fds`]) or answers with some.
@@ -388,7 +397,7 @@ impl Routes {
         &mut self,
         handler: impl Handler<P::Args, WithDescriptors<P::Ret>>,
     ) {
-        self.handled::<P, _>(handler, Reply::send_with_fds);
+        self.handled::<P, _>(shared(handler), Reply::send_with_fds);
     }
 }
 

@@ -134,7 +134,6 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a command under a fresh id.
     /// See [`super::Monitor::changes`].
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
@@ -144,6 +143,7 @@ impl Shared {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Queues a command under a fresh id.
     pub(super) fn submit(
         &self,
         line: impl FnOnce(&str) -> Line,
