@@ -26,11 +26,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use ferrovirt_protocol::frame::{Frame, FrameType, Header, Status};
 use ferrovirt_protocol::procedure::{
-    Entry, Kind, Plain, Procedure, Program, StreamBoth, StreamDown, StreamUp, WithFds,
+    Acl, Entry, Kind, Plain, Procedure, Program, StreamBoth, StreamDown, StreamUp, WithFds,
 };
 use ferrovirt_protocol::xdr::{self, Encode};
 
-use super::access::about::About;
+use super::access::about::{self, About};
 use super::access::driver::Object;
 use super::access::{self, Access, Asking};
 use super::convert;
@@ -307,10 +307,10 @@ impl Routes {
     ) {
         let about =
             self.about.get(&TypeId::of::<P>()).and_then(|any| any.downcast_ref::<About<P>>()).copied();
-        if about.is_none() && P::SUBJECT.is_none() && P::ACL.iter().any(|check| check.object != "connect") {
-            self.mistakes.push(format!("nothing says which object {} is about", P::NAME));
+        if about.is_none() && P::SUBJECT.is_none() {
+            self.expect_no_subject(P::NAME, P::ACL);
         }
-        self.add::<P>(Box::new(move |call, payload, reply| {
+        let start: Start = Box::new(move |call, payload, reply| {
             let args = decode::<P>(&payload, &reply)?;
             let Some(asking) = call.asking.clone() else {
                 let handling = handler(call, args);
@@ -319,23 +319,31 @@ impl Routes {
             let handler = Arc::clone(&handler);
             Some(Box::pin(async move {
                 let handled: Boxed<O> = Box::pin(async move {
-                    asking.admit::<P>(&call.drivers, about, &args).await?;
+                    let entry = call.entry;
+                    let objects = about::objects::<P>(&call.drivers, about, &args);
+                    asking.admit(entry, P::deciding(&args), objects).await?;
                     let answer = handler(call, args).await?;
-                    asking.require_filtered::<P>().map(|()| answer)
+                    asking.require_filtered(entry).map(|()| answer)
                 });
                 send(&reply, uuid::drawn_once(handled).await)
             }))
-        }));
+        });
+        self.add(P::PROGRAM, P::NUMBER, P::NAME, start);
     }
 
-    fn add<P: Procedure>(&mut self, start: Start) {
-        let table = self.tables.iter_mut().find(|table| table.program == P::PROGRAM);
-        let slot = table.and_then(|table| {
-            usize::try_from(P::NUMBER).ok().and_then(|number| table.slots.get_mut(number)?.as_mut())
-        });
+    fn expect_no_subject(&mut self, name: &str, acl: &[Acl]) {
+        if acl.iter().any(|check| check.object != "connect") {
+            self.mistakes.push(format!("nothing says which object {name} is about"));
+        }
+    }
+
+    fn add(&mut self, program: Program, number: i32, name: &str, start: Start) {
+        let table = self.tables.iter_mut().find(|table| table.program == program);
+        let slot = table
+            .and_then(|table| usize::try_from(number).ok().and_then(|at| table.slots.get_mut(at)?.as_mut()));
         match slot {
-            None => self.mistakes.push(format!("{} is no call of a served program", P::NAME)),
-            Some(slot) if slot.route.is_some() => self.mistakes.push(format!("{} routed twice", P::NAME)),
+            None => self.mistakes.push(format!("{name} is no call of a served program")),
+            Some(slot) if slot.route.is_some() => self.mistakes.push(format!("{name} routed twice")),
             Some(slot) => slot.route = Some(Route { start, meter: Arc::default() }),
         }
     }

@@ -108,8 +108,22 @@ pub fn routes(r: &mut Routes) {
     r.about::<SecretDefineXml>(|it, args| now_all(new_secret(it, &args.xml)));
 }
 
+/// What a call is about: found as its route says, or named by its arguments. Routes of calls with checks about
+/// something have either; the others are refused when the daemon starts.
+pub fn objects<'a, P: Procedure>(
+    drivers: &'a Drivers,
+    about: Option<About<P>>,
+    args: &'a P::Args,
+) -> Found<'a> {
+    match (about, P::SUBJECT) {
+        (Some(about), _) => about(drivers, args),
+        (None, Some(subject)) => now(named(drivers, subject(args))),
+        (None, None) => now_all(Ok(Vec::new())),
+    }
+}
+
 /// The object that a client's reference means.
-pub fn named(drivers: &Drivers, subject: Subject<'_>) -> Result<Object> {
+fn named(drivers: &Drivers, subject: Subject<'_>) -> Result<Object> {
     Ok(match subject {
         Subject::Domain(dom) => of(&drivers.domains.list.referred(convert::uuid(dom), &dom.name)?.state()),
         Subject::StoragePool(it) => pool(&*drivers.storage.state(Uuid(it.uuid), &it.name)?),

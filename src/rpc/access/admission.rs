@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use ferrovirt_protocol::procedure::{Acl, Procedure};
+use ferrovirt_protocol::procedure::{Acl, Entry};
 
-use super::about::{self, About};
+use super::about::Found;
 use super::driver::{AccessDriver, Object, Who};
 use crate::conf::domain::Domain;
-use crate::drivers::Drivers;
 use crate::error::{Error, Origin, Result};
 
 /// The access drivers of a server; all of them must agree.
@@ -76,15 +75,10 @@ impl Asking {
         Self { access, who, filtered: Arc::default(), has_failed: Arc::default(), judged: Arc::default() }
     }
 
-    /// All checks of a call's annotations whose conditions its arguments meet.
-    pub async fn admit<P: Procedure>(
-        &self,
-        drivers: &Drivers,
-        about: Option<About<P>>,
-        args: &P::Args,
-    ) -> Result<()> {
-        let word = P::deciding(args);
-        let asked = P::ACL.iter().filter(|check| check.when.holds(word));
+    /// All checks of a call's annotations whose conditions hold for the argument that decides them; `objects` are
+    /// looked for only where there is a check about them.
+    pub async fn admit(&self, call: &Entry, deciding: u32, objects: Found<'_>) -> Result<()> {
+        let asked = call.acl.iter().filter(|check| check.when.holds(deciding));
         let (connect, others): (Vec<_>, Vec<_>) = asked.partition(|check| check.object == "connect");
         for check in connect {
             self.require(&Object::Connect, check).await?;
@@ -92,12 +86,7 @@ impl Asking {
         if others.is_empty() {
             return Ok(());
         }
-        let objects = match (about, P::SUBJECT) {
-            (Some(about), _) => about(drivers, args).await?,
-            (None, Some(subject)) => vec![about::named(drivers, subject(args))?],
-            // Routes without either are refused when the daemon starts.
-            (None, None) => Vec::new(),
-        };
+        let objects = objects.await?;
         let objects = self.judged.get_or_init(|| objects);
         for check in others {
             let mut subjects = Vec::from_iter(objects);
@@ -124,11 +113,11 @@ impl Asking {
     }
 
     /// Refuses to send a list that nobody has cut down: what a new call forgets is not shown.
-    pub fn require_filtered<P: Procedure>(&self) -> Result<()> {
-        let lists = P::ACL.iter().any(|check| check.permission.starts_with("search_"));
+    pub fn require_filtered(&self, call: &Entry) -> Result<()> {
+        let lists = call.acl.iter().any(|check| check.permission.starts_with("search_"));
         // Events are filtered as they come.
-        if lists && !P::NAME.contains("_event_") && !self.filtered.load(Ordering::Relaxed) {
-            tracing::error!(api = P::API, "a list that is not filtered is not sent");
+        if lists && !call.name.contains("_event_") && !self.filtered.load(Ordering::Relaxed) {
+            tracing::error!(api = call.api, "a list that is not filtered is not sent");
             return Err(denied());
         }
         Ok(())
