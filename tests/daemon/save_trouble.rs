@@ -115,6 +115,10 @@ fn a_restore_may_begin_with_fresh_variables_of_the_firmware() {
         daemon.ok(&[&["start", "h"], arguments].concat());
         assert_eq!(is_fresh(), fresh, "start {arguments:?}");
     }
+    // Those of a guest that runs are its own.
+    keep();
+    let refused = daemon.virsh(&["restore", name, "--reset-nvram"]).fails();
+    assert!(refused.contains("already active") && !is_fresh(), "{refused}");
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::flags::{CallFlags, ImageFlags, ImageStateFlags, SaveFlags, StartFlags, no_flags};
 use super::reads::running;
-use super::restore::{Image, Judge, Wishes, reset_nvram};
+use super::restore::{Image, Judge, Wishes};
 use super::save::{Request, cache, exclusive, settings};
+use super::start::Variables;
 use super::{Domains, blocking};
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
@@ -80,10 +81,8 @@ impl Domains {
             runs: image.prologue.runs,
             paused: flags.contains(StartFlags::PAUSED),
             owner,
+            variables: Variables::reset_if(flags.contains(StartFlags::RESET_NVRAM)),
         };
-        if flags.contains(StartFlags::RESET_NVRAM) {
-            reset_nvram(&image.definition).await?;
-        }
         self.bring_back(job, &image, wishes).await?;
         // It runs; a file that stays is restored over its disks the next time.
         if let Err(error) = self.remove_managed_save(&state) {

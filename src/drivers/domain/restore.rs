@@ -10,7 +10,7 @@ use super::event::{DomainEvent, Lifecycle, Started, Suspended};
 use super::flags::{CallFlags, RestoreFlags, SaveFlags};
 use super::list::{Added, Existing};
 use super::save::{cache, exclusive, settings, wants_to_run};
-use super::start::{Beginning, Plan};
+use super::start::{Beginning, Plan, Variables};
 use super::{Domains, blocking};
 use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
@@ -49,6 +49,7 @@ pub(super) struct Wishes {
     /// The client said now that it is to stand still.
     pub paused: bool,
     pub owner: Option<ClientId>,
+    pub variables: Variables,
 }
 
 impl Domains {
@@ -101,10 +102,8 @@ impl Domains {
             runs: wants_to_run(said, image.prologue.runs),
             paused: false,
             owner: None,
+            variables: Variables::reset_if(flags.contains(RestoreFlags::RESET_NVRAM)),
         };
-        if flags.contains(RestoreFlags::RESET_NVRAM) {
-            reset_nvram(&image.definition).await?;
-        }
         let (name, uuid) = (&*image.definition.name, image.definition.uuid);
         let fresh = || DomainObject::new(State::new(name, uuid), self.limits);
         let Added { object, .. } = self.list.add((name, uuid), Existing::Start, fresh)?;
@@ -156,6 +155,7 @@ impl Domains {
             // The next daemon ends it should this one die before all is there.
             beginning: Beginning::Incoming(Paused::StartingUp),
             exact_cpu: cookie.and_then(|cookie| cookie.cpu),
+            variables: wishes.variables,
         };
         self.run(job, plan).await?;
         let brought = async {
@@ -252,14 +252,4 @@ pub(super) async fn load<O: AsyncOp>(
     let nested = job.nested().await?;
     migrate::forget(&nested.live()?).await;
     Ok(())
-}
-
-/// The firmware's variables begin anew with the next start.
-pub(super) async fn reset_nvram(definition: &Domain) -> Result<()> {
-    let definition = definition.clone();
-    blocking(move || {
-        crate::qemu::firmware::remove_nvram(&definition)
-            .map_err(|error| Error::io("cannot reset the firmware's variables", error))
-    })
-    .await
 }

@@ -16,7 +16,6 @@ use super::event::{DomainEvent, Lifecycle, Resumed, Started as StartedDetail, Su
 use super::flags::{CallFlags, CreateFlags, StartFlags};
 use super::given::Given;
 use super::list::{Added, Existing};
-use super::restore::reset_nvram;
 use super::{Domains, agent, blocking, devices, pins, tunables, vcpus};
 use crate::conf::devices::BalloonModel;
 use crate::conf::domain::{ClockOffset, Cpu, Domain};
@@ -69,6 +68,20 @@ pub(super) enum Beginning {
     Loaded(Paused),
 }
 
+/// What becomes of the firmware's variables that an earlier run has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variables {
+    Kept,
+    /// They begin anew from their template.
+    Reset,
+}
+
+impl Variables {
+    pub(super) fn reset_if(reset: bool) -> Self {
+        if reset { Self::Reset } else { Self::Kept }
+    }
+}
+
 /// What is to run, and how.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
@@ -78,6 +91,7 @@ pub(super) struct Plan<'a> {
     pub beginning: Beginning,
     /// The CPU that the guest had where it comes from, to the last feature.
     pub exact_cpu: Option<Box<Cpu>>,
+    pub variables: Variables,
 }
 
 impl Domains {
@@ -104,12 +118,10 @@ impl Domains {
         // A later start must not restore it over disks that this one has written to. If there will be none, it stays.
         self.refuse_twin(&definition)?;
         self.remove_managed_save(&state)?;
-        if flags.contains(StartFlags::RESET_NVRAM) {
-            reset_nvram(&definition).await?;
-        }
+        let variables = Variables::reset_if(flags.contains(StartFlags::RESET_NVRAM));
         let beginning =
             if flags.contains(StartFlags::PAUSED) { Beginning::BootPaused } else { Beginning::Boot };
-        let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None };
+        let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None, variables };
         if let Err(error) = self.run(&mut job, plan).await {
             self.audit_failed_start(&definition);
             // It may have been undefined meanwhile.
@@ -139,10 +151,8 @@ impl Domains {
             let beginning =
                 if flags.contains(CreateFlags::PAUSED) { Beginning::BootPaused } else { Beginning::Boot };
             let owner = flags.contains(CreateFlags::AUTODESTROY).then_some(client);
-            if flags.contains(CreateFlags::RESET_NVRAM) {
-                reset_nvram(&definition).await?;
-            }
-            let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None };
+            let variables = Variables::reset_if(flags.contains(CreateFlags::RESET_NVRAM));
+            let plan = Plan { definition: &definition, owner, beginning, exact_cpu: None, variables };
             self.run(&mut job, plan).await.inspect_err(|_| self.audit_failed_start(&definition))?;
             Ok(job.state())
         };
@@ -352,6 +362,7 @@ struct Attempt {
     owner: Option<ClientId>,
     beginning: Beginning,
     exact_cpu: Option<Box<Cpu>>,
+    variables: Variables,
     definition: Domain,
     /// What decides which CPU the guest gets.
     cpu_arguments: CpuArguments,
@@ -364,7 +375,7 @@ struct Attempt {
 
 impl Attempt {
     fn new(domains: &Arc<Domains>, object: &Arc<DomainObject>, plan: Plan<'_>) -> Self {
-        let Plan { definition, owner, beginning, exact_cpu } = plan;
+        let Plan { definition, owner, beginning, exact_cpu, variables } = plan;
         let starting = Arc::new(Starting::default());
         object.observe(|state| state.starting = Some(Arc::clone(&starting)), |_, ()| ());
         let id = domains.last_id.fetch_add(1, Ordering::Relaxed) + 1;
@@ -380,6 +391,7 @@ impl Attempt {
             owner,
             beginning,
             exact_cpu,
+            variables,
             definition,
             cpu_arguments,
             launched: None,
@@ -411,6 +423,10 @@ impl Attempt {
             self.domains.emulators.complete_cpu(cpu, caps, accel)?;
         }
         self.domains.storage.locate_disks(definition)?;
+        if self.variables == Variables::Reset {
+            let cannot = |error| Error::io("cannot reset the firmware's variables", error);
+            crate::qemu::firmware::remove_nvram(definition).map_err(cannot)?;
+        }
         let passed = self.domains.associated.of(definition)?;
         let ports = &self.domains.ports;
         let last_node = devices::prepare(definition, self.id, prepared.files(), ports, security, &passed)?;

@@ -23,7 +23,7 @@ use crate::drivers::domain::Domains;
 use crate::drivers::domain::blocking;
 use crate::drivers::domain::event::{DomainEvent, Lifecycle, Started, Suspended};
 use crate::drivers::domain::list::{Added, Existing};
-use crate::drivers::domain::start::{Beginning, Plan};
+use crate::drivers::domain::start::{Beginning, Plan, Variables};
 use crate::error::{Error, Result};
 use crate::qemu::job::{
     Allowed, AsyncJob, DomainHandle, DomainObject, Ending, JobSubject, Kind, MigrationIn, State, now_ms,
@@ -180,7 +180,8 @@ impl Domains {
         let settings = Side::Destination.settings(request, theirs)?;
         let exact_cpu = theirs.and_then(|cookie| cookie.cpu.clone());
         let beginning = Beginning::Incoming(Paused::Migration);
-        let plan = Plan { definition, owner: Some(client), beginning, exact_cpu };
+        let variables = Variables::Kept;
+        let plan = Plan { definition, owner: Some(client), beginning, exact_cpu, variables };
         self.run(job, plan).await?;
         let opened = async {
             let before = self.tell_qemu(job, (Side::Destination, request), settings, None).await?;

@@ -18,7 +18,7 @@ use crate::drivers::domain::Domains;
 use crate::drivers::domain::block_jobs::{Commit, Concluded, disk_of};
 use crate::drivers::domain::flags::BlockCommitFlags;
 use crate::drivers::domain::reads::{definition, persistent, running};
-use crate::drivers::domain::start::{Beginning, Plan};
+use crate::drivers::domain::start::{Beginning, Plan, Variables};
 use crate::error::{Error, Origin, Result};
 use crate::qemu::block::Layers;
 use crate::qemu::block_jobs::Phase;
@@ -72,7 +72,8 @@ impl Domains {
         }
         let own = Arc::clone(persistent(&state)?);
         let beginning = Beginning::Loaded(Paused::StartingUp);
-        self.run(job, Plan { definition: &own, owner: None, beginning, exact_cpu: None }).await?;
+        let variables = Variables::Kept;
+        self.run(job, Plan { definition: &own, owner: None, beginning, exact_cpu: None, variables }).await?;
         let merged = self.merge(job, snapshot).await;
         let ended = job.stop(How::Forced, Ending::Shutdown).await;
         let merged = merged?;

@@ -24,9 +24,9 @@ use crate::drivers::domain::block_jobs::check_all_idle;
 use crate::drivers::domain::event::{Defined, DomainEvent, Lifecycle, Started, Suspended};
 use crate::drivers::domain::flags::{CallFlags, SaveFlags};
 use crate::drivers::domain::reads::running;
-use crate::drivers::domain::restore::{Wishes, load, reset_nvram};
+use crate::drivers::domain::restore::{Wishes, load};
 use crate::drivers::domain::save::{cache, settings};
-use crate::drivers::domain::start::{Beginning, Plan, seconds_since_1970};
+use crate::drivers::domain::start::{Beginning, Plan, Variables, seconds_since_1970};
 use crate::error::{Code, Error, Origin, Result};
 use crate::qemu::block::Nodes;
 use crate::qemu::block_jobs::{self, RunError};
@@ -74,9 +74,6 @@ impl Domains {
         let renamed = |definition: &Domain| Domain { name: state.name.as_ref().into(), ..definition.clone() };
         let config = renamed(&then);
         let inactive = snapshot.inactive.as_ref().map_or_else(|| config.clone(), |it| renamed(&it.0));
-        if flags.contains(SnapshotRevertFlags::RESET_NVRAM) {
-            reset_nvram(&config).await?;
-        }
         match snapshot.state {
             Some(SnapshotState::Running | SnapshotState::Paused) => {
                 Box::pin(self.revert_to_running(job, &snapshot, (config, inactive), flags)).await
@@ -170,6 +167,7 @@ impl Domains {
                 Some(image) => image.prologue.cookie()?.and_then(|cookie| cookie.cpu).or(own),
                 None => own,
             },
+            variables: Variables::reset_if(flags.contains(SnapshotRevertFlags::RESET_NVRAM)),
         };
         self.run(job, plan).await?;
         // The definition of the snapshot's time is there before its images change.
@@ -182,6 +180,7 @@ impl Domains {
                     runs: false,
                     paused: true,
                     owner: None,
+                    variables: Variables::Kept,
                 };
                 load(job, image, &wishes, packer.as_ref()).await?;
             } else if is_internal(snapshot) {
@@ -267,7 +266,8 @@ impl Domains {
         let paused = flags.contains(SnapshotRevertFlags::PAUSED);
         if paused || flags.contains(SnapshotRevertFlags::RUNNING) {
             let beginning = Beginning::Loaded(Paused::StartingUp);
-            let plan = Plan { definition: &inactive, owner: None, beginning, exact_cpu: None };
+            let variables = Variables::reset_if(flags.contains(SnapshotRevertFlags::RESET_NVRAM));
+            let plan = Plan { definition: &inactive, owner: None, beginning, exact_cpu: None, variables };
             self.run(job, plan).await?;
             let started = DomainEvent::Lifecycle(Lifecycle::Started(Started::FromSnapshot));
             if paused {
