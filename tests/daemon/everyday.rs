@@ -149,6 +149,13 @@ fn the_variables_of_firmware_go_where_the_client_says() {
     define();
     let said = daemon.virsh(&["undefine", "uefi"]).fails();
     assert!(said.contains("cannot undefine domain with nvram"), "{said}");
+    // What is refused takes nothing else with it.
+    let kept = daemon.path("var/lib/libvirt/qemu/save/uefi.save");
+    std::fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    std::fs::write(&kept, "kept").unwrap();
+    daemon.virsh(&["undefine", "uefi", "--managed-save"]).fails();
+    assert!(kept.exists());
+    std::fs::remove_file(&kept).unwrap();
     daemon.ok(&["undefine", "uefi", "--keep-nvram"]);
     assert!(variables.exists());
     define();

@@ -339,3 +339,41 @@ fn a_device_that_went_while_nobody_listened_is_gone() {
     assert!(daemon.ok(&["dumpxml", "left"]).contains("<alias name='net0'/>"));
     daemon.ok(&["destroy", "left"]);
 }
+
+#[test]
+fn what_a_guest_makes_of_its_clock_is_told_as_before() {
+    let mut daemon = daemon();
+    // Sets its clock to the hour that it shows: `mov al,4; out 70h,al; in al,71h; out 71h,al; hlt`, where a
+    // processor begins, by way of a jump to where there is room.
+    let mut rom = vec![0; 1 << 16];
+    rom[..10].copy_from_slice(&[0xb0, 4, 0xe6, 0x70, 0xe4, 0x71, 0xe6, 0x71, 0xfa, 0xf4]);
+    rom[0xfff0..0xfff5].copy_from_slice(&[0xea, 0, 0, 0, 0xf0]);
+    let file = daemon.path("clock.rom");
+    fs::write(&file, rom).unwrap();
+    let clock = "</os><clock offset='variable' adjustment='86400' basis='utc'/>";
+    let xml = halting("h").rom(&file).xml().replace("</os>", clock);
+    let moved_by = |daemon: &Daemon| {
+        let xml = daemon.ok(&["dumpxml", "h"]);
+        assert!(!xml.contains("adjustment0"), "{xml}");
+        let (_, rest) = xml.split_once("adjustment='").unwrap();
+        rest.split('\'').next().unwrap().parse::<i64>().unwrap()
+    };
+    daemon.with_xml(&xml, |file| daemon.ok(&["create", file]));
+    for restarts in [false, true] {
+        if restarts {
+            daemon.kill();
+            daemon.restart();
+        }
+        let mut told = daemon.python_beside(
+            "conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_RTC_CHANGE, lambda *_: print('set'), None)\n\
+             print('watching')\n\
+             run_events()",
+        );
+        told.expect("watching\n");
+        daemon.ok(&["reset", "h"]);
+        told.expect("set\n");
+        // A day and the seconds that the guest took.
+        let by_s = moved_by(&daemon);
+        assert!((86_300..86_500).contains(&by_s), "{by_s}");
+    }
+}

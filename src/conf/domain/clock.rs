@@ -1,6 +1,6 @@
 //! `<clock>`: what the guest's clocks show.
 
-use crate::conf::xml::{Element, Part, Value, Writer, YesNo, xml, xml_enum};
+use crate::conf::xml::{Element, Form, Part, Value, Writer, YesNo, xml, xml_enum};
 use crate::conf::{ConfError, Result};
 
 xml! {
@@ -24,6 +24,8 @@ pub enum ClockOffset {
     Variable {
         adjustment_s: i64,
         basis: ClockBasis,
+        /// What this run was started with: a change that QEMU reports is relative to it. In status files only.
+        at_start_s: i64,
     },
     Timezone(Box<str>),
     /// Seconds since 1970.
@@ -47,6 +49,30 @@ xml_enum! {
 }
 
 impl ClockOffset {
+    /// What a run begins with: in UTC from here on, so that a host whose time zone changes, or another host, does not
+    /// move the guest's clock.
+    pub fn begin(&mut self, local_offset_s: i64) {
+        if let Self::Variable { adjustment_s, basis, at_start_s } = self {
+            if *basis == ClockBasis::Localtime {
+                *adjustment_s = adjustment_s.saturating_add(local_offset_s);
+                *basis = ClockBasis::Utc;
+            }
+            *at_start_s = *adjustment_s;
+        }
+    }
+
+    /// The guest has set its clock, `by_s` seconds from what it was started with; answers how far it is from its
+    /// basis now.
+    pub fn moved(&mut self, by_s: i64) -> i64 {
+        match self {
+            Self::Variable { adjustment_s, at_start_s, .. } => {
+                *adjustment_s = by_s.saturating_add(*at_start_s);
+                *adjustment_s
+            }
+            _ => by_s,
+        }
+    }
+
     /// `utc` and `localtime` may carry an adjustment, which makes them variable.
     fn read_fixed(element: Element<'_>, basis: ClockBasis) -> Result<Self> {
         let reset = match element.attribute("adjustment") {
@@ -55,7 +81,7 @@ impl ClockOffset {
             Some(text) => {
                 let adjustment_s = <i64 as Value>::parse(text)
                     .ok_or_else(|| ConfError::xml(format!("unknown clock adjustment '{text}'")))?;
-                return Ok(Self::Variable { adjustment_s, basis });
+                return Ok(Self::Variable { adjustment_s, basis, at_start_s: 0 });
             }
         };
         Ok(match basis {
@@ -73,6 +99,7 @@ impl Part for ClockOffset {
             "variable" => Ok(Self::Variable {
                 adjustment_s: element.attribute("adjustment").and_then(Value::parse).unwrap_or(0),
                 basis: element.value("basis")?.unwrap_or(ClockBasis::Utc),
+                at_start_s: element.attribute("adjustment0").and_then(Value::parse).unwrap_or(0),
             }),
             "timezone" => match element.attribute("timezone").filter(|zone| !zone.is_empty()) {
                 Some(zone) => Ok(Self::Timezone(zone.into())),
@@ -105,10 +132,13 @@ impl Part for ClockOffset {
                 out.attribute_str("offset", "localtime");
                 reset_if(out, *reset);
             }
-            Self::Variable { adjustment_s, basis } => {
+            Self::Variable { adjustment_s, basis, at_start_s } => {
                 out.attribute_str("offset", "variable");
                 out.attribute("adjustment", adjustment_s);
                 out.attribute("basis", basis);
+                if out.form().contains(Form::STATUS) && *at_start_s != 0 {
+                    out.attribute("adjustment0", at_start_s);
+                }
             }
             Self::Timezone(zone) => {
                 out.attribute_str("offset", "timezone");

@@ -350,13 +350,8 @@ impl Domains {
         }
     }
 
-    /// Refuses to lose what is known of checkpoints, unless the client says so.
-    pub(super) fn drop_checkpoints(&self, state: &State, wanted: bool) -> Result<()> {
-        let number = state.checkpoints.len();
-        if number > 0 && !wanted {
-            let sentence = format!("cannot delete inactive domain with {number} checkpoints");
-            return Err(Error::operation_invalid(sentence));
-        }
+    /// Removes what is known of a domain's checkpoints.
+    pub(super) fn remove_checkpoints(&self, state: &State) -> Result<()> {
         self.checkpoint_files.remove_all(&state.name).map_err(|error| {
             Error::io(format_args!("cannot remove the checkpoints of domain '{}'", state.name), error)
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::event::{Defined, DomainEvent, Lifecycle, Undefined};
 use super::flags::{CallFlags, DefineFlags, UndefineFlags};
 use super::list::{Added, Existing};
-use super::remains::drop_nvram;
+use super::remains::{has_nvram, remove_nvram};
 use super::{Domains, blocking};
 use crate::conf::domain::Domain;
 use crate::error::{Error, Result};
@@ -134,12 +134,20 @@ impl Domains {
         if !state.is_persistent() {
             return Err(Error::operation_invalid("cannot undefine transient domain"));
         }
+        self.check_undefine(&state, flags)?;
         if !state.is_active() {
-            self.drop_snapshots(&state, flags.contains(UndefineFlags::SNAPSHOTS_METADATA))?;
-            self.drop_checkpoints(&state, flags.contains(UndefineFlags::CHECKPOINTS_METADATA))?;
+            self.remove_snapshots(&state)?;
+            self.remove_checkpoints(&state)?;
+            let forget = |state: &mut State| {
+                state.snapshots = Arc::default();
+                state.checkpoints = Arc::default();
+            };
+            configuration.update(forget, |_, ()| ());
         }
-        self.drop_managed_save(&state, flags)?;
-        drop_nvram(&state, flags)?;
+        self.remove_managed_save(&state)?;
+        if flags.contains(UndefineFlags::NVRAM) {
+            remove_nvram(&state)?;
+        }
         let name = &state.name;
         self.definitions.remove(name).map_err(|error| {
             Error::io(format_args!("cannot remove the definition of domain '{name}'"), error)
@@ -163,15 +171,25 @@ impl Domains {
         Ok(())
     }
 
-    fn drop_managed_save(&self, state: &State, flags: UndefineFlags) -> Result<()> {
-        let image = self.managed_save(&state.name);
-        match image.exists() {
-            false => Ok(()),
-            true if !flags.contains(UndefineFlags::MANAGED_SAVE) => {
-                Err(Error::operation_invalid("Refusing to undefine while domain managed save image exists"))
+    /// Refuses to lose what the client does not say may go. Nothing is removed before all of it has been asked for.
+    fn check_undefine(&self, state: &State, flags: UndefineFlags) -> Result<()> {
+        let moments = |number: usize, what: &str, said: UndefineFlags| match number {
+            1.. if !state.is_active() && !flags.contains(said) => {
+                let sentence = format!("cannot delete inactive domain with {number} {what}");
+                Err(Error::operation_invalid(sentence))
             }
-            true => self.remove_managed_save(state),
+            _ => Ok(()),
+        };
+        moments(state.snapshots.len(), "snapshots", UndefineFlags::SNAPSHOTS_METADATA)?;
+        moments(state.checkpoints.len(), "checkpoints", UndefineFlags::CHECKPOINTS_METADATA)?;
+        if !flags.contains(UndefineFlags::MANAGED_SAVE) && self.managed_save(&state.name).exists() {
+            let sentence = "Refusing to undefine while domain managed save image exists";
+            return Err(Error::operation_invalid(sentence));
         }
+        if !flags.intersects(UndefineFlags::NVRAM | UndefineFlags::KEEP_NVRAM) && has_nvram(state) {
+            return Err(Error::operation_invalid("cannot undefine domain with nvram"));
+        }
+        Ok(())
     }
 
     pub(super) fn remove_managed_save(&self, state: &State) -> Result<()> {

@@ -27,7 +27,7 @@ use super::memory_devices;
 use super::migrate::request::MigrateFlags;
 use super::status::recorded_alike;
 use crate::conf::devices::{Disk, Place, Storage, WatchdogAction as WatchdogChoice};
-use crate::conf::domain::{ClockOffset, Domain, LifecycleAction};
+use crate::conf::domain::{Domain, LifecycleAction};
 use crate::error::Error;
 use crate::qemu::job::{
     DomainHandle, DomainObject, Ending, JobStatistics, JobStatus, Modify, Operation, State,
@@ -502,15 +502,10 @@ impl Domains {
     }
 
     /// The guest set its clock: `offset_s` seconds from what it was started with.
-    fn note_clock(&self, object: &DomainObject, mut offset_s: i64) {
+    fn note_clock(&self, object: &DomainObject, by_s: i64) {
         self.tell(object, |state| {
-            let base_s = state.clock_base_s;
             let live = state.live.as_mut().map(Arc::make_mut);
-            if let Some(ClockOffset::Variable { adjustment_s, .. }) = live.map(|live| &mut live.clock.offset)
-            {
-                offset_s = offset_s.saturating_add(base_s);
-                *adjustment_s = offset_s;
-            }
+            let offset_s = live.map_or(by_s, |live| live.clock.offset.moved(by_s));
             vec![DomainEvent::RtcChange { offset_s }]
         });
     }

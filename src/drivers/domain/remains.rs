@@ -16,15 +16,15 @@ use crate::error::{Error, Result};
 use crate::qemu::job::State;
 use crate::util::file::remove_if_there;
 
-/// Removes the variables of the domain's firmware, if there are any and the client says so.
-pub(super) fn drop_nvram(state: &State, flags: UndefineFlags) -> Result<()> {
+/// Whether the domain's firmware has left variables.
+pub(super) fn has_nvram(state: &State) -> bool {
+    let path = state.definition().and_then(|definition| nvram(definition));
+    path.is_some_and(|path| Path::new(path).exists())
+}
+
+/// Removes the variables of the domain's firmware, if there are any.
+pub(super) fn remove_nvram(state: &State) -> Result<()> {
     let Some(path) = state.definition().and_then(|definition| nvram(definition)) else { return Ok(()) };
-    if flags.contains(UndefineFlags::KEEP_NVRAM) || !Path::new(path).exists() {
-        return Ok(());
-    }
-    if !flags.contains(UndefineFlags::NVRAM) {
-        return Err(Error::operation_invalid("cannot undefine domain with nvram"));
-    }
     remove_if_there(Path::new(path))
         .map_err(|error| Error::io(format_args!("failed to remove nvram: {path}"), error))
 }

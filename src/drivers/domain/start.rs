@@ -18,7 +18,7 @@ use super::given::Given;
 use super::list::{Added, Existing};
 use super::{Domains, agent, blocking, devices, pins, tunables, vcpus};
 use crate::conf::devices::BalloonModel;
-use crate::conf::domain::{ClockOffset, Cpu, Domain};
+use crate::conf::domain::{Cpu, Domain};
 use crate::drivers::ClientId;
 use crate::error::{Error, Origin, Result};
 use crate::qemu::capabilities::{CpuArguments, QemuCaps};
@@ -321,10 +321,6 @@ impl Domains {
             if attempt.starting.is_canceled() {
                 return Err(canceled(&state.name));
             }
-            state.clock_base_s = match live.clock.offset {
-                ClockOffset::Variable { adjustment_s, .. } => adjustment_s,
-                _ => 0,
-            };
             state.id = Some(attempt.id);
             state.live = Some(live);
             state.launched = attempt.launched.clone();
@@ -444,6 +440,8 @@ impl Attempt {
         let settings = devices::settings(definition, prepared.files(), security)?;
         self.given.give(security, definition, owners)?;
         let now_s = seconds_since_1970();
+        let local_offset_s = local_time::offset_s(now_s);
+        definition.clock.offset.begin(local_offset_s);
         let context = Context {
             scope: self.domains.paths.scope,
             state_dir: &prepared.files().directory,
@@ -452,7 +450,7 @@ impl Attempt {
             descriptors: &descriptors,
             sandbox: rules.sandbox,
             now_s,
-            local_offset_s: local_time::offset_s(now_s),
+            local_offset_s,
             incoming: matches!(self.beginning, Beginning::Incoming(_)).then_some("defer"),
             settings: &settings,
             inherited_env: &self.domains.inherited_env,

@@ -68,7 +68,7 @@ impl Domains {
         if state.ending != Some(Ending::Migrated) {
             self.drop_tpm_state(state, UndefineFlags::empty());
         }
-        let dropped = self.drop_snapshots(state, true).and(self.drop_checkpoints(state, true));
+        let dropped = self.remove_snapshots(state).and(self.remove_checkpoints(state));
         if let Err(error) = dropped {
             tracing::warn!(domain = %state.name, %error, "what is known of snapshots stays");
         }

@@ -15,7 +15,7 @@ pub(super) fn build(guest: &Guest<'_>, line: &mut Line<'_>) -> Result<()> {
             line.env.push(("TZ".to_owned(), zone.to_string()));
             "base=localtime".to_owned()
         }
-        ClockOffset::Variable { adjustment_s, basis } => {
+        ClockOffset::Variable { adjustment_s, basis, .. } => {
             let local = match basis {
                 ClockBasis::Utc => 0,
                 ClockBasis::Localtime => guest.context.local_offset_s,

@@ -47,8 +47,6 @@ pub struct State {
     pub reboots: bool,
     /// Powered off and about to be reset; to clients it runs on.
     pub restarting: bool,
-    /// What the guest's clock was set to at start, relative to its basis.
-    pub clock_base_s: i64,
     /// What it was started with.
     pub launched: Option<Arc<Launched>>,
     /// The threads of its vCPUs, by index.
@@ -196,7 +194,6 @@ impl State {
             ending: None,
             reboots: false,
             restarting: false,
-            clock_base_s: 0,
             launched: None,
             vcpu_threads: Arc::new([]),
             operation: None,

@@ -219,13 +219,8 @@ impl Domains {
         .await
     }
 
-    /// Refuses to lose what is known of snapshots, unless the client says so.
-    pub(super) fn drop_snapshots(&self, state: &State, wanted: bool) -> Result<()> {
-        let number = state.snapshots.len();
-        if number > 0 && !wanted {
-            let sentence = format!("cannot delete inactive domain with {number} snapshots");
-            return Err(Error::operation_invalid(sentence));
-        }
+    /// Removes what is known of a domain's snapshots.
+    pub(super) fn remove_snapshots(&self, state: &State) -> Result<()> {
         self.snapshot_files.remove_all(&state.name).map_err(|error| {
             Error::io(format_args!("cannot remove the snapshots of domain '{}'", state.name), error)
         })
