@@ -75,6 +75,8 @@ xml! {
         attr phase: Option<String> = "phase";
         attr flags: Option<String> = "flags";
         attr since_ms: Option<u64> = "asyncStarted";
+        /// What it was to write. Unknown to libvirt.
+        attr file: Option<String> = "file";
     }
 }
 
@@ -119,6 +121,14 @@ xml! {
     /// `<deprecation>`: why the guest uses something that will go away.
     pub struct Deprecation {
         body text: Option<String>;
+    }
+}
+
+impl JobRecord {
+    /// The flag word of the call that began it.
+    pub fn flag_bits(&self) -> u32 {
+        let digits = self.flags.as_deref().and_then(|flags| flags.strip_prefix("0x"));
+        digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
     }
 }
 

@@ -377,3 +377,77 @@ fn what_a_guest_makes_of_its_clock_is_told_as_before() {
         assert!((86_300..86_500).contains(&by_s), "{by_s}");
     }
 }
+
+/// Has a guest's status file say something else; for while no daemon is there.
+pub(crate) fn rewrite_status(daemon: &Daemon, name: &str, changes: &[(&str, &str)]) {
+    let path = daemon.path(&format!("run/libvirt/qemu/{name}.xml"));
+    let mut text = fs::read_to_string(&path).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from:?} is not in {text}");
+        text = text.replacen(from, to, 1);
+    }
+    fs::write(&path, text).unwrap();
+}
+
+/// The same for a guest that runs and in which something was under way.
+pub(crate) fn rewrite_interrupted(daemon: &Daemon, name: &str, (state, reason): (&str, &str), job: &str) {
+    let status = fs::read_to_string(daemon.path(&format!("run/libvirt/qemu/{name}.xml"))).unwrap();
+    let (_, rest) = status.split_once("<domstatus ").unwrap();
+    let (was, _) = rest.split_once(" pid=").unwrap();
+    let says = format!("state='{state}' reason='{reason}'");
+    rewrite_status(daemon, name, &[(was, &says), ("<domain ", &format!("{job}<domain "))]);
+}
+
+/// Stands between a daemon and a guest's QEMU, and keeps to itself what comes from `command` on.
+fn withhold(daemon: &Daemon, name: &str, command: &'static str) -> std::sync::mpsc::Receiver<()> {
+    let status = fs::read_to_string(daemon.path(&format!("run/libvirt/qemu/{name}.xml"))).unwrap();
+    let (_, rest) = status.split_once("<monitor path='").unwrap();
+    let socket = PathBuf::from(rest.split_once('\'').unwrap().0);
+    let behind = socket.with_extension("behind");
+    fs::rename(&socket, &behind).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (seen, withheld) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (daemon, _) = listener.accept().unwrap();
+        let mut qemu = UnixStream::connect(&behind).unwrap();
+        let (mut answers, mut to) = (qemu.try_clone().unwrap(), daemon.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut answers, &mut to));
+        let mut withholds = false;
+        for line in BufReader::new(daemon).lines() {
+            let Ok(line) = line else { break };
+            if line.contains(command) {
+                withholds = true;
+                let _ = seen.send(());
+            }
+            if !withholds {
+                qemu.write_all(format!("{line}\n").as_bytes()).unwrap();
+            }
+        }
+        let _ = qemu.shutdown(std::net::Shutdown::Both);
+        fs::rename(&behind, &socket).unwrap();
+        drop(seen);
+    });
+    withheld
+}
+
+#[test]
+fn a_daemon_that_dies_over_what_the_last_one_left_leaves_it_to_the_next() {
+    if on_upstream() {
+        return; // its monitor's socket is elsewhere
+    }
+    let mut daemon = daemon();
+    daemon.run(&halting("tiny"));
+    daemon.ok(&["suspend", "tiny"]);
+    daemon.kill();
+    rewrite_interrupted(&daemon, "tiny", ("paused", "save"), "<job type='none' async='save' flags='0x0'/>");
+    let withheld = withhold(&daemon, "tiny", "\"cont\"");
+    daemon.restart();
+    withheld.recv_timeout(LIMIT).unwrap();
+    daemon.kill();
+    // Its end is what the one in between ends with.
+    assert!(withheld.recv_timeout(LIMIT).is_err());
+    daemon.restart();
+    eventually("the guest goes on", || {
+        (daemon.ok(&["domstate", "--reason", "tiny"]).trim() == "running (save canceled)").then_some(())
+    });
+}

@@ -7,6 +7,7 @@ use ferrovirt_compat::{
     Daemon, Kind, Program, Signal, counting, eventually, halting, install_script, linux, signal,
 };
 
+use crate::readopt::rewrite_interrupted;
 use crate::{daemon, on_upstream};
 
 const OURS: &str = env!("CARGO_BIN_EXE_ferrovirtd");
@@ -460,4 +461,85 @@ fn images_go_to_libvirt_and_back() {
     if has_upstream() && !on_upstream() {
         passed_on(Kind::Instead(OURS), Kind::Upstream);
     }
+}
+
+/// A guest that the daemon has kept, started again, with a copy of the file that was kept.
+fn with_an_old_memory(daemon: &Daemon, name: &str) -> (std::path::PathBuf, std::path::PathBuf) {
+    daemon.run(&halting(name));
+    daemon.ok(&["managedsave", name]);
+    let kept = daemon.path(&format!("var/lib/libvirt/qemu/save/{name}.save"));
+    let copy = daemon.path(&format!("{name}.copy"));
+    fs::copy(&kept, &copy).unwrap();
+    daemon.ok(&["start", name]);
+    assert!(!kept.exists());
+    (kept, copy)
+}
+
+fn save_job(file: &Path) -> String {
+    format!("<job type='none' async='save' flags='0x0' file='{}'/>", file.display())
+}
+
+#[test]
+fn a_managed_save_that_only_lacked_qemus_end_is_ended_by_the_next_daemon() {
+    if on_upstream() {
+        return; // it lets the guest go on
+    }
+    let mut daemon = daemon();
+    let (kept, copy) = with_an_old_memory(&daemon, "whole");
+    let (stale, old) = with_an_old_memory(&daemon, "broken");
+    for name in ["whole", "broken"] {
+        daemon.ok(&["suspend", name]);
+    }
+    let stream = format!(
+        r#"{{"execute":"migrate","arguments":{{"uri":"file:{}"}}}}"#,
+        daemon.path("var/lib/libvirt/qemu/stream").display()
+    );
+    daemon.ok(&["qemu-monitor-command", "whole", &stream]);
+    eventually("all of it has left QEMU", || {
+        let told = daemon.ok(&["qemu-monitor-command", "whole", r#"{"execute":"query-status"}"#]);
+        told.contains("postmigrate").then_some(())
+    });
+    daemon.kill();
+    for (name, kept, copy) in [("whole", &kept, &copy), ("broken", &stale, &old)] {
+        fs::copy(copy, kept).unwrap();
+        rewrite_interrupted(&daemon, name, ("paused", "save"), &save_job(kept));
+    }
+    daemon.restart();
+    eventually("the guest is off", || (daemon.state("whole") == "shut off").then_some(()));
+    assert_eq!(reason(&daemon, "whole"), "shut off (saved)");
+    assert!(kept.exists());
+    daemon.ok(&["start", "whole"]);
+    assert_eq!(reason(&daemon, "whole"), "running (restored)");
+    // What is there cannot be of a guest whose QEMU still has all of it.
+    eventually("the guest goes on", || {
+        (reason(&daemon, "broken") == "running (save canceled)").then_some(())
+    });
+    assert!(!stale.exists());
+}
+
+#[test]
+fn a_memory_that_a_guest_has_gone_on_from_is_not_restored_again() {
+    if on_upstream() {
+        return; // it restores it
+    }
+    let mut daemon = daemon();
+    let (kept, copy) = with_an_old_memory(&daemon, "runs");
+    let (halfway, other) = with_an_old_memory(&daemon, "halfway");
+    let aside = |kept: &Path| std::path::PathBuf::from(format!("{}.resumed.partial", kept.display()));
+    assert!(!aside(&kept).exists());
+    daemon.kill();
+    fs::copy(&copy, &kept).unwrap();
+    fs::copy(&copy, aside(&kept)).unwrap();
+    // The other one was not yet let go.
+    fs::copy(&other, aside(&halfway)).unwrap();
+    rewrite_interrupted(&daemon, "halfway", ("paused", "starting up"), "");
+    daemon.restart();
+    eventually("the half-started guest is off", || (daemon.state("halfway") == "shut off").then_some(()));
+    daemon.ok(&["start", "halfway"]);
+    assert_eq!(reason(&daemon, "halfway"), "running (restored)");
+    // Waits for the guest's adoption.
+    daemon.ok(&["destroy", "runs"]);
+    assert!(!kept.exists() && !aside(&kept).exists());
+    daemon.ok(&["start", "runs"]);
+    assert_eq!(reason(&daemon, "runs"), "running (booted)");
 }

@@ -40,28 +40,17 @@ use crate::qemu::monitor::{
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How, Running};
 use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running as Runs};
 use crate::qemu::security::Owners;
-use crate::qemu::status::{JobRecord, Status};
+use crate::qemu::status::Status;
 use crate::util::boot;
 
 /// The owner of guests that start with the host: no connection ever has this number.
 const HOST: ClientId = ClientId(0);
-
-/// An async operation that nobody drives any more.
-#[derive(Debug)]
-struct Interrupted {
-    operation: Operation,
-    phase: String,
-    /// The flag word of the call that began it.
-    flags: u32,
-}
 
 /// A guest that was running when the last daemon ended.
 #[derive(Debug)]
 pub(super) struct Inherited {
     object: Arc<DomainObject>,
     pub(super) claim: Claim,
-    /// What was under way, and how far it was.
-    operation: Option<Interrupted>,
     /// For want of a status file: what its process was started with.
     pub(super) found: Option<Found>,
 }
@@ -120,6 +109,10 @@ impl Domains {
                 return None;
             }
         };
+        if status.run == RunState::Paused(Paused::StartingUp) {
+            // Whatever it was to go on from is still to be gone on from.
+            self.bring_kept_back(name);
+        }
         self.last_id.fetch_max(id, Ordering::Relaxed);
         self.list.bind_id(id, &object);
         self.ports.reserve(&live);
@@ -144,6 +137,7 @@ impl Domains {
                 state.reboots = status.fake_reboot;
                 state.agent_patience = Patience::from_number(status.agent_timeout).unwrap_or(Patience::BLOCK);
                 state.autodestroy = status.autodestroy;
+                state.interrupted = status.job.clone().map(Arc::new);
                 state.vcpu_threads =
                     vcpu::threads(status.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.pid))).into();
                 state.launched = Some(Arc::new(launched));
@@ -151,12 +145,7 @@ impl Domains {
             },
             |_, ()| (),
         );
-        let operation = status.job.as_ref().and_then(|job| {
-            let operation = Operation::from_name(&job.operation)?;
-            let flags = flags(job);
-            Some(Interrupted { operation, phase: job.phase.clone().unwrap_or_default(), flags })
-        });
-        Some(Inherited { object, claim, operation, found: None })
+        Some(Inherited { object, claim, found: None })
     }
 
     /// Takes hold of the guests; returns when every one of them is held by a job.
@@ -170,7 +159,7 @@ impl Domains {
     }
 
     async fn adopt(self: Arc<Self>, job: AsyncJob<Start>, guest: Inherited) {
-        let Inherited { claim, operation, found, .. } = guest;
+        let Inherited { claim, found, .. } = guest;
         let state = job.state();
         if state.run == RunState::Paused(Paused::StartingUp) {
             // Nobody was told that it is there.
@@ -182,7 +171,7 @@ impl Domains {
         }
         let (name, files) = (claim.name.clone(), claim.files.clone());
         match process::adopt(claim).await {
-            Ok(adopted) => self.go_on(job, adopted, (operation, found)).await,
+            Ok(adopted) => self.go_on(job, adopted, found).await,
             Err(AdoptError::Gone { pid, .. }) => {
                 tracing::warn!(domain = name, pid, "the guest ended while no daemon watched it");
                 self.clear_away(job, &files).await;
@@ -232,12 +221,7 @@ impl Domains {
     }
 
     /// Follows a guest whose process is there, and asks its QEMU what it does now.
-    async fn go_on(
-        self: Arc<Self>,
-        mut job: AsyncJob<Start>,
-        adopted: Adopted,
-        (operation, found): (Option<Interrupted>, Option<Found>),
-    ) {
+    async fn go_on(self: Arc<Self>, job: AsyncJob<Start>, adopted: Adopted, found: Option<Found>) {
         let Adopted { running, events, introduction } = adopted;
         let (monitor, process) = (running.monitor.clone(), running.process.clone());
         let object = Arc::clone(job.object());
@@ -276,22 +260,10 @@ impl Domains {
         );
         tracing::info!(domain = %object.state().name, pid = process.pid(), "took hold of a running guest");
         self.note_ports(&object, &ports);
-        if let Some(Interrupted { operation, phase, flags }) = operation {
-            if was_left_in_halves(operation, &phase, object.state().run) {
-                let taken_up = match operation {
-                    Operation::MigrationIn => self.take_up_postcopy::<MigrationIn>(job, flags).await,
-                    _ => self.take_up_postcopy::<MigrationOut>(job, flags).await,
-                };
-                if let Err(error) = taken_up {
-                    tracing::error!(domain = %object.state().name, %error, "nobody sees to a post-copy migration");
-                }
-                return;
-            }
-            match operation {
-                Operation::MigrationOut => self.recover_leaving(&job, &monitor, &phase).await,
-                operation => self.give_up(&job, &monitor, operation).await,
-            }
+        if self.was_kept(&job.state(), status.as_ref().ok()).await {
+            return self.end_kept(job).await;
         }
+        let Some(mut job) = self.recover(job, &monitor).await else { return };
         self.adopt_block_jobs(&mut job).await;
         let gone = gone_since(&job, &monitor).await;
         drop(job);
@@ -301,6 +273,43 @@ impl Domains {
         if let Ok(status) = status {
             self.make_up(&object, noted, &status.status);
         }
+    }
+
+    /// Sees to what the last daemon had under way; None: it goes on, and no longer under this job.
+    async fn recover(
+        self: &Arc<Self>,
+        mut job: AsyncJob<Start>,
+        monitor: &Monitor,
+    ) -> Option<AsyncJob<Start>> {
+        let Some(record) = job.state().interrupted.clone() else {
+            self.drop_old_memory(&job.state());
+            return Some(job);
+        };
+        let (phase, flags) = (record.phase.as_deref().unwrap_or_default(), record.flag_bits());
+        let operation = Operation::from_name(&record.operation);
+        // One that was arriving may never have run.
+        if operation != Some(Operation::MigrationIn) {
+            self.drop_old_memory(&job.state());
+        }
+        let in_halves = |operation| was_left_in_halves(operation, phase, job.state().run);
+        if let Some(operation) = operation.filter(|operation| in_halves(*operation)) {
+            let object = Arc::clone(job.object());
+            let taken_up = match operation {
+                Operation::MigrationIn => self.take_up_postcopy::<MigrationIn>(job, flags).await,
+                _ => self.take_up_postcopy::<MigrationOut>(job, flags).await,
+            };
+            if let Err(error) = taken_up {
+                tracing::error!(domain = %object.state().name, %error, "nobody sees to a post-copy migration");
+            }
+            return None;
+        }
+        match operation {
+            Some(Operation::MigrationOut) => self.recover_leaving(&mut job, monitor, &record).await,
+            Some(operation) => self.give_up(&job, monitor, operation).await,
+            None => {}
+        }
+        job.update_then(|state| state.interrupted = None, |state, ()| self.save_status(state));
+        Some(job)
     }
 
     /// What QEMU did to images meanwhile.
@@ -394,11 +403,6 @@ impl Domains {
             }
         }
     }
-}
-
-fn flags(job: &JobRecord) -> u32 {
-    let digits = job.flags.as_deref().and_then(|flags| flags.strip_prefix("0x"));
-    digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
 /// What a guest does by its own account, where that differs from what was written down.

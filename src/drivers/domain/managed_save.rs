@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::flags::{CallFlags, ImageFlags, ImageStateFlags, SaveFlags, StartFlags, no_flags};
 use super::reads::running;
-use super::restore::{Image, Judge, Wishes};
+use super::restore::{From, Image, Judge, Wishes};
 use super::save::{Request, cache, exclusive, settings};
 use super::start::Variables;
 use super::{Domains, blocking};
@@ -14,7 +14,9 @@ use crate::conf::domain::Domain;
 use crate::conf::xml::Form;
 use crate::drivers::ClientId;
 use crate::error::{Error, Result};
-use crate::qemu::job::{AsyncJob, DomainHandle, Start, State};
+use crate::qemu::job::{AsyncJob, DomainHandle, Ending, Operation, Start, State};
+use crate::qemu::monitor::Status as QemuStatus;
+use crate::qemu::process::How;
 use crate::qemu::save_file::{self, PARTIAL};
 use crate::qemu::save_image::{Prologue, Whole};
 use crate::util::accounts::{Ids, or_as_user};
@@ -82,13 +84,79 @@ impl Domains {
             paused: flags.contains(StartFlags::PAUSED),
             owner,
             variables: Variables::reset_if(flags.contains(StartFlags::RESET_NVRAM)),
+            from: From::Kept,
         };
-        self.bring_back(job, &image, wishes).await?;
-        // It runs; a file that stays is restored over its disks the next time.
-        if let Err(error) = self.remove_managed_save(&state) {
+        let brought = self.bring_back(job, &image, wishes).await;
+        if brought.is_err() {
+            self.bring_kept_back(&state.name);
+        } else if let Err(error) = file::remove_if_there(&self.kept_aside(&state.name)) {
+            tracing::warn!(domain = %state.name, %error, "the guest's old state takes room");
+        }
+        brought
+    }
+
+    /// Where a kept state is from before the guest runs on from it: one that stays under its name is restored over the
+    /// guest's disks the next time. A daemon that finds it removes it.
+    fn kept_aside(&self, name: &str) -> PathBuf {
+        let mut path = self.managed_save(name).into_os_string();
+        path.push(format!(".resumed{PARTIAL}"));
+        path.into()
+    }
+
+    pub(super) fn set_kept_aside(&self, name: &str) -> Result<()> {
+        let path = self.managed_save(name);
+        std::fs::rename(&path, self.kept_aside(name)).map_err(|error| {
+            Error::io(format_args!("cannot rename managed save file '{}'", path.display()), error)
+        })
+    }
+
+    /// The guest has not run; it may go on from there the next time.
+    pub(super) fn bring_kept_back(&self, name: &str) {
+        match std::fs::rename(self.kept_aside(name), self.managed_save(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::error!(domain = name, %error, "the guest's kept state does not come back");
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether all that the last daemon had left to do of a managed save is to end the guest.
+    pub(super) async fn was_kept(&self, state: &State, status: Option<&QemuStatus>) -> bool {
+        let path = self.managed_save(&state.name);
+        let was_to_be = state.interrupted.as_ref().is_some_and(|job| {
+            Operation::from_name(&job.operation) == Some(Operation::Save)
+                && job.file.as_deref().map(Path::new) == Some(&path)
+        });
+        // All of it has left QEMU, and all of it is in the file.
+        if !was_to_be || status.is_none_or(|status| status.status != "postmigrate") {
+            return false;
+        }
+        match self.look_into(&path).await.and_then(|image| check_belongs(&image, state)) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(domain = %state.name, %error, "the guest was not saved");
+                false
+            }
+        }
+    }
+
+    /// Ends a guest whose state is kept.
+    pub(super) async fn end_kept(&self, mut job: AsyncJob<Start>) {
+        tracing::info!(domain = %job.state().name, "its state is kept; ending it");
+        if let Err(error) = job.stop(How::Forced, Ending::Saved).await {
+            tracing::error!(domain = %job.state().name, %error, "cannot end a guest whose state is kept");
+        }
+    }
+
+    /// Forgets a kept state of a guest that has gone on since.
+    pub(super) fn drop_old_memory(&self, state: &State) {
+        if !self.managed_save(&state.name).exists() {
+            return;
+        }
+        tracing::warn!(domain = %state.name, "removes a kept state: the guest has gone on since");
+        if let Err(error) = self.remove_managed_save(state) {
             tracing::error!(domain = %state.name, %error, "the guest's old state stays");
         }
-        Ok(())
     }
 
     /// The definition of the guest in a file.

@@ -50,6 +50,15 @@ pub(super) struct Wishes {
     pub paused: bool,
     pub owner: Option<ClientId>,
     pub variables: Variables,
+    pub from: From,
+}
+
+/// Whose file it is that a guest goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    Client,
+    /// The daemon's: it is not to be there any more when the guest runs.
+    Kept,
 }
 
 impl Domains {
@@ -103,6 +112,7 @@ impl Domains {
             paused: false,
             owner: None,
             variables: Variables::reset_if(flags.contains(RestoreFlags::RESET_NVRAM)),
+            from: From::Client,
         };
         let (name, uuid) = (&*image.definition.name, image.definition.uuid);
         let fresh = || DomainObject::new(State::new(name, uuid), self.limits);
@@ -181,6 +191,9 @@ impl Domains {
             live.monitor().events_handled().await;
             live.monitor().execute(QueryChardev {}).await?
         };
+        if wishes.from == From::Kept {
+            self.set_kept_aside(&object.state().name)?;
+        }
         self.tell(&object, |state| {
             state.run = RunState::Paused(Paused::Migration);
             vec![DomainEvent::Lifecycle(Lifecycle::Started(Started::Restored))]

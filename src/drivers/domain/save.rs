@@ -87,6 +87,7 @@ impl Domains {
         let object = Arc::clone(domain.object());
         let mut job = domain.begin_async::<Save>().await?;
         job.describe(request.flags.bits(), JobSubject::SaveDump);
+        job.writes(&request.path);
         self.save_status(&job.state());
         let saved = self.save_in(&mut job, &request, packer.as_ref()).await;
         drop(job);

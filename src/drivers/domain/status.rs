@@ -79,6 +79,7 @@ fn job(underway: &Underway) -> JobRecord {
         phase: phase.map(|Phase(name)| name.to_owned()),
         flags: Some(format!("{flags:#x}")),
         since_ms: Some(since_ms),
+        file: underway.file.as_deref().map(str::to_owned),
     }
 }
 
@@ -95,7 +96,7 @@ pub(super) fn status(state: &State, process: &Process, files: &Files) -> Option<
         monitor: MonitorSocket::new(files),
         vcpus: threads.map(|(id, pid)| VcpuThread { id, pid: *pid }).collect(),
         capabilities: launched.capabilities.iter().map(|cap| capability(cap.as_str())).collect(),
-        job: state.operation.as_ref().map(job),
+        job: state.operation.as_ref().map(job).or_else(|| state.interrupted.as_deref().cloned()),
         fake_reboot: state.reboots,
         devices: launched.devices.iter().map(|alias| DeviceAlias { alias: alias.clone() }).collect(),
         directory: files.directory.to_string_lossy().into_owned(),

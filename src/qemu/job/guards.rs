@@ -1,6 +1,7 @@
 //! The guards: a job lasts as long as its value.
 
 use std::marker::PhantomData;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -184,6 +185,16 @@ impl<O: AsyncOp> AsyncJob<O> {
             if let Some(underway) = &mut state.operation {
                 underway.flags = flags;
                 underway.note(|statistics| statistics.subject = subject);
+            }
+        });
+    }
+
+    /// Notes which file it writes.
+    pub fn writes(&self, file: &Path) {
+        let file: Arc<str> = file.to_string_lossy().into();
+        self.update(|state| {
+            if let Some(underway) = &mut state.operation {
+                underway.file = Some(file);
             }
         });
     }

@@ -19,6 +19,7 @@ use crate::qemu::process::{Files, Running};
 use crate::qemu::run_state::{Paused, RunState, Running as RunningReason, Shutoff};
 use crate::qemu::security::Owners;
 use crate::qemu::stats::Told;
+use crate::qemu::status::JobRecord;
 use crate::util::process::Process;
 use crate::util::uuid::Uuid;
 
@@ -53,6 +54,8 @@ pub struct State {
     pub vcpu_threads: Arc<[u32]>,
     /// The async operation under way that the next daemon would have to end. A start shows by itself.
     pub operation: Option<Underway>,
+    /// What an earlier daemon had under way, until it is seen to: should this one die before, the next one sees to it.
+    pub interrupted: Option<Arc<JobRecord>>,
     /// States that it can go back to.
     pub snapshots: Arc<Moments<Snapshot>>,
     /// Moments since which it is noted what it writes.
@@ -93,6 +96,8 @@ pub struct Underway {
     pub phase: Option<Phase>,
     /// The flag word of the call that began it.
     pub flags: u32,
+    /// What it writes, where that is a file that a client named.
+    pub file: Option<Arc<str>>,
     pub statistics: Arc<JobStatistics>,
     /// A client wants it to end.
     pub abort: Arc<AbortWish>,
@@ -101,7 +106,7 @@ pub struct Underway {
 impl Underway {
     pub fn new(operation: Operation) -> Self {
         let statistics = Arc::new(JobStatistics::new(operation.into()));
-        Self { operation, phase: None, flags: 0, statistics, abort: Arc::default() }
+        Self { operation, phase: None, flags: 0, file: None, statistics, abort: Arc::default() }
     }
 
     /// What of it is written down.
@@ -197,6 +202,7 @@ impl State {
             launched: None,
             vcpu_threads: Arc::new([]),
             operation: None,
+            interrupted: None,
             snapshots: Arc::default(),
             checkpoints: Arc::default(),
             backup: None,
@@ -268,6 +274,7 @@ impl State {
         self.launched = None;
         self.vcpu_threads = Arc::new([]);
         self.operation = None;
+        self.interrupted = None;
         self.block_jobs = Arc::default();
         self.backup = None;
         self.autodestroy = false;
@@ -317,6 +324,9 @@ impl State {
 
     pub(super) fn begin(&mut self, operation: Operation) {
         self.operation = (operation != Operation::Start).then(|| Underway::new(operation));
+        if self.operation.is_some() {
+            self.interrupted = None;
+        }
     }
 
     pub(super) fn machine(&self) -> Option<&Arc<Machine>> {

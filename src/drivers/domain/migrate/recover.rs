@@ -22,6 +22,7 @@ use crate::qemu::job::{AsyncJob, DomainHandle, Ending, Start};
 use crate::qemu::monitor::{Cont, MigrateCancel, Monitor, MonitorError, QueryMigrate};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
+use crate::qemu::status::JobRecord;
 
 /// How long QEMU may take to give a stream up, and how long it may say nothing meanwhile.
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
@@ -31,12 +32,13 @@ impl Domains {
     /// Ends what an earlier daemon had begun.
     pub(in crate::drivers::domain) async fn recover_leaving(
         &self,
-        job: &AsyncJob<Start>,
+        job: &mut AsyncJob<Start>,
         monitor: &Monitor,
-        phase: &str,
+        record: &JobRecord,
     ) {
         let object = Arc::clone(job.object());
         let name = object.state().name.clone();
+        let phase = record.phase.as_deref().unwrap_or_default();
         if phase == CONFIRMED.0 {
             tracing::warn!(domain = %name, "it runs on another host; ending it here");
             if let Err(error) = DomainHandle::new(object).stop(How::Forced, Ending::Migrated).await {

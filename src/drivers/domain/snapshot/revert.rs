@@ -24,7 +24,7 @@ use crate::drivers::domain::block_jobs::check_all_idle;
 use crate::drivers::domain::event::{Defined, DomainEvent, Lifecycle, Started, Suspended};
 use crate::drivers::domain::flags::{CallFlags, SaveFlags};
 use crate::drivers::domain::reads::running;
-use crate::drivers::domain::restore::{Wishes, load};
+use crate::drivers::domain::restore::{From, Wishes, load};
 use crate::drivers::domain::save::{cache, settings};
 use crate::drivers::domain::start::{Beginning, Plan, Variables, seconds_since_1970};
 use crate::error::{Code, Error, Origin, Result};
@@ -181,6 +181,7 @@ impl Domains {
                     paused: true,
                     owner: None,
                     variables: Variables::Kept,
+                    from: From::Client,
                 };
                 load(job, image, &wishes, packer.as_ref()).await?;
             } else if is_internal(snapshot) {
