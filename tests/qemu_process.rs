@@ -313,6 +313,12 @@ async fn who_ignores_sigterm_and_is_not_forced_stays() {
     let sentence = format!("Failed to terminate process {pid} with SIGTERM: Device or resource busy");
     assert_eq!(error.to_string(), sentence);
     assert!(!child.process().is_gone().unwrap());
+    // On the way to something else it is waited for as long, and does not stand in the way for ever.
+    let begun = tokio::time::Instant::now();
+    // The clock of this test runs ahead of the kernel, which may take its time to end it.
+    let ended = stop(child.process(), How::Patient).await;
+    assert!(matches!(ended, Ok(Exit::Signal(9)) | Err(StopError::Stays { signal: "KILL", .. })), "{ended:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(15));
 }
 
 #[tokio::test]

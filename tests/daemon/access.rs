@@ -97,6 +97,32 @@ fn a_policy_opens_some_guests_and_hides_the_others() {
     assert!(daemon.ok(&["list", "--all", "--name"]).contains("db-3"));
 }
 
+/// A rule that only the guest's definition answers still lets its last events through, when there is none any more.
+#[test]
+fn all_events_of_a_guest_that_goes_are_heard() {
+    if on_upstream() {
+        return;
+    }
+    let daemon = judging();
+    let team = "[[allow]]\nusers = ['root']\nmetadata = { namespace = 'http://example.org/team', text = 'web' }\n\
+                permissions = ['domain:*']\n";
+    rule(&daemon, &format!("{CONNECTION}{team}"));
+    eventually("the policy is in force", || daemon.virsh(&["list"]).success.then_some(()));
+    let metadata = "<metadata><team xmlns='http://example.org/team'>web</team></metadata><memory";
+    let xml = halting("brief").xml().replacen("<memory", metadata, 1);
+    daemon.with_xml(&xml, |path| daemon.ok(&["create", path]));
+    let mut told = daemon.python_beside(
+        "tell = lambda *told: print(told[-1])\n\
+         conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, tell, 'it ends')\n\
+         conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, tell, 'it is saved')\n\
+         print('watching')\nrun_events()",
+    );
+    told.expect("watching\n");
+    daemon.ok(&["save", "brief", daemon.path("saved").to_str().unwrap()]);
+    let before = told.expect("it is saved\n");
+    assert!(before.contains("it ends\n"), "{before}");
+}
+
 fn db_uuid(text: &str) -> String {
     let from = text.find("<uuid>").unwrap() + "<uuid>".len();
     text[from..from + 36].to_owned()

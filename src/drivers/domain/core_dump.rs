@@ -75,7 +75,7 @@ impl Domains {
         // A stream of all state leaves the guest standing still, however it began.
         stopped |= dumped.is_ok();
         if dumped.is_ok() && flags.contains(DumpFlags::CRASH) {
-            return Ok(job.stop(How::Forced, Ending::Crashed).await?);
+            return Ok(job.stop(How::Patient, Ending::Crashed).await?);
         }
         if !job.state().is_active() {
             return dumped;

@@ -108,7 +108,7 @@ impl Domains {
             let prologue = self.prologue(&job.state(), request, ran)?;
             self.save_image(job, request, prologue, settings, packer).await?;
             self.publish_completed(job);
-            job.stop(How::Forced, Ending::Saved).await?;
+            job.stop(How::Patient, Ending::Saved).await?;
             Ok(())
         };
         let saved: Result<()> = saved.await;

@@ -23,6 +23,9 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 pub enum How {
     /// SIGTERM only.
     Graceful,
+    /// The same, and SIGKILL when even that was in vain: for a guest that ends on the way to something else, and
+    /// whose images are to be whole.
+    Patient,
     /// SIGTERM, then SIGKILL.
     Forced,
     /// The same for a guest with that many devices of the host.
@@ -33,7 +36,7 @@ impl How {
     /// How long the process may take after SIGTERM.
     fn patience(self) -> Duration {
         match self {
-            Self::Graceful => ASK_LIMIT,
+            Self::Graceful | Self::Patient => ASK_LIMIT,
             Self::Forced => GRACE,
             Self::ForcedWith { host_devices } => {
                 let devices = u32::try_from(host_devices).unwrap_or(u32::MAX);

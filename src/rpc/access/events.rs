@@ -21,6 +21,9 @@ use crate::util::uuid::Uuid;
 /// Events that may wait for the drivers' answers.
 const MAX_WAITING: usize = 4096;
 
+/// Guests about which a client has heard before those that are no more are forgotten.
+const MANY_SEEN: usize = 1024;
+
 type Waiting = (Arc<dyn Subscriber>, Arc<Event>);
 
 /// What stands between the event bus and one client.
@@ -72,8 +75,9 @@ async fn pass(
     client: Weak<Client>,
     mut waiting: mpsc::Receiver<Waiting>,
 ) {
-    // Of a guest that is gone by now nothing is left to look at: its last event goes where the others went.
+    // Of a guest that is gone by now nothing is left to look at: its last events go where the others went.
     let mut seen: HashMap<Uuid, bool> = HashMap::new();
+    let mut many = MANY_SEEN;
     while let Some((subscriber, event)) = waiting.recv().await {
         let object = match &*event {
             Event::Domain { domain, .. } => about::reported(&drivers, domain),
@@ -83,11 +87,17 @@ async fn pass(
         let Some(client) = client.upgrade() else { return };
         let mut shown = access.allows(&client.who(), &object, "getattr").await;
         match object {
-            Object::Domain { uuid, definition: None, .. } => shown |= seen.remove(&uuid).unwrap_or(false),
+            Object::Domain { uuid, definition: None, .. } => {
+                shown |= seen.get(&uuid).is_some_and(|shown| *shown)
+            }
             Object::Domain { uuid, .. } => {
                 seen.insert(uuid, shown);
             }
             _ => {}
+        }
+        if seen.len() > many {
+            seen.retain(|uuid, _| drivers.domains.list.by_uuid(*uuid).is_ok());
+            many = MANY_SEEN.max(2 * seen.len());
         }
         if shown {
             subscriber.deliver(&event);

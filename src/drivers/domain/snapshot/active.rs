@@ -69,7 +69,7 @@ impl Domains {
         let mut resumes = ran && memory && !has_manual;
         let mut thaws = frozen > 0;
         if made.is_ok() && flags.contains(SnapshotCreateFlags::HALT) {
-            made = job.stop(How::Forced, Ending::FromSnapshot).await.map_err(Error::from);
+            made = job.stop(How::Patient, Ending::FromSnapshot).await.map_err(Error::from);
             (resumes, thaws) = (false, false);
         } else if made.is_ok() && memory && slept {
             self.tell(&object, |state| {
@@ -264,7 +264,7 @@ impl Domains {
             snapshot.cookie = cookie(&job.state())?;
         }
         if made.is_ok() && flags.contains(SnapshotCreateFlags::HALT) {
-            made = job.stop(How::Forced, Ending::FromSnapshot).await.map_err(Error::from);
+            made = job.stop(How::Patient, Ending::FromSnapshot).await.map_err(Error::from);
         } else if ran && job.state().is_active() {
             self.let_go_again(job, Running::Unpaused).await;
         }

@@ -75,7 +75,7 @@ impl Domains {
         let variables = Variables::Kept;
         self.run(job, Plan { definition: &own, owner: None, beginning, exact_cpu: None, variables }).await?;
         let merged = self.merge(job, snapshot).await;
-        let ended = job.stop(How::Forced, Ending::Shutdown).await;
+        let ended = job.stop(How::Patient, Ending::Shutdown).await;
         let merged = merged?;
         ended?;
         Ok(merged)

@@ -128,7 +128,7 @@ impl Domains {
 
     async fn end_for_revert(&self, job: &mut AsyncJob<job::Snapshot>) -> Result<()> {
         match job.state().is_active() {
-            true => Ok(job.stop(How::Forced, Ending::FromSnapshot).await?),
+            true => Ok(job.stop(How::Patient, Ending::FromSnapshot).await?),
             false => Ok(()),
         }
     }
