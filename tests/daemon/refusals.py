@@ -1,6 +1,7 @@
 # What is refused, and how: one line per refusal, with every field of the error. The test sets ROOT (of the daemon),
 # READ_ONLY (a URI), TYPE and ROM (of a guest that runs).
 
+import os
 import re
 import socket
 
@@ -249,6 +250,70 @@ for name, call in (
     ("monitor", lambda: libvirt_qemu.qemuMonitorCommand(on, "info status", BOGUS)),
 ):
     refused(f"flags {name}", call)
+
+# what storage refuses, and who says so: the driver, a helper of it, a program, a stream
+os.mkdir(f"{ROOT}/images")
+with open(f"{ROOT}/images/file", "w") as made:
+    made.write("x")
+
+
+def pool(name, path):
+    return conn.storagePoolDefineXML(f"<pool type='dir'><name>{name}</name><target><path>{ROOT}/{path}</path></target></pool>")
+
+
+def volume(name, rest="", capacity="1048576"):
+    return f"<volume><name>{name}</name><capacity>{capacity}</capacity>{rest}</volume>"
+
+
+def streamed(method, offset, length, data=None):
+    through = stream()
+    method(through, offset, length)
+    through.send(data) if data else through.recv(10)
+    through.finish()
+
+
+absent, below = pool("absent", "absent"), pool("below", "images/file/below")
+images = pool("images", "images")
+images.create()
+refused("pool without directory", absent.create)
+refused("pool that is a file", pool("file", "images/file").create)
+refused("pool below a file", below.build)
+absent.build()
+absent.create()
+os.rmdir(f"{ROOT}/absent")
+refused("pool whose directory went", absent.refresh)
+refused("pool to delete", absent.delete)
+for what, xml in (
+    ("nothing secret", volume("v", "<target><encryption format='luks'/></target>")),
+    ("two secrets", volume("v", "<target><encryption format='luks'>" + "<secret type='passphrase' uuid='00000000-0000-0000-0000-000000000001'/>" * 2 + "</encryption></target>")),
+    ("absent secret", volume("v", "<target><encryption format='luks'><secret type='passphrase' uuid='00000000-0000-0000-0000-000000000001'/></encryption></target>")),
+    ("old", volume("v", "<target><format type='qcow2'/><compat>2.2</compat></target>")),
+    ("features", volume("v", "<target><format type='qcow2'/><compat>0.10</compat><features><lazy_refcounts/></features></target>")),
+    ("format", volume("v", "<target><format type='nope'/></target>")),
+    ("backing", volume("v", "<target><format type='qcow2'/></target><backingStore><path>/absent</path><format type='qcow2'/></backingStore>")),
+    ("raw backing", volume("v", "<backingStore><path>/absent</path></backingStore>")),
+    ("slash", volume("a/b")),
+    ("long", volume("n" * 300)),
+    ("capacity", volume("v", capacity="9" * 20)),
+    ("there", volume("file")),
+):
+    refused(f"volume {what}", images.createXML, xml)
+gone, kept = images.createXML(volume("gone")), images.createXML(volume("kept"))
+os.unlink(gone.path())
+refused("gone volume resize", gone.resize, 2097152)
+refused("gone volume info", gone.info)
+refused("gone volume wipe", gone.wipe)
+refused("gone volume clone", images.createXMLFrom, volume("clone"), gone)
+refused("gone volume download", streamed, gone.download, 0, 0)
+refused("gone volume upload", streamed, gone.upload, 0, 0, b"x")
+os.mkdir(f"{ROOT}/images/directory")
+images.refresh()
+refused("directory download", streamed, images.storageVolLookupByName("directory").download, 0, 0)
+refused("volume shrink", kept.resize, 1024)
+refused("volume grow too far", kept.resize, 1 << 62, 1)
+refused("volume wipe pattern", kept.wipePattern, 99)
+refused("volume lookup", conn.storageVolLookupByPath, "/absent")
+refused("pool sources", conn.findStoragePoolSources, "nope", None)
 
 # who may only look
 seen = reader.lookupByName("on")

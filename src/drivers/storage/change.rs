@@ -100,6 +100,14 @@ impl Storage {
         Ok(())
     }
 
+    /// What is to open an encrypted volume that is made.
+    pub(super) fn new_passphrase(&self, volume: &Volume) -> Result<Option<Value>> {
+        let Some(encryption) = &volume.target.encryption else { return Ok(None) };
+        let value = if encryption.secrets.len() > 1 { None } else { self.passphrase(volume)? };
+        let sentence = "A single <secret type='passphrase'...> element is expected in encryption description";
+        value.map(Some).ok_or_else(|| errors::ours(Error::invalid_arg(sentence)))
+    }
+
     /// What opens an encrypted volume: the secret that its description names, or the one for its path.
     pub(super) fn passphrase(&self, volume: &Volume) -> Result<Option<Value>> {
         let Some(encryption) = &volume.target.encryption else { return Ok(None) };

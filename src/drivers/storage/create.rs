@@ -235,7 +235,7 @@ impl Storage {
     }
 
     async fn convert_to_device(&self, volume: &Volume, original: &Volume) -> Result<()> {
-        let (passphrase, source) = (self.passphrase(volume)?, self.passphrase(original)?);
+        let (passphrase, source) = (self.new_passphrase(volume)?, self.passphrase(original)?);
         let new = Opening { volume, passphrase: passphrase.as_deref() };
         Ok(self
             .tools
@@ -245,7 +245,7 @@ impl Storage {
 
     /// Makes a device an encrypted image.
     pub(super) async fn encrypt_device(&self, volume: &Volume) -> Result<()> {
-        let passphrase = self.passphrase(volume)?;
+        let passphrase = self.new_passphrase(volume)?;
         Ok(self.tools.create(Opening { volume, passphrase: passphrase.as_deref() }, false).await?)
     }
 
@@ -257,7 +257,7 @@ impl Storage {
         original: Option<&Volume>,
         preallocate: bool,
     ) -> Result<()> {
-        let passphrase = self.passphrase(volume)?;
+        let passphrase = self.new_passphrase(volume)?;
         let new = Opening { volume, passphrase: passphrase.as_deref() };
         match original {
             None => self.tools.create(new, preallocate).await?,
@@ -353,10 +353,10 @@ async fn place(object: &PoolObject, mut volume: Volume) -> Result<Volume> {
             Error::new(Code::XML_DETAIL, format!("invalid char in name: {}", control.escape_default()));
         return Err(errors::ours(error));
     }
-    if name.len() > MAX_NAME {
-        return Err(Storage::io(format_args!("cannot use volume name '{name}'"), Errno::NAMETOOLONG.into()));
-    }
     let path = format!("{directory}/{name}");
+    if name.len() > MAX_NAME {
+        return Err(Storage::io(format_args!("Failed to create file '{path}'"), Errno::NAMETOOLONG.into()));
+    }
     if !has_files(object) {
         volume.kind = VolumeType::Block;
         volume.key = path.as_str().into();

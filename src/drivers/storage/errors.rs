@@ -9,15 +9,18 @@ use crate::util::uuid::Uuid;
 impl From<VolumeError> for Error {
     fn from(error: VolumeError) -> Self {
         let sentence = error.to_string();
-        let built = match &error {
-            VolumeError::System { source, .. } => {
-                let mut built = Self::system_error(sentence);
-                built.errno = source.raw_os_error();
-                built
-            }
+        let mut built = match &error {
+            VolumeError::System { .. } | VolumeError::Helper { .. } => Self::system_error(sentence),
+            VolumeError::Tool(_) => Self::internal_error(sentence),
             VolumeError::Refused { kind, .. } => Self::new(code(*kind), sentence),
         };
-        built.from_origin(Origin::STORAGE)
+        if let VolumeError::System { source, .. } | VolumeError::Helper { source, .. } = &error {
+            built.errno = source.raw_os_error();
+        }
+        built.from_origin(match error {
+            VolumeError::Helper { .. } | VolumeError::Tool(_) => Origin::NONE,
+            VolumeError::System { .. } | VolumeError::Refused { .. } => Origin::STORAGE,
+        })
     }
 }
 
@@ -39,6 +42,11 @@ pub(super) fn refused(error: ConfError) -> Error {
     let is_ours = error.origin == conf::Origin::Domain;
     let built = Error::from(error);
     if is_ours { built.from_origin(Origin::STORAGE) } else { built }
+}
+
+/// What libvirt's helper for directories says, in no driver's name.
+pub(super) fn no_directory(path: &str, error: std::io::Error) -> Error {
+    Error::io(format_args!("cannot open directory '{path}'"), error).from_origin(Origin::NONE)
 }
 
 pub(super) fn ours(error: Error) -> Error {

@@ -15,8 +15,8 @@ use super::flags::{CallFlags, DownloadFlags, UploadFlags};
 use super::pool::{PoolObject, Use, free, whole};
 use super::volumes::VolumeRef;
 use super::{Storage, errors};
-use crate::error::{Error, Result};
-use crate::qemu::storage as image;
+use crate::error::{Error, Origin, Result};
+use crate::qemu::storage::{self as image, Refusal, VolumeError};
 
 /// What is read or written at once.
 const PIECE: usize = 1 << 20;
@@ -42,10 +42,16 @@ impl Storage {
         let object = self.list.by_name(&name.pool)?;
         // What is open can be read whatever happens to its name, so it is in use only until it is open.
         let (_reading, volume) = Use::begin(&object, &name.name, whole)?;
-        let path = volume.target.path.clone();
+        let path: Arc<str> = volume.target.path.into();
+        let shown = Arc::clone(&path);
         let opened = object.blocking(move || {
-            let file = image::open(&path)?;
-            let cannot = |error| Self::io(format_args!("Unable to open stream for '{path}'"), error);
+            let cannot = |error| failed(format_args!("Unable to open stream for '{path}'"), error);
+            let file = match image::open(&path) {
+                Err(VolumeError::Refused { kind: Refusal::NoVolume, .. }) => {
+                    return Err(cannot(rustix::io::Errno::NOENT.into()));
+                }
+                opened => opened?,
+            };
             let size = size(&file).map_err(cannot)?;
             Ok((file, size))
         });
@@ -55,7 +61,7 @@ impl Storage {
             length => offset.saturating_add(length).min(size),
         };
         let sparse = flags.contains(DownloadFlags::SPARSE);
-        let plan = Plan { object, file: Arc::new(file), end, sparse };
+        let plan = Plan { object, file: Arc::new(file), path: shown, end, sparse };
         Ok(Download { ahead: Some(plan.read(offset)), plan, at: offset })
     }
 
@@ -69,13 +75,15 @@ impl Storage {
         UploadFlags::accept(flags)?;
         let object = self.list.by_name(&name.pool)?;
         let (writing, volume) = Use::begin(&object, &name.name, free)?;
-        let path = volume.target.path.clone();
+        let path: Arc<str> = volume.target.path.into();
+        let shown = Arc::clone(&path);
         let file = object.blocking(move || {
-            let cannot = |error| Self::io(format_args!("Unable to open stream for '{path}'"), error);
+            let cannot = |error| failed(format_args!("Unable to open stream for '{path}'"), error);
             image::open_to_change(&path).map_err(cannot)
         });
         Ok(Upload {
             file: Arc::new(file.await?),
+            path: shown,
             at: offset,
             left: if length == 0 { u64::MAX } else { length },
             gathered: Vec::new(),
@@ -84,6 +92,11 @@ impl Storage {
             refresh: RefreshAfter { storage: Arc::clone(self), object, used: Some(writing) },
         })
     }
+}
+
+/// In the name of streams, as libvirt has it.
+fn failed(what: impl std::fmt::Display, error: io::Error) -> Error {
+    Error::io(what, error).from_origin(Origin::STREAMS)
 }
 
 fn size(file: &File) -> io::Result<u64> {
@@ -95,6 +108,7 @@ fn size(file: &File) -> io::Result<u64> {
 struct Plan {
     object: Arc<PoolObject>,
     file: Arc<File>,
+    path: Arc<str>,
     end: u64,
     sparse: bool,
 }
@@ -105,7 +119,8 @@ impl Plan {
         let plan = self.clone();
         tokio::spawn(async move {
             let object = Arc::clone(&plan.object);
-            let cannot = |error| Storage::io("cannot read from stream", error);
+            let path = Arc::clone(&plan.path);
+            let cannot = move |error| failed(format_args!("Unable to read {path}"), error);
             object.copying(move || plan.next(at).map_err(cannot)).await
         })
     }
@@ -151,7 +166,7 @@ impl Download {
     /// The next part; none at the end.
     pub async fn next(&mut self) -> Result<Option<Part>> {
         let Some(ahead) = self.ahead.take() else { return Ok(None) };
-        let ended = |error| Err(Storage::io("cannot read from stream", io::Error::other(error)));
+        let ended = |error| Err(failed("cannot read from stream", io::Error::other(error)));
         let part = ahead.await.unwrap_or_else(ended)?;
         let len = match &part {
             None => return Ok(None),
@@ -168,6 +183,7 @@ impl Download {
 #[derive(Debug)]
 pub struct Upload {
     file: Arc<File>,
+    path: Arc<str>,
     at: u64,
     left: u64,
     gathered: Vec<Bytes>,
@@ -202,7 +218,7 @@ impl Upload {
     }
 
     fn take_room(&mut self, len: u64) -> Result<()> {
-        let full = || Storage::io("cannot write to stream", rustix::io::Errno::NOSPC.into());
+        let full = || failed("cannot write to stream", rustix::io::Errno::NOSPC.into());
         self.left = self.left.checked_sub(len).ok_or_else(full)?;
         Ok(())
     }
@@ -220,14 +236,16 @@ impl Upload {
     async fn begin(&mut self, work: impl FnOnce(&File) -> io::Result<()> + Send + 'static) -> Result<()> {
         self.wait().await?;
         let (object, file) = (Arc::clone(&self.refresh.object), Arc::clone(&self.file));
-        let work = move || work(&file).map_err(|error| Storage::io("cannot write to stream", error));
+        let path = Arc::clone(&self.path);
+        let cannot = move |error| failed(format_args!("Unable to write {path}"), error);
+        let work = move || work(&file).map_err(cannot);
         self.under_way = Some(tokio::spawn(async move { object.copying(work).await }));
         Ok(())
     }
 
     async fn wait(&mut self) -> Result<()> {
         let Some(under_way) = self.under_way.take() else { return Ok(()) };
-        let ended = |error| Err(Storage::io("cannot write to stream", io::Error::other(error)));
+        let ended = |error| Err(failed("cannot write to stream", io::Error::other(error)));
         under_way.await.unwrap_or_else(ended)
     }
 }

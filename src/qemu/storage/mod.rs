@@ -37,6 +37,12 @@ pub use raw::{
 pub enum VolumeError {
     #[error("{what}: {}", Reason(source))]
     System { what: String, source: io::Error },
+    /// The same where libvirt says it in no driver's name.
+    #[error("{what}: {}", Reason(source))]
+    Helper { what: String, source: io::Error },
+    /// A program that failed, or could not be run.
+    #[error("{0}")]
+    Tool(String),
     #[error("{sentence}")]
     Refused { kind: Refusal, sentence: String },
 }
@@ -57,6 +63,10 @@ pub enum Refusal {
 impl VolumeError {
     pub fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::System { what: what.into(), source: source.into() }
+    }
+
+    pub fn helper(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Helper { what: what.into(), source: source.into() }
     }
 
     pub fn refused(kind: Refusal, sentence: impl Into<String>) -> Self {

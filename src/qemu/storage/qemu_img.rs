@@ -141,7 +141,7 @@ impl QemuImg {
         let line = command.line();
         let command = command.env("PATH", &self.search_path).env("LC_ALL", "C");
         let done = command.capture(limit, MAX_OUTPUT).await;
-        let done = done.map_err(|error| VolumeError::refused(Refusal::Internal, error.to_string()))?;
+        let done = done.map_err(|error| VolumeError::Tool(error.to_string()))?;
         let how = match done.exit {
             Exit::Code(0) => return Ok(done.stdout),
             Exit::Code(code) => format!("exit status {code}"),
@@ -149,8 +149,7 @@ impl QemuImg {
             Exit::Unknown => "end".to_owned(),
         };
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
-        let sentence = format!("Child process ({line}) unexpected {how}: {said}");
-        Err(VolumeError::refused(Refusal::Internal, sentence))
+        Err(VolumeError::Tool(format!("Child process ({line}) unexpected {how}: {said}")))
     }
 
     /// `--object` and `-o` of a new image.

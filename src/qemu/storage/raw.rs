@@ -47,7 +47,7 @@ pub fn reserve(path: &str) -> Result<File> {
 
 /// Makes a directory that is a volume.
 pub fn make_directory(path: &str, permissions: &Permissions) -> Result<()> {
-    let failed = |source| VolumeError::system(format!("failed to create directory '{path}'"), source);
+    let failed = |source| VolumeError::helper(format!("failed to create directory '{path}'"), source);
     std::fs::create_dir(path).map_err(failed)?;
     let set =
         File::open(path).map_err(failed).and_then(|directory| set_permissions(&directory, path, permissions));
@@ -144,7 +144,7 @@ pub fn open_to_change(path: &str) -> io::Result<File> {
 }
 
 pub fn resize(path: &str, capacity: u64, allocate: Allocate) -> Result<()> {
-    let failed = |what: &str, source| VolumeError::system(format!("{what} '{path}'"), source);
+    let failed = |what: &str, source| VolumeError::helper(format!("{what} '{path}'"), source);
     let file = open_to_change(path).map_err(|source| failed("Unable to open", source))?;
     if allocate == Allocate::Now {
         let len = file.metadata().map_err(|source| failed("cannot stat file", source))?.len();
@@ -217,10 +217,14 @@ pub fn build_directory(path: &str, permissions: &Permissions) -> Result<()> {
     const DEFAULT_POOL_MODE: u32 = 0o711;
     if let Some(parent) = Path::new(path).parent() {
         crate::util::file::make_directory(parent, 0o777).map_err(|source| {
+            let source = match source.kind() {
+                io::ErrorKind::AlreadyExists => Errno::NOTDIR.into(),
+                _ => source,
+            };
             VolumeError::system(format!("cannot create path '{}'", parent.display()), source)
         })?;
     }
-    let failed = |source| VolumeError::system(format!("failed to create directory '{path}'"), source);
+    let failed = |source| VolumeError::helper(format!("failed to create directory '{path}'"), source);
     let is_new = match std::fs::create_dir(path) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{Found, Storage};
 use crate::conf::storage::{Pool, Probed, RefreshAllocation, Sizes, Volume};
+use crate::drivers::storage::errors;
 use crate::drivers::storage::pool::{PoolObject, Record, Volumes};
 use crate::error::Result;
 use crate::qemu::storage::{self as image, Changes, Watch};
@@ -53,8 +54,7 @@ fn look(pool: &Pool, before: &Volumes, watch: &mut Option<Watch>) -> Result<Foun
         Changes::Unknown => {
             // Before the names are read, so that none is missed.
             *watch = Watch::begin(directory, watch.take());
-            let names = image::names(directory)
-                .map_err(|error| Storage::io(format_args!("cannot open directory '{path}'"), error))?;
+            let names = image::names(directory).map_err(|error| errors::no_directory(path, error))?;
             read(pool, before, names.into_iter())?
         }
     };

@@ -109,8 +109,7 @@ impl Storage {
 /// The number of the adapter that the kernel made for a session.
 fn host(session: &str) -> Result<u32> {
     let path = format!("/sys/class/iscsi_session/session{session}/device");
-    let entries = std::fs::read_dir(&path)
-        .map_err(|error| Storage::io(format_args!("cannot open directory '{path}'"), error))?;
+    let entries = std::fs::read_dir(&path).map_err(|error| errors::no_directory(&path, error))?;
     let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let number = names.find_map(|name| name.strip_prefix("target")?.split(':').next()?.parse().ok());
     number.ok_or_else(|| {
