@@ -68,6 +68,13 @@ impl Call {
         }
     }
 
+    /// Its client may have left before what it began was there to end with it.
+    pub fn leave_nothing_behind(&self) {
+        if self.client.is_gone() {
+            self.drivers.domains.client_closed(self.client.id);
+        }
+    }
+
     /// Those of `all` whose object the client may see.
     pub async fn visible<T>(&self, all: Vec<T>, object: impl Fn(&T) -> Object) -> Vec<T> {
         match &self.asking {

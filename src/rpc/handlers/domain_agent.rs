@@ -102,12 +102,8 @@ async fn ssh_keys_set(call: Call, args: DomainAuthorizedSshKeysSetArgs) -> Resul
 
 async fn freeze(call: Call, args: DomainFsfreezeArgs) -> Result<DomainFsfreezeRet> {
     let domain = referred(&call, &args.dom)?;
-    let (domains, client) = (&call.drivers.domains, call.client.id);
-    let frozen = domains.freeze(domain, &args.mountpoints, args.flags, client).await;
-    // The connection may have ended before there was something to thaw with its end.
-    if call.client.is_gone() {
-        domains.client_closed(client);
-    }
+    let frozen = call.drivers.domains.freeze(domain, &args.mountpoints, args.flags, call.client.id).await;
+    call.leave_nothing_behind();
     Ok(DomainFsfreezeRet { filesystems: frozen? })
 }
 

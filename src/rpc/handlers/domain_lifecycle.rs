@@ -38,21 +38,14 @@ pub fn routes(r: &mut Routes) {
 async fn create_with_flags(call: Call, args: DomainCreateWithFlagsArgs) -> Result<DomainCreateWithFlagsRet> {
     let domain = referred(&call, &args.dom)?;
     let state = call.drivers.domains.start(domain, args.flags, call.client.id).await?;
-    leave_no_guest_behind(&call);
+    call.leave_nothing_behind();
     Ok(DomainCreateWithFlagsRet { dom: reference(&state) })
 }
 
 async fn create_xml(call: Call, args: DomainCreateXmlArgs) -> Result<DomainCreateXmlRet> {
     let state = call.drivers.domains.create(&args.xml_desc, args.flags, call.client.id).await?;
-    leave_no_guest_behind(&call);
+    call.leave_nothing_behind();
     Ok(DomainCreateXmlRet { dom: reference(&state) })
-}
-
-/// The connection may have ended before its guest was there to end with it.
-fn leave_no_guest_behind(call: &Call) {
-    if call.client.is_gone() {
-        call.drivers.domains.client_closed(call.client.id);
-    }
 }
 
 async fn destroy(call: Call, args: DomainDestroyFlagsArgs) -> Result<()> {

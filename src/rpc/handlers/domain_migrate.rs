@@ -53,7 +53,7 @@ async fn begin_plain(call: Call, args: DomainMigrateBegin3Args) -> Result<Domain
 async fn begin_with(call: &Call, dom: &Domain, request: &Request) -> Result<(Vec<u8>, String)> {
     let domain = referred(call, dom)?;
     let begun = call.drivers.domains.migrate_begin(domain, request, call.client.id).await?;
-    leave_nothing_behind(call);
+    call.leave_nothing_behind();
     Ok((begun.cookie, begun.xml))
 }
 
@@ -80,7 +80,7 @@ async fn prepare_plain(call: Call, args: DomainMigratePrepare3Args) -> Result<Do
 
 async fn prepare_with(call: &Call, request: &Request, cookie: &[u8]) -> Result<(Vec<u8>, Option<String>)> {
     let prepared = call.drivers.domains.migrate_prepare(request, cookie, call.client.id).await?;
-    leave_nothing_behind(call);
+    call.leave_nothing_behind();
     Ok((prepared.cookie, prepared.uri))
 }
 
@@ -107,7 +107,7 @@ async fn prepare_tunnel_plain(
 
 async fn prepare_tunnel_with(call: &Call, request: &Request, cookie: &[u8]) -> Result<(Vec<u8>, Pipe)> {
     let prepared = call.drivers.domains.migrate_prepare_tunnel(request, cookie, call.client.id).await?;
-    leave_nothing_behind(call);
+    call.leave_nothing_behind();
     let (prepared, qemu) = prepared;
     Ok((prepared.cookie, Pipe::new(Silent, Writer(qemu))))
 }
@@ -147,7 +147,7 @@ async fn perform_with(
         return Err(Error::internal_error("Unexpected dconnuri parameter with non-peer2peer migration"));
     }
     let cookie = call.drivers.domains.migrate_perform(domain, request, cookie, call.client.id).await?;
-    leave_nothing_behind(call);
+    call.leave_nothing_behind();
     Ok(cookie)
 }
 
@@ -278,11 +278,4 @@ async fn get_cache(
 async fn start_postcopy(call: Call, args: DomainMigrateStartPostCopyArgs) -> Result<()> {
     let domain = referred(&call, &args.dom)?;
     call.drivers.domains.migrate_start_postcopy(domain, args.flags).await
-}
-
-/// The client may have left before what it began was there to end with it.
-fn leave_nothing_behind(call: &Call) {
-    if call.client.is_gone() {
-        call.drivers.domains.client_closed(call.client.id);
-    }
 }
