@@ -41,6 +41,7 @@ use ferrovirt_protocol::remote::{
 
 use crate::migrate::{DESTINATION, Hosts, SOURCE, counting, image_disk, next_count};
 use crate::migrate_soak::{Found, found, is_idle, qemus};
+use crate::readopt::{rewrite_interrupted, rewrite_status};
 use crate::{kind, on_upstream};
 
 /// One under way; killed when dropped.
@@ -375,6 +376,44 @@ fn whoever_dies_between_two_phases_the_guest_runs_on_at_most_one_host() {
     }
 }
 
+#[test]
+fn a_guest_that_ran_when_its_new_hosts_daemon_died_runs_on() {
+    if on_upstream() {
+        return; // it has no file of ours
+    }
+    let job = "<job type='none' async='migration in' phase='finish3' flags='0x101'/>";
+    let mut hosts = Hosts::new();
+    for (reached, state, reason) in
+        [(Reached::Finished, "running", "migrated"), (Reached::Performed, "paused", "migration")]
+    {
+        hosts.source.create(&halting(GUEST));
+        let mut client = Client::new(&hosts);
+        while client.reached.is_none_or(|so_far| so_far < reached) {
+            client.go_on().unwrap();
+        }
+        hosts.destination.kill();
+        let runs = reached == Reached::Finished;
+        rewrite_interrupted(&hosts.destination, GUEST, (state, reason), job);
+        // As the file is just before and just after that it ends with its connection has been taken back.
+        match runs {
+            true => rewrite_status(&hosts.destination, GUEST, &[("<domain ", "<autodestroy/><domain ")]),
+            false => rewrite_status(&hosts.destination, GUEST, &[("<autodestroy/>", "")]),
+        }
+        hosts.destination.restart();
+        if runs {
+            hosts.destination.ok(&["qemu-monitor-command", "--hmp", GUEST, "info status"]);
+            assert_eq!(hosts.destination.ok(&["domstate", "--reason", GUEST]).trim(), "running (migrated)");
+            hosts.destination.kill();
+            hosts.destination.restart();
+            hosts.destination.ok(&["qemu-monitor-command", "--hmp", GUEST, "info status"]);
+            hosts.destination.ok(&["destroy", GUEST]);
+        } else {
+            eventually("it is ended", || qemus(&hosts.destination).is_empty().then_some(()));
+        }
+        hosts.source.ok(&["destroy", GUEST]);
+    }
+}
+
 // ---- hosts that do not hear each other ----
 
 /// Two network namespaces and a cable between them; gone when dropped.
@@ -558,4 +597,44 @@ fn a_full_disk_at_the_destination_leaves_the_guest_at_the_source() {
     });
     let jobs = r#"{"execute": "query-jobs"}"#;
     assert!(hosts.source.ok(&["qemu-monitor-command", "penguin", jobs]).contains("\"return\":[]"));
+}
+
+#[test]
+fn a_dead_daemons_copies_of_disks_are_ended_by_the_next() {
+    if on_upstream() {
+        return; // it has no file of ours
+    }
+    let mut source = crate::daemon();
+    let disk = source.path("disk.img");
+    fs::write(&disk, vec![7; 1 << 20]).unwrap();
+    source.create(&halting(GUEST).device(&image_disk(&disk)));
+    let ask = |source: &Daemon, command: &str| source.ok(&["qemu-monitor-command", GUEST, command]);
+    let nodes = ask(&source, r#"{"execute":"query-block"}"#);
+    let (_, node) = nodes.split_once(r#""node-name":""#).unwrap();
+    let node = node.split_once('"').unwrap().0;
+    for command in [
+        r#"{"execute":"blockdev-add","arguments":{"driver":"null-co","size":1048576,"node-name":"migration-vda-storage"}}"#
+            .to_owned(),
+        format!(
+            r#"{{"execute":"blockdev-mirror","arguments":{{"job-id":"drive-virtio-disk0","device":"{node}","target":"migration-vda-storage","sync":"full","auto-dismiss":false}}}}"#
+        ),
+        r#"{"execute":"migrate-set-parameters","arguments":{"tls-hostname":"there","multifd-compression":"zlib"}}"#
+            .to_owned(),
+    ] {
+        let said = ask(&source, &command);
+        assert!(!said.contains("error"), "{said}");
+    }
+    source.kill();
+    // VIR_MIGRATE_LIVE | VIR_MIGRATE_NON_SHARED_DISK
+    let job = "<job type='none' async='migration out' phase='perform3' flags='0x41'/>";
+    rewrite_interrupted(&source, GUEST, ("running", "booted"), job);
+    source.restart();
+    assert!(ask(&source, r#"{"execute":"query-jobs"}"#).contains("\"return\":[]"));
+    let nodes = ask(&source, r#"{"execute":"query-named-block-nodes"}"#);
+    assert!(!nodes.contains("migration-vda-storage"), "{nodes}");
+    let told = ask(&source, r#"{"execute":"query-migrate-parameters"}"#);
+    for line in [r#""tls-hostname":"""#, r#""multifd-compression":"none""#] {
+        assert!(told.contains(line), "{line} is not in {told}");
+    }
+    source.ok(&["save", GUEST, source.path("saved").to_str().unwrap(), "--image-format", "sparse"]);
 }

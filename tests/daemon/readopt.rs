@@ -395,6 +395,10 @@ pub(crate) fn rewrite_interrupted(daemon: &Daemon, name: &str, (state, reason): 
     let (_, rest) = status.split_once("<domstatus ").unwrap();
     let (was, _) = rest.split_once(" pid=").unwrap();
     let says = format!("state='{state}' reason='{reason}'");
+    let noted = rest.split_once("<job ").map(|(_, rest)| rest.split_once("/>").unwrap().0);
+    if let Some(noted) = noted {
+        rewrite_status(daemon, name, &[(&format!("<job {noted}/>"), "")]);
+    }
     rewrite_status(daemon, name, &[(was, &says), ("<domain ", &format!("{job}<domain "))]);
 }
 

@@ -23,7 +23,7 @@ use super::flags::StartFlags;
 use super::hotplug::Answer;
 use super::list::Existing;
 use super::migrate::postcopy::was_left_in_halves;
-use super::migrate::recover::given_up;
+use super::migrate::recover::{given_up, may_have_arrived, note_halves};
 use crate::drivers::ClientId;
 use crate::error::Error;
 use crate::qemu::agent::Patience;
@@ -165,7 +165,7 @@ impl Domains {
             // Nobody was told that it is there.
             return self.end_inherited(job, &claim, Ending::Failed).await;
         }
-        if state.autodestroy {
+        if state.autodestroy && !may_have_arrived(&state) {
             // Its connection ended with the last daemon.
             return self.end_inherited(job, &claim, Ending::Destroyed).await;
         }
@@ -291,6 +291,9 @@ impl Domains {
         if operation != Some(Operation::MigrationIn) {
             self.drop_old_memory(&job.state());
         }
+        if may_have_arrived(&job.state()) {
+            note_halves(&job, monitor).await;
+        }
         let in_halves = |operation| was_left_in_halves(operation, phase, job.state().run);
         if let Some(operation) = operation.filter(|operation| in_halves(*operation)) {
             let object = Arc::clone(job.object());
@@ -305,6 +308,7 @@ impl Domains {
         }
         match operation {
             Some(Operation::MigrationOut) => self.recover_leaving(&mut job, monitor, &record).await,
+            _ if may_have_arrived(&job.state()) => self.recover_arriving(&mut job).await,
             Some(operation) => self.give_up(&job, monitor, operation).await,
             None => {}
         }

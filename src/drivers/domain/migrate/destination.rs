@@ -29,7 +29,7 @@ use crate::qemu::job::{
     Allowed, AsyncJob, DomainHandle, DomainObject, Ending, JobSubject, Kind, MigrationIn, State, now_ms,
 };
 use crate::qemu::migrate::{self, Reached, Until};
-use crate::qemu::monitor::{Cont, MigrationParameters, QueryChardev};
+use crate::qemu::monitor::{MigrationParameters, QueryChardev};
 use crate::qemu::process::How;
 use crate::qemu::run_state::{Paused, RunState, Running};
 use crate::util::uuid::Uuid;
@@ -247,6 +247,7 @@ impl Domains {
             Ok(cookie) => {
                 let state = object.state();
                 drop(job);
+                object.observe(|_| (), |state, ()| self.save_status(state));
                 Ok((state, cookie))
             }
             // It has begun to run here, and cannot do so anywhere else.
@@ -361,14 +362,15 @@ impl Domains {
 
     async fn let_arrived_go(&self, job: &mut AsyncJob<MigrationIn>, reached: Reached) -> Result<()> {
         let reason = if reached == Reached::Postcopy { Running::Postcopy } else { Running::Migrated };
-        let object = Arc::clone(job.object());
-        let nested = job.nested().await?;
-        let live = nested.live()?;
-        nested.update(|state| state.resuming = reason);
-        live.monitor().execute(Cont {}).await?;
-        live.monitor().events_handled().await;
-        self.note_resume(&object);
-        Ok(())
+        // Once it runs here it is to stay, whoever leaves or dies; so that is written down before it does.
+        self.owners.release(job.state().uuid);
+        job.update_then(|state| state.autodestroy = false, |state, ()| self.save_status(state));
+        let let_go = self.let_go(job, reason).await;
+        if let_go.is_err() {
+            // It does not run, so it ends with the call.
+            job.update(|state| state.autodestroy = true);
+        }
+        let_go
     }
 
     /// Which ends of the guest's channels are open came along with the guest.

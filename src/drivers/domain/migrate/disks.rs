@@ -19,7 +19,7 @@ use crate::conf::migration::NbdDisk;
 use crate::error::{Error, Result};
 use crate::qemu::block::Nodes;
 use crate::qemu::capabilities::Cap;
-use crate::qemu::job::{AsyncJob, Live, MigrationOut, Traffic};
+use crate::qemu::job::{AsyncJob, AsyncOp, Live, MigrationOut, Traffic};
 use crate::qemu::migrate::CREDENTIALS;
 use crate::qemu::monitor::{
     BlockJobCancel, BlockdevMirror, JobDismiss, MonitorError, QueryJobs, QueryNamedBlockNodes,
@@ -42,6 +42,15 @@ pub(super) struct Copied {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Alike,
+    GivenUp,
+}
+
+/// What mirrors are waited to come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Ready,
+    Concluded,
+    /// The same, whether they have failed or not.
     GivenUp,
 }
 
@@ -84,6 +93,11 @@ impl Server {
 /// Those of a running guest that go along.
 pub(super) fn of(live: &Domain, request: &Request) -> Result<Vec<Copied>> {
     allowed::copied(live, request).into_iter().map(one).collect()
+}
+
+/// Those of which an earlier daemon may have copied some.
+pub(super) fn all(live: &Domain) -> Vec<Copied> {
+    live.devices.disks.iter().filter_map(|disk| one(disk).ok()).collect()
 }
 
 fn one(disk: &Disk) -> Result<Copied> {
@@ -188,22 +202,22 @@ pub(super) async fn mirror(
         live.monitor().execute_value("blockdev-add", Some(remote)).await?;
         live.monitor().execute(mirror).await?;
     }
-    follow(job, disks, "ready").await
+    follow(job, disks, Until::Ready).await
 }
 
 /// Ends the mirrors of a guest that stands still: both sides are the same.
 pub(super) async fn complete(job: &mut AsyncJob<MigrationOut>, disks: &[Copied]) -> Result<()> {
     end(job, disks, Ending::Alike).await?;
-    follow(job, disks, "concluded").await?;
+    follow(job, disks, Until::Concluded).await?;
     clear_away(job, disks).await;
     Ok(())
 }
 
 /// Gives them up, however far they are.
-pub(super) async fn give_up(job: &mut AsyncJob<MigrationOut>, disks: &[Copied]) {
+pub(super) async fn give_up<O: AsyncOp>(job: &mut AsyncJob<O>, disks: &[Copied]) {
     let ended = async {
         end(job, disks, Ending::GivenUp).await?;
-        follow(job, disks, "concluded").await
+        follow(job, disks, Until::GivenUp).await
     };
     if let Err(error) = ended.await {
         tracing::warn!(domain = %job.state().name, %error, "a copy of a disk did not end in order");
@@ -211,7 +225,7 @@ pub(super) async fn give_up(job: &mut AsyncJob<MigrationOut>, disks: &[Copied]) 
     clear_away(job, disks).await;
 }
 
-async fn end(job: &mut AsyncJob<MigrationOut>, disks: &[Copied], how: Ending) -> Result<()> {
+async fn end<O: AsyncOp>(job: &mut AsyncJob<O>, disks: &[Copied], how: Ending) -> Result<()> {
     let nested = job.nested().await?;
     let live = nested.live()?;
     for disk in disks {
@@ -222,7 +236,7 @@ async fn end(job: &mut AsyncJob<MigrationOut>, disks: &[Copied], how: Ending) ->
     Ok(())
 }
 
-async fn clear_away(job: &mut AsyncJob<MigrationOut>, disks: &[Copied]) {
+async fn clear_away<O: AsyncOp>(job: &mut AsyncJob<O>, disks: &[Copied]) {
     let Ok(nested) = job.nested().await else { return };
     let Ok(live) = nested.live() else { return };
     for disk in disks {
@@ -236,7 +250,8 @@ async fn clear_away(job: &mut AsyncJob<MigrationOut>, disks: &[Copied]) {
 }
 
 /// Returns when all have come to `until`.
-async fn follow(job: &mut AsyncJob<MigrationOut>, disks: &[Copied], until: &str) -> Result<()> {
+async fn follow<O: AsyncOp>(job: &mut AsyncJob<O>, disks: &[Copied], until: Until) -> Result<()> {
+    let status = if until == Until::Ready { "ready" } else { "concluded" };
     loop {
         let told = job.nested().await?.live()?.monitor().execute(QueryJobs {}).await?;
         let ours: Vec<_> = told.iter().filter(|it| disks.iter().any(|disk| disk.name == it.id)).collect();
@@ -247,25 +262,27 @@ async fn follow(job: &mut AsyncJob<MigrationOut>, disks: &[Copied], until: &str)
             statistics.mirrors =
                 Traffic { total, processed, remaining: total.saturating_sub(processed), rate: 0 };
         });
-        if let Some(failed) = ours.iter().find(|it| it.error.is_some()) {
+        if until != Until::GivenUp
+            && let Some(failed) = ours.iter().find(|it| it.error.is_some())
+        {
             let reason = failed.error.as_deref().unwrap_or_default();
             return Err(Error::operation_failed(format!(
                 "migration of disk {} failed: {reason}",
                 target(disks, &failed.id)
             )));
         }
-        if let Some(ended) = ours.iter().find(|it| it.status == "concluded" && until == "ready") {
+        if let Some(ended) = ours.iter().find(|it| it.status == "concluded" && until == Until::Ready) {
             return Err(Error::operation_failed(format!(
                 "migration of disk {} failed",
                 target(disks, &ended.id)
             )));
         }
         // Gone is concluded too.
-        if ours.iter().all(|it| it.status == until) && (until == "concluded" || ours.len() == disks.len()) {
+        if ours.iter().all(|it| it.status == status) && (until != Until::Ready || ours.len() == disks.len()) {
             return Ok(());
         }
         let aborted = job.state().operation.as_ref().is_some_and(|underway| underway.abort.is_wanted());
-        if aborted && until == "ready" {
+        if aborted && until == Until::Ready {
             return Err(Error::operation_aborted("job 'migration out' canceled by client"));
         }
         sleep(POLL).await;

@@ -59,13 +59,27 @@ impl Domains {
     }
 }
 
+/// What no later stream is to go by, for a QEMU of which nobody knows what it had been told before.
+pub(super) fn nothing_special() -> MigrationParameters {
+    MigrationParameters {
+        tls_creds: Some(String::new()),
+        tls_hostname: Some(String::new()),
+        multifd_compression: Some("none".to_owned()),
+        ..MigrationParameters::default()
+    }
+}
+
 /// Tells a QEMU again what it had been told before; nothing of the migration, where that is not known.
 pub(super) async fn put_back<O: AsyncOp>(
     job: &mut AsyncJob<O>,
     before: Option<&MigrationParameters>,
 ) -> Result<(), MigrateError> {
     let encrypted = |flags: u32| flags & MigrateFlags::TLS.bits() != 0;
-    let encrypted = job.state().operation.as_ref().is_some_and(|underway| encrypted(underway.flags));
+    let state = job.state();
+    let encrypted = match (&state.operation, &state.interrupted) {
+        (Some(underway), _) => encrypted(underway.flags),
+        (None, interrupted) => interrupted.as_ref().is_some_and(|job| encrypted(job.flag_bits())),
+    };
     let nested = job.nested().await?;
     let live = nested.live()?;
     migrate::forget(&live).await;
