@@ -638,3 +638,19 @@ fn a_dead_daemons_copies_of_disks_are_ended_by_the_next() {
     }
     source.ok(&["save", GUEST, source.path("saved").to_str().unwrap(), "--image-format", "sparse"]);
 }
+
+#[test]
+fn a_place_for_a_guest_that_does_not_come_is_free_again() {
+    let range = "migration_port_min = 49990\nmigration_port_max = 49990\n";
+    let daemon = Daemon::start_with(kind(), DESTINATION, range);
+    // VIR_MIGRATE_PERSIST_DEST | VIR_MIGRATE_OFFLINE
+    let flags = 1 << 3 | 1 << 10;
+    for name in ["one", "two"] {
+        let params = vec![param("destination_xml", &halting(name).xml())];
+        eventually("there is a place", || {
+            let args =
+                DomainMigratePrepare3ParamsArgs { params: params.clone(), cookie_in: Vec::new(), flags };
+            Wire::open(&daemon.socket()).unwrap().call::<DomainMigratePrepare3Params>(&args).ok()
+        });
+    }
+}

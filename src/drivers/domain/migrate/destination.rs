@@ -420,6 +420,7 @@ impl Domains {
         }
         if let Ok(job) = resume_in(&domain, PREPARED) {
             self.migrations.has_arrived(guest);
+            self.ports.release_arrival(guest);
             drop(job);
             self.forget_unused(domain.object());
         }
