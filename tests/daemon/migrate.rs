@@ -338,3 +338,15 @@ fn options_of_the_stream_are_taken_by_both_sides() {
     hosts.migrate("guest", &["--live", "--postcopy", "--postcopy-after-precopy"]).ok();
     assert_eq!(hosts.destination.ok(&["domstate", "--reason", "guest"]).trim(), "running (migrated)");
 }
+
+#[test]
+fn how_fast_a_guest_may_leave_is_kept_as_long_as_it_is_known() {
+    let daemon = crate::daemon();
+    daemon.run(&halting("h"));
+    daemon.ok(&["migrate-setspeed", "h", "77"]);
+    daemon.ok(&["destroy", "h"]);
+    assert_eq!(daemon.ok(&["migrate-getspeed", "h"]).trim(), "77");
+    daemon.ok(&["undefine", "h"]);
+    daemon.run(&halting("h"));
+    assert_ne!(daemon.ok(&["migrate-getspeed", "h"]).trim(), "77");
+}

@@ -66,6 +66,8 @@ pub struct State {
     pub block_jobs: Arc<BlockJobs>,
     /// How the last async operation that was reported on went.
     pub completed: Option<Arc<JobStatistics>>,
+    /// How fast it may leave, in bytes a second, where somebody has said it; whether it runs or not.
+    pub migration_speed: Option<u64>,
     /// It ends with the connection that started it.
     pub autodestroy: bool,
     /// A start that has no process yet.
@@ -208,6 +210,7 @@ impl State {
             backup: None,
             block_jobs: Arc::default(),
             completed: None,
+            migration_speed: None,
             autodestroy: false,
             starting: None,
             gone: false,

@@ -37,8 +37,6 @@ pub(super) const PREPARE_RESUME: Phase = Phase("prepare_resume");
 pub struct Migrations {
     outgoing: Mutex<HashMap<Uuid, Outgoing>>,
     incoming: Mutex<HashMap<Uuid, Incoming>>,
-    /// How fast guests may leave, where somebody has said it; bytes a second.
-    speeds: Mutex<HashMap<Uuid, u64>>,
 }
 
 /// The fastest that can be said, which stands for no limit.
@@ -95,23 +93,10 @@ impl Migrations {
         self.incoming().remove(&guest)
     }
 
-    pub(super) fn set_speed(&self, guest: Uuid, bytes_per_second: u64) {
-        self.speeds().insert(guest, bytes_per_second);
-    }
-
-    pub(super) fn speed(&self, guest: Uuid) -> u64 {
-        self.speeds().get(&guest).copied().unwrap_or(MAX_MIB_PER_SECOND << 20)
-    }
-
-    fn speeds(&self) -> MutexGuard<'_, HashMap<Uuid, u64>> {
-        self.speeds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Nothing is under way with a guest any more.
     pub(in crate::drivers::domain) fn forget(&self, guest: Uuid) {
         self.outgoing().remove(&guest);
         self.incoming().remove(&guest);
-        self.speeds().remove(&guest);
     }
 
     /// The guests that a client was moving when it left.

@@ -20,7 +20,7 @@ use super::postcopy::is_postcopy;
 use super::request::{MigrateFlags, Request};
 use super::settings::Side;
 use super::tell::put_back;
-use super::{Outcome, allowed, peer_of, screens, statistics};
+use super::{Outcome, allowed, peer_of, screens, statistics, tuning};
 use crate::conf::domain::Domain;
 use crate::conf::migration::{Cookie, Feature, Nbd, Persistent};
 use crate::conf::xml::Form;
@@ -256,7 +256,7 @@ impl Domains {
             false => None,
         };
         let mut settings = Side::Source.settings(request, theirs.as_ref())?;
-        let speed = settings.parameters.max_bandwidth.unwrap_or_else(|| self.migrations.speed(state.uuid));
+        let speed = settings.parameters.max_bandwidth.unwrap_or_else(|| tuning::speed(&state));
         settings.parameters.max_bandwidth = Some(speed);
         let target = request.uri().map(Target::parse).transpose()?;
         let host = target.as_ref().and_then(|target| connect::unseen_host(target, request));

@@ -5,7 +5,7 @@ use super::request::MigrateFlags;
 use crate::drivers::domain::Domains;
 use crate::drivers::flags::{CallFlags, flag_words, no_flags};
 use crate::error::{Error, Result};
-use crate::qemu::job::{DomainHandle, MigrationOp, Operation, Query};
+use crate::qemu::job::{DomainHandle, MigrationOp, Operation, Query, State};
 use crate::qemu::migrate;
 use crate::qemu::monitor::{MigrateStartPostcopy, MigrationParameters};
 
@@ -25,7 +25,7 @@ impl Domains {
         }
         let state = domain.state();
         if !state.is_active() && !postcopy {
-            self.migrations.set_speed(state.uuid, mib << 20);
+            keep_speed(&domain, mib << 20);
             return Ok(());
         }
         let parameters = match postcopy {
@@ -37,14 +37,14 @@ impl Domains {
         };
         tell(&mut domain, parameters).await?;
         if !postcopy {
-            self.migrations.set_speed(state.uuid, mib << 20);
+            keep_speed(&domain, mib << 20);
         }
         Ok(())
     }
 
     pub async fn migrate_speed(&self, mut domain: DomainHandle, flags: u32) -> Result<u64> {
         match SpeedFlags::accept_in(flags, "qemuDomainMigrateGetMaxSpeed")?.contains(SpeedFlags::POSTCOPY) {
-            false => Ok(self.migrations.speed(domain.state().uuid) >> 20),
+            false => Ok(speed(&domain.state()) >> 20),
             true => Ok(told(&mut domain).await?.max_postcopy_bandwidth.unwrap_or(0) >> 20),
         }
     }
@@ -96,6 +96,15 @@ impl Domains {
         }
         Ok(live.monitor().execute(MigrateStartPostcopy {}).await.map(drop)?)
     }
+}
+
+/// How fast a guest may leave, in bytes a second.
+pub(super) fn speed(state: &State) -> u64 {
+    state.migration_speed.unwrap_or(MAX_MIB_PER_SECOND << 20)
+}
+
+fn keep_speed(domain: &DomainHandle, bytes_per_second: u64) {
+    domain.object().observe(|state| state.migration_speed = Some(bytes_per_second), |_, ()| ());
 }
 
 async fn tell(domain: &mut DomainHandle, parameters: MigrationParameters) -> Result<()> {
