@@ -455,3 +455,20 @@ fn a_daemon_that_dies_over_what_the_last_one_left_leaves_it_to_the_next() {
         (daemon.ok(&["domstate", "--reason", "tiny"]).trim() == "running (save canceled)").then_some(())
     });
 }
+
+#[test]
+fn a_guest_that_may_run_on_the_other_side_is_not_let_go_here() {
+    if on_upstream() {
+        return; // it has no file of ours
+    }
+    let mut daemon = daemon();
+    daemon.run(&halting("tiny"));
+    daemon.ok(&["suspend", "tiny"]);
+    for reason in ["post-copy", "post-copy failed"] {
+        daemon.kill();
+        rewrite_interrupted(&daemon, "tiny", ("paused", reason), "");
+        daemon.restart();
+        let said = daemon.virsh(&["resume", "tiny"]).fails();
+        assert!(said.contains("domain is in post-copy migration"), "{said}");
+    }
+}

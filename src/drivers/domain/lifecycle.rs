@@ -37,6 +37,10 @@ impl Domains {
         match live.state().run {
             RunState::PmSuspended(_) => return Err(invalid("domain is pmsuspended")),
             RunState::Running(_) => return Err(invalid("domain is already running")),
+            // It may run on the other side. Who waited while that was found out has not seen it refused.
+            RunState::Paused(Paused::Postcopy | Paused::PostcopyFailed) => {
+                return Err(invalid("domain is in post-copy migration"));
+            }
             RunState::Paused(_) | RunState::Crashed(Crashed::Panicked) => {}
             _ => return Ok(()),
         }
