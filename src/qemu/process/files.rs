@@ -97,14 +97,11 @@ impl Files {
 
     /// The same without what has only the guest's name, and may be that of a later run.
     pub fn remove_directories(&self) -> io::Result<()> {
-        let directory = file::remove_tree_if_there(&self.directory);
-        let channels = file::remove_tree_if_there(&self.channels);
-        let memory = file::remove_tree_if_there(&self.memory);
-        for mounted in hugepages::mounted() {
-            let pages = self.memory.file_name().map(|name| mounted.guest_directory(name));
-            pages.as_deref().map_or(Ok(()), file::remove_tree_if_there)?;
-        }
-        directory.and(channels).and(memory)
+        let own = [&self.directory, &self.channels, &self.memory].into_iter().cloned();
+        let pages = self.memory.file_name().into_iter().flat_map(|short| {
+            hugepages::mounted().into_iter().map(move |mounted| mounted.guest_directory(short))
+        });
+        own.chain(pages).map(|path| file::remove_tree_if_there(&path)).fold(Ok(()), io::Result::and)
     }
 }
 
