@@ -165,10 +165,7 @@ impl Growing {
             return Ok(Self { target: path.to_owned(), partial: None, file, user });
         }
         // A link stays one, and what it leads to is replaced.
-        let target = or_as_user(user, || fs::canonicalize(path)).unwrap_or_else(|_| path.to_owned());
-        let mut partial = target.clone().into_os_string();
-        partial.push(format!(".{mark}{PARTIAL}"));
-        let partial = PathBuf::from(partial);
+        let (target, partial) = names(path, mark, user);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600).custom_flags(flags);
         let opened = or_as_user(user, || {
@@ -225,6 +222,20 @@ impl Growing {
     fn broken(&self, source: io::Error) -> SaveFileError {
         SaveFileError::Write { path: self.target.clone(), source }
     }
+}
+
+/// What a file is called when it is whole, and before.
+fn names(path: &Path, mark: &str, user: Option<Ids>) -> (PathBuf, PathBuf) {
+    let target = or_as_user(user, || fs::canonicalize(path)).unwrap_or_else(|_| path.to_owned());
+    let mut partial = target.clone().into_os_string();
+    partial.push(format!(".{mark}{PARTIAL}"));
+    (target, partial.into())
+}
+
+/// Removes what somebody who is gone was [creating](Growing::create).
+pub fn remove_partial(path: &Path, mark: &str, user: Option<Ids>) -> io::Result<()> {
+    let (_, partial) = names(path, mark, user);
+    or_as_user(user, || file::remove_if_there(&partial))
 }
 
 /// What a file's name ends with while it is written.

@@ -472,3 +472,26 @@ fn a_guest_that_may_run_on_the_other_side_is_not_let_go_here() {
         assert!(said.contains("domain is in post-copy migration"), "{said}");
     }
 }
+
+#[test]
+fn a_save_to_a_clients_file_that_no_daemon_goes_on_with_leaves_none() {
+    if on_upstream() {
+        return; // it leaves one
+    }
+    let mut daemon = daemon();
+    daemon.run(&halting("tiny"));
+    daemon.ok(&["suspend", "tiny"]);
+    let uuid = daemon.ok(&["domuuid", "tiny"]);
+    let path = daemon.path("saved");
+    let partial = daemon.path(&format!("saved.{}.partial", uuid.trim()));
+    for operation in ["save", "dump"] {
+        daemon.kill();
+        fs::write(&partial, "half").unwrap();
+        let job = format!("<job type='none' async='{operation}' flags='0x0' file='{}'/>", path.display());
+        rewrite_interrupted(&daemon, "tiny", ("paused", operation), &job);
+        daemon.restart();
+        eventually("the guest goes on", || (daemon.state("tiny") == "running").then_some(()));
+        assert!(!partial.exists());
+        daemon.ok(&["suspend", "tiny"]);
+    }
+}

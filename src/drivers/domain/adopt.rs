@@ -161,6 +161,7 @@ impl Domains {
     async fn adopt(self: Arc<Self>, job: AsyncJob<Start>, guest: Inherited) {
         let Inherited { claim, found, .. } = guest;
         let state = job.state();
+        self.drop_half_written(&state).await;
         if state.run == RunState::Paused(Paused::StartingUp) {
             // Nobody was told that it is there.
             return self.end_inherited(job, &claim, Ending::Failed).await;

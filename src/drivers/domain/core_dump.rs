@@ -54,6 +54,7 @@ impl Domains {
         let object = Arc::clone(domain.object());
         let mut job = domain.begin_async::<Dump>().await?;
         job.describe(flags.bits(), JobSubject::SaveDump);
+        job.writes(Path::new(path));
         self.save_status(&job.state());
         let dumped = self.dump(&mut job, Path::new(path), format, flags).await;
         drop(job);
@@ -130,6 +131,7 @@ impl Domains {
         let mut flags = DumpFlags::MEMORY_ONLY;
         flags.set(DumpFlags::BYPASS_CACHE, self.rules.saving.auto_dump_bypass_cache);
         job.describe(flags.bits(), JobSubject::SaveDump);
+        job.writes(&path);
         self.save_status(&job.state());
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         let dumped = async {

@@ -212,6 +212,19 @@ impl Domains {
         }
     }
 
+    /// Removes what an earlier daemon was writing for a client.
+    pub(super) async fn drop_half_written(&self, state: &State) {
+        let Some(path) = state.interrupted.as_ref().and_then(|job| job.file.clone()) else { return };
+        let (user, mark) = (self.user_of_files(state).ok().flatten(), state.uuid.to_string());
+        let removed = blocking(move || {
+            save_file::remove_partial(Path::new(&path), &mark, user)
+                .map_err(|error| Error::io(format_args!("cannot remove what is to be '{path}'"), error))
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(domain = %state.name, %error, "what is not whole stays");
+        }
+    }
+
     /// Removes what an earlier daemon has left half-written.
     pub(super) fn drop_half_saved(&self) {
         let directory = self.paths.qemu_state().join("save");
