@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::block_jobs::BlockJobsRecord;
+use super::block_jobs::{BlockJobsRecord, Overlays};
 use super::process::{Claim, Directories, Files, Language};
 use super::run_state::RunState;
 use crate::conf::domain::{Cpu, Domain};
@@ -63,6 +63,8 @@ xml! {
         /// When the process started, so that another one with its number is not taken for it. Unknown to
         /// libvirt, which skips it.
         child_attr start_time: Option<u64> = "process" / "startTime";
+        /// Disks that QEMU may have on new images by now. Unknown to libvirt, too.
+        child overlays: Option<Overlays> = "overlays";
         child domain: LiveDomain = "domain";
     }
 }

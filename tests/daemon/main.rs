@@ -79,6 +79,7 @@ mod stress;
 mod takeover;
 mod traffic;
 mod tunables;
+mod unwatched;
 mod update;
 mod usage;
 

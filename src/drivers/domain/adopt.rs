@@ -142,6 +142,7 @@ impl Domains {
                     vcpu::threads(status.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.pid))).into();
                 state.launched = Some(Arc::new(launched));
                 state.block_jobs = Arc::new(block_jobs);
+                state.overlays = status.overlays.clone().map(Arc::new);
             },
             |_, ()| (),
         );
@@ -265,7 +266,7 @@ impl Domains {
             return self.end_kept(job).await;
         }
         let Some(mut job) = self.recover(job, &monitor).await else { return };
-        self.adopt_block_jobs(&mut job).await;
+        self.adopt_images_of(&mut job).await;
         let gone = gone_since(&job, &monitor).await;
         drop(job);
         for alias in gone {
@@ -318,14 +319,14 @@ impl Domains {
     }
 
     /// What QEMU did to images meanwhile.
-    async fn adopt_block_jobs(self: &Arc<Self>, job: &mut AsyncJob<Start>) {
+    async fn adopt_images_of(self: &Arc<Self>, job: &mut AsyncJob<Start>) {
         let object = Arc::clone(job.object());
         let refreshed = async {
             let nested = job.nested().await?;
-            self.refresh_block_jobs(&object, &nested.live()?).await
+            self.adopt_images(&object, &nested.live()?).await
         };
         if let Err(error) = refreshed.await {
-            tracing::warn!(domain = %object.state().name, %error, "cannot ask QEMU for its block jobs");
+            tracing::warn!(domain = %object.state().name, %error, "cannot ask QEMU what it did to images");
         }
     }
 

@@ -67,6 +67,7 @@ pub(super) fn recorded_alike(one: &State, other: &State) -> bool {
     small(one) == small(other)
         && same(&one.live, &other.live)
         && same(&one.launched, &other.launched)
+        && same(&one.overlays, &other.overlays)
         && Arc::ptr_eq(&one.vcpu_threads, &other.vcpu_threads)
         && Arc::ptr_eq(&one.block_jobs, &other.block_jobs)
 }
@@ -111,6 +112,7 @@ pub(super) fn status(state: &State, process: &Process, files: &Files) -> Option<
         agent_timeout: state.agent_patience.number(),
         autodestroy: state.autodestroy,
         start_time: Some(process.start_time()),
+        overlays: state.overlays.as_deref().cloned(),
         domain: LiveDomain(live.clone()),
     })
 }

@@ -9,12 +9,14 @@
 //! QEMU keeps a job that has concluded until it is dismissed, so a daemon that was not there finds out.
 
 mod effect;
+mod overlays;
 mod record;
 mod run;
 
 use std::collections::BTreeMap;
 
 pub use effect::{Effect, effect};
+pub use overlays::Overlays;
 pub use record::{BlockJobRecord, BlockJobsRecord};
 pub use run::{RunError, run, wait_for};
 

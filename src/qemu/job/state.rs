@@ -12,7 +12,7 @@ use crate::conf::domain::{Cpu, Domain};
 use crate::conf::moments::Moments;
 use crate::conf::snapshot::Snapshot;
 use crate::qemu::agent::{self, Agent, AgentError, Happening, Patience};
-use crate::qemu::block_jobs::{BlockJobs, RunningBackup};
+use crate::qemu::block_jobs::{BlockJobs, Overlays, RunningBackup};
 use crate::qemu::capabilities::CapSet;
 use crate::qemu::monitor::MigrationStatus;
 use crate::qemu::process::{Files, Running};
@@ -64,6 +64,8 @@ pub struct State {
     pub backup: Option<Arc<RunningBackup>>,
     /// What QEMU works on disks' images.
     pub block_jobs: Arc<BlockJobs>,
+    /// What its disks are about to stand on.
+    pub overlays: Option<Arc<Overlays>>,
     /// How the last async operation that was reported on went.
     pub completed: Option<Arc<JobStatistics>>,
     /// How fast it may leave, in bytes a second, where somebody has said it; whether it runs or not.
@@ -209,6 +211,7 @@ impl State {
             checkpoints: Arc::default(),
             backup: None,
             block_jobs: Arc::default(),
+            overlays: None,
             completed: None,
             migration_speed: None,
             autodestroy: false,
@@ -279,6 +282,7 @@ impl State {
         self.operation = None;
         self.interrupted = None;
         self.block_jobs = Arc::default();
+        self.overlays = None;
         self.backup = None;
         self.autodestroy = false;
         self.starting = None;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::command::{Command, Done, parse_reply};
+use super::graph::BlockGraph;
 use super::migration::{DumpFormats, DumpInfo, MigrationCapability, MigrationInfo, MigrationParameters};
 use super::redact::Secret;
 use super::stats::{BlockDevice, BlockNode, BlockStats, DirtyRate, IoThreadStats, StatsSchema, StatsSource};
@@ -124,6 +125,8 @@ commands! {
     QueryNamedBlockNodes = "query-named-block-nodes" { flat: bool } -> Vec<BlockNode>;
     /// The same nodes, by what is inside their images.
     QueryNodeImages = "query-named-block-nodes" { flat: bool } -> Vec<NodeImages>;
+    /// What stands on what.
+    QueryBlockGraph = "x-debug-query-block-graph" {} -> BlockGraph;
     QueryIothreads = "query-iothreads" {} -> Vec<IoThreadStats>;
     /// QEMU's own statistics, of each `vcpu` or of the `vm`.
     QueryStats = "query-stats" { target: &'static str } -> Vec<StatsSource>;

@@ -23,6 +23,7 @@ mod connection;
 mod error;
 mod event;
 pub mod fuzz;
+mod graph;
 mod human;
 mod migration;
 mod redact;
@@ -46,6 +47,7 @@ pub use commands::*;
 pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES, Progress};
 pub use error::MonitorError;
 pub use event::{Event, EventKind, MemoryFailureFlags, Timestamp, VncClient};
+pub use graph::BlockGraph;
 pub use migration::*;
 pub use stats::*;
 

@@ -18,7 +18,9 @@ use crate::qemu::block::{Layers, Nodes, as_defined};
 use crate::qemu::block_jobs::{BlockJob, Effect, Phase, Work, effect, wait_for};
 use crate::qemu::hotplug::{self, Opened};
 use crate::qemu::job::{DomainHandle, DomainObject, JobError, Live, Modify, State};
-use crate::qemu::monitor::{BlockJobCancel, JobComplete, JobDismiss, JobInfo, QueryJobs, Transaction};
+use crate::qemu::monitor::{
+    BlockJobCancel, JobComplete, JobDismiss, QueryBlockGraph, QueryJobs, Transaction,
+};
 
 /// Kept by QEMU from the moment of the pivot on, for bitmaps that are to go with the disk.
 const PIVOT_BITMAP: &str = "libvirt-tmp-activewrite";
@@ -118,9 +120,13 @@ impl Domains {
             "data": { "node": nodes, "name": PIVOT_BITMAP, "persistent": false, "disabled": false } });
         // Images of some formats and sizes have none.
         let _ = live.monitor().execute(Transaction { actions: vec![bitmap] }).await;
-        live.monitor().execute(JobComplete { id: name.to_owned() }).await?;
+        // QEMU may write to the other image before its reply is here.
         self.note_ending(object, name, (Phase::Pivoting, MirrorState::Pivot));
-        Ok(())
+        let complete = JobComplete { id: name.to_owned() };
+        live.monitor().execute(complete).await.map(drop).map_err(|error| {
+            self.note_ending(object, name, (Phase::Ready, MirrorState::Ready));
+            error.into()
+        })
     }
 
     /// Opens what is below a copy, and puts the copy on it.
@@ -172,7 +178,7 @@ impl Domains {
         }
     }
 
-    fn note_job_ready(&self, object: &DomainObject, name: &str) {
+    pub(super) fn note_job_ready(&self, object: &DomainObject, name: &str) {
         let note = |state: &mut State| {
             let job = Arc::make_mut(&mut state.block_jobs).get_mut(name);
             // QEMU may come back to it on its way to the end.
@@ -221,15 +227,18 @@ impl Domains {
         live: &Live<'_>,
         name: &str,
     ) -> Result<Option<Concluded>> {
-        let Some(job) = object.state().block_jobs.get(name).cloned() else { return Ok(None) };
+        let Some(mut job) = object.state().block_jobs.get(name).cloned() else { return Ok(None) };
         let told = live.monitor().execute(QueryJobs {}).await?.into_iter().find(|told| told.id == name);
         if told.as_ref().is_some_and(|told| told.status != "concluded") {
             return Ok(None);
         }
         let error = told.as_ref().and_then(|told| told.error.clone());
-        let success = told.is_some() && error.is_none();
-        if told.is_some() {
-            let _ = live.monitor().execute(JobDismiss { id: name.to_owned() }).await;
+        let mut success = told.is_some() && error.is_none();
+        if let Some(pivoted) = has_pivoted(&object.state(), live, &job).await {
+            success = pivoted || (success && job.phase != Phase::Pivoting);
+            if pivoted {
+                job.phase = Phase::Pivoting;
+            }
         }
         let phase = match (job.phase, success) {
             (Phase::Aborting, _) => Phase::Canceled,
@@ -238,6 +247,7 @@ impl Domains {
         };
         match job.work {
             Work::Backup { .. } => {
+                dismiss(live, name).await;
                 self.end_of_backup(object, live, (name, &job), (phase, told.as_ref())).await;
                 object.observe(|_| (), |state, ()| self.publish_block_job(state, &job, status_of(phase)));
             }
@@ -256,9 +266,12 @@ impl Domains {
         let before = current_disk(&object.state(), &job.disk)?;
         let Effect { disk, removed, deletes } = effect(&before, job, success);
         let removed = removed.map(|removed| standing_on(&before, removed));
-        if let Some(removed) = &removed {
-            let steps = self.image_steps(live, removed).await?;
-            hotplug::clear_away(live.monitor(), &steps).await;
+        let steps = match &removed {
+            Some(removed) => self.image_steps(live, removed).await?,
+            None => Vec::new(),
+        };
+        if success {
+            self.follow_in_definition(object, (&before, &disk)).await;
         }
         let moved = disk.storage.place != before.storage.place;
         let mut changed = disk.clone();
@@ -270,6 +283,9 @@ impl Domains {
             self.publish_block_job(state, job, status_of(phase));
             self.save_status(state);
         });
+        // As long as QEMU has it, the next daemon finds out what has not been written down yet.
+        dismiss(live, name).await;
+        hotplug::clear_away(live.monitor(), &steps).await;
         // A copy was given to QEMU's user when it began.
         if moved && matches!(job.work, Work::Commit { .. }) {
             self.hand_on(object, &disk).await;
@@ -280,9 +296,6 @@ impl Domains {
             if deletes {
                 delete(&removed).await;
             }
-        }
-        if success {
-            self.follow_in_definition(object, (&before, &disk)).await;
         }
         Ok(())
     }
@@ -357,44 +370,22 @@ impl Domains {
             tracing::error!(%error, "the next start will have the disk's older image");
         }
     }
-
-    /// Asks a guest that ran under another daemon how its jobs stand.
-    pub(in crate::drivers::domain) async fn refresh_block_jobs(
-        self: &Arc<Self>,
-        object: &Arc<DomainObject>,
-        live: &Live<'_>,
-    ) -> Result<()> {
-        let told = live.monitor().execute(QueryJobs {}).await?;
-        let known: Vec<_> = object.state().block_jobs.keys().cloned().collect();
-        let waited_for = |told: &&JobInfo| {
-            let is_ours = ["create-", "internal-snapshot-"].iter().any(|it| told.id.starts_with(it));
-            is_ours && told.status == "concluded" && !known.iter().any(|name| **name == *told.id)
-        };
-        for job in told.iter().filter(waited_for) {
-            live.monitor().execute(JobDismiss { id: job.id.clone() }).await?;
-        }
-        for name in known {
-            match told.iter().find(|told| *told.id == *name) {
-                Some(told) if told.status == "ready" => self.note_job_ready(object, &name),
-                // Who asked for it has nobody any more who would tell him.
-                Some(told)
-                    if told.status == "pending"
-                        || (told.status != "concluded" && is_backup(&object.state(), &name)) =>
-                {
-                    self.change_block_job(object, &name, |job| job.phase = Phase::Aborting);
-                    let cancel = BlockJobCancel { device: name.to_string(), force: true };
-                    live.monitor().execute(cancel).await?;
-                }
-                Some(told) if told.status != "concluded" => {}
-                _ => drop(self.conclude(object, live, &name).await?),
-            }
-        }
-        Ok(())
-    }
 }
 
-fn is_backup(state: &State, name: &str) -> bool {
-    state.block_jobs.get(name).is_some_and(|job| matches!(job.work, Work::Backup { .. }))
+/// It may be gone already.
+async fn dismiss(live: &Live<'_>, name: &str) {
+    let _ = live.monitor().execute(JobDismiss { id: name.to_owned() }).await;
+}
+
+/// Whether a disk stands on what it was copied or committed to, by QEMU's own account. Nothing where that was never
+/// to be, or QEMU does not say.
+async fn has_pivoted(state: &State, live: &Live<'_>, job: &BlockJob) -> Option<bool> {
+    let disk = current_disk(state, &job.disk).ok()?;
+    let mirror = disk.mirror.as_deref()?;
+    let own = Nodes::of(&disk.storage, disk.format())?.top;
+    let other = Nodes::of(&mirror.storage, mirror.format.kind)?.top;
+    let graph = live.monitor().execute(QueryBlockGraph {}).await.ok()?;
+    graph.first_below(disk.info.alias.as_deref()?, &[&own, &other]).map(|found| found == other)
 }
 
 /// Deletes images that nothing stands on any more.

@@ -10,11 +10,13 @@
 //! Who concludes a job holds a job on the guest: the call that waits for it, or a task that the event begins. Whoever
 //! comes second finds nothing to do.
 
+mod adopt;
 mod begin;
 pub(super) mod chain;
 mod copy;
 mod end;
 pub(super) mod image;
+mod overlays;
 
 use std::sync::Arc;
 

@@ -10,16 +10,16 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::SnapshotCreateFlags;
-use super::offline::{overlay, put_on};
+use super::offline::overlay;
 use crate::conf::devices::{Disk, SnapshotLocation};
 use crate::conf::domain::Domain;
 use crate::conf::moments::Moment;
 use crate::conf::snapshot::{Cookie, Snapshot, SnapshotDisk};
+use crate::conf::xml::YesNo;
 use crate::drivers::domain::Domains;
 use crate::drivers::domain::audit::Exchange;
 use crate::drivers::domain::block_jobs::disk_of;
 use crate::drivers::domain::block_jobs::image::{Added, Origin, standing_on};
-use crate::drivers::domain::block_jobs::with_disk;
 use crate::drivers::domain::checkpoint::add_action;
 use crate::drivers::domain::event::{DomainEvent, Lifecycle, Suspended};
 use crate::drivers::domain::flags::SaveFlags;
@@ -27,8 +27,8 @@ use crate::drivers::domain::reads::running;
 use crate::drivers::domain::save::{Request, check_may_stream, settings};
 use crate::error::{Error, Result};
 use crate::qemu::block::{Layers, Nodes, number_disk};
-use crate::qemu::block_jobs::{self, RunError};
-use crate::qemu::job::{self, Allowed, AsyncJob, Ending, JobSubject, Kind, Launched, Live, State};
+use crate::qemu::block_jobs::{self, Overlays, RunError};
+use crate::qemu::job::{self, Allowed, AsyncJob, Ending, JobSubject, Kind, Live, State};
 use crate::qemu::migrate;
 use crate::qemu::monitor::{NodeImages, QueryNodeImages, Transaction};
 use crate::qemu::process::How;
@@ -38,9 +38,11 @@ use crate::util::audit::Outcome;
 
 /// A disk that is about to stand on a new image.
 struct Overlay {
+    /// As it is to be.
     disk: Disk,
-    wanted: SnapshotDisk,
-    added: Added,
+    /// The same without what is below the new image.
+    alone: Disk,
+    /// What it stands on now, and then.
     node: String,
     overlay: String,
 }
@@ -106,7 +108,7 @@ impl Domains {
             self.keep_memory(job, snapshot, ran && !has_manual).await?;
         }
         let reused = flags.contains(SnapshotCreateFlags::REUSE_EXT);
-        let made = self.put_disks_on_overlays(job, &snapshot.disks, reused, true).await;
+        let made = self.put_disks_on_overlays(job, &snapshot.disks, reused).await;
         if made.is_err()
             && let Some(file) = file
             && let Err(error) = tokio::fs::remove_file(&file).await
@@ -145,109 +147,71 @@ impl Domains {
         saved
     }
 
-    /// Has the guest write to new images from now on: all disks at the same moment. `says`: the definition for the
-    /// next start does so, too.
+    /// Has the guest write to new images from now on: all disks at the same moment.
     pub(super) async fn put_disks_on_overlays(
         self: &Arc<Self>,
         job: &mut AsyncJob<job::Snapshot>,
         wanted: &[SnapshotDisk],
         reused: bool,
-        says: bool,
     ) -> Result<()> {
         let object = Arc::clone(job.object());
-        let state = job.state();
-        let mut last_node = state.launched.as_ref().map_or(0, |launched| launched.last_node);
         let nested = job.nested().await?;
         let live = nested.live()?;
-        let mut prepared: Vec<Overlay> = Vec::new();
-        for wanted in wanted.iter().filter(|disk| disk.is_external()) {
-            match self.prepare_overlay(&live, wanted, &mut last_node, reused).await {
-                Ok(overlay) => prepared.push(overlay),
-                Err(error) => return Err(give_up(&live, prepared, error).await),
-            }
-        }
-        if prepared.is_empty() {
+        let mut last_node = live.state().launched.as_ref().map_or(0, |launched| launched.last_node);
+        let wanted = wanted.iter().filter(|disk| disk.is_external());
+        let planned = wanted.map(|wanted| plan_overlay(running(live.state())?, wanted, &mut last_node));
+        let planned: Vec<_> = planned.collect::<Result<_>>()?;
+        if planned.is_empty() {
             return Ok(());
         }
-        let action = |it: &Overlay| json!({ "type": "blockdev-snapshot", "data": { "node": it.node, "overlay": it.overlay } });
-        let mut actions: Vec<_> = prepared.iter().map(action).collect();
-        if !state.checkpoints.is_empty() {
-            let nodes = live.monitor().execute(QueryNodeImages { flat: true }).await?;
-            actions.extend(prepared.iter().flat_map(|it| noted_on(&state, &nodes, it)));
-        }
-        let done = live.monitor().execute(Transaction { actions }).await;
-        if let Ok(definition) = running(&state) {
-            for Overlay { disk, .. } in &prepared {
-                let was = disk_of(definition, disk.name()).ok().map(|was| &was.storage);
-                let images = (was, Some(&disk.storage));
-                self.audit_image(definition, Exchange::Snapshot, images, Outcome::of(&done));
+        let disks: Vec<_> = planned.iter().map(|it| it.disk.clone()).collect();
+        let noted = Overlays { reused: reused.then_some(YesNo::Yes), disks: disks.clone() };
+        self.note_overlays(&object, noted, last_node)?;
+        let mut added = Vec::new();
+        if let Err(mut error) = self.switch(&live, &planned, reused, &mut added).await {
+            for added in added.into_iter().rev() {
+                error = added.give_up(&live, error).await;
             }
+            self.forget_overlays(&object);
+            return Err(error);
         }
-        if let Err(error) = done {
-            return Err(give_up(&live, prepared, error.into()).await);
-        }
-        let disks: Vec<_> = prepared
-            .into_iter()
-            .map(|Overlay { disk, wanted, added, .. }| {
-                added.keep();
-                (disk, wanted)
-            })
-            .collect();
-        let before = Arc::clone(running(&state)?);
-        let change = |state: &mut State| {
-            for (disk, _) in &disks {
-                with_disk(state, disk.name(), |now| *now = disk.clone());
-            }
-            state.launched = state.launched.as_ref().map(|launched| {
-                let mut launched = Launched::clone(launched);
-                launched.last_node = last_node;
-                Arc::new(launched)
-            });
-        };
-        object.observe(change, |state, ()| self.save_status(state));
+        added.into_iter().for_each(Added::keep);
         drop(nested);
-        for (disk, _) in &disks {
-            if let Ok(was) = disk_of(&before, disk.name()) {
-                self.hand_down(&object, was).await;
-            }
-        }
-        if !says {
-            return Ok(());
-        }
-        let wanted: Vec<_> = disks.into_iter().map(|(_, wanted)| wanted).collect();
-        let edit = move |definition: &mut Domain| follow(definition, &before, &wanted);
-        if let Err(error) = self.amend_definition(&object, edit).await {
-            tracing::error!(domain = %object.state().name, %error, "the next start will have older images");
-        }
+        self.take_up_overlays(&object, disks).await;
         Ok(())
     }
 
-    async fn prepare_overlay(
+    /// Opens new images and has the disks stand on them; on failure `added` has what was opened.
+    async fn switch(
         self: &Arc<Self>,
         live: &Live<'_>,
-        wanted: &SnapshotDisk,
-        last_node: &mut u32,
+        planned: &[Overlay],
         reused: bool,
-    ) -> Result<Overlay> {
-        let disk = disk_of(running(live.state())?, &wanted.name)?;
-        let below = Layers::of(disk);
-        let layer = overlay(wanted);
-        let mut top = Layers::from_top(layer.format.clone(), layer.storage.clone());
-        top.end();
-        let mut alone = standing_on(disk, top);
-        number_disk(&mut alone, last_node);
-        let origin = match reused {
-            true => Origin::Existing,
-            false => Origin::New(below.images().first().cloned()),
-        };
-        let nodes = |disk: &Disk| Nodes::of(&disk.storage, disk.format()).map(|nodes| nodes.top);
-        let (node, overlay) = (nodes(disk).unwrap_or_default(), nodes(&alone).unwrap_or_default());
-        let added = self.add_images(live, disk, &alone, origin).await?;
-        let mut whole = Layers::of(&alone);
-        whole.stand_on(below);
-        let mut changed = disk.clone();
-        whole.install(&mut changed);
-        Ok(Overlay { disk: changed, wanted: wanted.clone(), added, node, overlay })
+        added: &mut Vec<Added>,
+    ) -> Result<()> {
+        let state = live.state();
+        let definition = running(state)?;
+        for it in planned {
+            let disk = disk_of(definition, it.disk.name())?;
+            let origin = match reused {
+                true => Origin::Existing,
+                false => Origin::New(Layers::of(disk).images().first().cloned()),
+            };
+            added.push(self.add_images(live, disk, &it.alone, origin).await?);
+        }
+        let action = |it: &Overlay| json!({ "type": "blockdev-snapshot", "data": { "node": it.node, "overlay": it.overlay } });
+        let mut actions: Vec<_> = planned.iter().map(action).collect();
+        if !state.checkpoints.is_empty() {
+            let nodes = live.monitor().execute(QueryNodeImages { flat: true }).await?;
+            actions.extend(planned.iter().flat_map(|it| noted_on(state, &nodes, it)));
+        }
+        let done = live.monitor().execute(Transaction { actions }).await;
+        for Overlay { disk, .. } in planned {
+            let was = disk_of(definition, disk.name()).ok().map(|was| &was.storage);
+            let images = (was, Some(&disk.storage));
+            self.audit_image(definition, Exchange::Snapshot, images, Outcome::of(&done));
+        }
+        Ok(done.map(drop)?)
     }
 
     /// With disks and memory inside the images.
@@ -288,28 +252,21 @@ fn noted_on(state: &State, nodes: &[NodeImages], overlay: &Overlay) -> Vec<Value
     known.map(add).collect()
 }
 
-async fn give_up(live: &Live<'_>, prepared: Vec<Overlay>, mut error: Error) -> Error {
-    for Overlay { added, .. } in prepared.into_iter().rev() {
-        error = added.give_up(live, error).await;
-    }
-    error
-}
-
-/// The definition for the next start has the disks on the images that the guest now writes to, if they stood on the
-/// same ones before.
-fn follow(definition: &mut Domain, before: &Domain, wanted: &[SnapshotDisk]) -> bool {
-    let mut changed = false;
-    for wanted in wanted {
-        let named = |disk: &&Disk| *disk.name() == *wanted.name;
-        let Some(was) = before.devices.disks.iter().find(named) else { continue };
-        for disk in &mut definition.devices.disks {
-            if named(&&*disk) && disk.storage.place == was.storage.place {
-                put_on(disk, overlay(wanted), true);
-                changed = true;
-            }
-        }
-    }
-    changed
+fn plan_overlay(definition: &Domain, wanted: &SnapshotDisk, last_node: &mut u32) -> Result<Overlay> {
+    let disk = disk_of(definition, &wanted.name)?;
+    let layer = overlay(wanted);
+    let mut top = Layers::from_top(layer.format, layer.storage);
+    top.end();
+    let mut alone = standing_on(disk, top);
+    number_disk(&mut alone, last_node);
+    let mut whole = Layers::of(&alone);
+    whole.stand_on(Layers::of(disk));
+    let mut changed = disk.clone();
+    whole.install(&mut changed);
+    let node =
+        |disk: &Disk| Nodes::of(&disk.storage, disk.format()).map(|nodes| nodes.top).unwrap_or_default();
+    let (node, overlay) = (node(disk), node(&alone));
+    Ok(Overlay { disk: changed, alone, node, overlay })
 }
 
 async fn write_inside(job: &mut AsyncJob<job::Snapshot>, snapshot: &Snapshot) -> Result<()> {

@@ -153,7 +153,7 @@ pub(super) fn put_on_overlays(definition: &mut Domain, wanted: &[SnapshotDisk], 
 }
 
 /// Has a disk of a definition stand on another image; `says`: and that on the one it stood on.
-pub(super) fn put_on(disk: &mut Disk, overlay: Layer, says: bool) {
+pub(in crate::drivers::domain) fn put_on(disk: &mut Disk, overlay: Layer, says: bool) {
     let kind = disk.format();
     let metadata_cache = disk.driver.metadata_cache.take();
     let below = std::mem::replace(&mut disk.storage, overlay.storage);

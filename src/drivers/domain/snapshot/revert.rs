@@ -216,7 +216,7 @@ impl Domains {
         });
         let mut changed = Vec::new();
         if let Some(overlays) = overlays {
-            self.put_disks_on_overlays(job, &overlays.disks, false, true).await?;
+            self.put_disks_on_overlays(job, &overlays.disks, false).await?;
             changed = self.finish_external_revert(before, snapshot, overlays).await;
         }
         let stays =
