@@ -147,6 +147,30 @@ fn a_disk_is_served_as_it_was_until_the_client_ends_it() {
 }
 
 #[test]
+fn a_backup_that_cannot_be_served_leaves_nothing() {
+    let daemon = daemon();
+    let image = start(&daemon, "b");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", &format!("{image}.other"), "16M"]).ok();
+    daemon.ok(&["attach-disk", "b", &format!("{image}.other"), "vdb", "--subdriver", "qcow2"]);
+    let socket = daemon.path("nbd").display().to_string();
+    let pull = |name: &str| {
+        format!(
+            "<domainbackup mode='pull'><server transport='unix' socket='{socket}'/><disks>\
+             <disk name='vda' type='file' exportname='x'><scratch file='{image}.scratch'/></disk>\
+             <disk name='vdb' type='file' exportname='{name}'><scratch file='{image}.scratch2'/></disk></disks>\
+             </domainbackup>"
+        )
+    };
+    refused(backup(&daemon, "b", &pull("x"), None), "NBD server already has export named 'x'");
+    // It has to wait for the end of what had begun.
+    backup(&daemon, "b", &pull("y"), None).ok();
+    assert!(daemon.ok(&["backup-dumpxml", "b"]).contains("exportname='y'"));
+    daemon.ok(&["domjobabort", "b"]);
+    ended(&daemon, "b");
+    refused(daemon.virsh(&["backup-dumpxml", "b"]), "no domain backup job present");
+}
+
+#[test]
 fn a_backup_ends_with_its_daemon() {
     if on_upstream() {
         // Which goes on with it.

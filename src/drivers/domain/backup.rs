@@ -83,15 +83,14 @@ impl Domains {
         job.describe(flags.bits(), JobSubject::Backup);
         job.note(|statistics| statistics.status = JobStatus::Active);
         let begun = self.begin_backup(&mut job, backup, checkpoint, flags).await;
-        match begun {
-            Ok(()) => job.park(UNDER_WAY),
-            Err(_) => drop(job),
+        // One that failed late has parts that end, too.
+        match object.state().backup {
+            Some(_) => job.park(UNDER_WAY),
+            None => drop(job),
         }
         object.observe(|_| (), |state, ()| self.save_status(state));
-        if begun.is_ok() {
-            // It may have been a small disk.
-            self.end_backup_if_done(&object).await;
-        }
+        // It may have been a small disk.
+        self.end_backup_if_done(&object).await;
         begun
     }
 
