@@ -187,6 +187,61 @@ fn a_snapshot_that_qemu_never_heard_of_is_given_up() {
     stands_on(&daemon, "b", &["a"]);
 }
 
+/// The names of the nodes that QEMU has for images.
+fn nodes(daemon: &Daemon, name: &str) -> Vec<String> {
+    let query = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
+    let told = daemon.ok(&["qemu-monitor-command", name, query]);
+    let names = told.split("\"node-name\":\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let mut names: Vec<String> =
+        names.filter(|name| name.starts_with("libvirt-")).map(str::to_owned).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn images_that_were_being_opened_stand_in_nobodys_way() {
+    if on_upstream() {
+        return;
+    }
+    let mut daemon = daemon();
+    daemon.run(&guest(&daemon, "b"));
+    for file in ["b", "c"] {
+        run("qemu-img", &["create", "-q", "-f", "qcow2", &at(&daemon, file), "16M"]).ok();
+    }
+    daemon.kill();
+    let mut qmp = Qmp::connect(&daemon, "b");
+    // A snapshot's beginning, and a disk's that was to be copied on read.
+    qmp.ask(
+        "blockdev-add",
+        &json!({ "driver": "file", "filename": at(&daemon, "b"), "node-name": "libvirt-2-storage" }),
+    );
+    qmp.ask(
+        "blockdev-add",
+        &json!({ "driver": "file", "filename": at(&daemon, "c"), "node-name": "libvirt-3-storage" }),
+    );
+    qmp.ask(
+        "blockdev-add",
+        &json!({ "driver": "qcow2", "file": "libvirt-3-storage", "node-name": "libvirt-3-format" }),
+    );
+    qmp.ask(
+        "blockdev-add",
+        &json!({ "driver": "copy-on-read", "file": "libvirt-3-format", "node-name": "libvirt-CoR-vdb" }),
+    );
+    // Another program's.
+    qmp.ask("blockdev-add", &json!({ "driver": "null-co", "node-name": "mine", "read-zeroes": true }));
+    drop(qmp);
+    daemon.restart();
+    eventually("they are gone", || {
+        (nodes(&daemon, "b") == ["libvirt-1-format", "libvirt-1-storage"]).then_some(())
+    });
+    let query = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
+    assert!(daemon.ok(&["qemu-monitor-command", "b", query]).contains("\"mine\""));
+    daemon.ok(&["snapshot-create-as", "b", "one", "--disk-only", "--no-metadata"]);
+    daemon.ok(&["attach-disk", "b", &at(&daemon, "c"), "vdb", "--subdriver", "qcow2"]);
+    stands_on(&daemon, "b", &["a.one", "a"]);
+    assert!(nodes(&daemon, "b").contains(&"libvirt-4-format".to_owned()), "{:?}", nodes(&daemon, "b"));
+}
+
 /// A guest on a QEMU that is none.
 fn faked(daemon: &Daemon, name: &str, behaviour: &Behaviour) {
     let directory = daemon.path(&format!("fake-{name}"));

@@ -1,5 +1,7 @@
 //! How QEMU's block nodes hang together.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use super::is_device;
@@ -47,6 +49,36 @@ impl BlockGraph {
         }
         None
     }
+
+    /// The highest number that an image's node has.
+    pub fn last_number(&self) -> u32 {
+        self.nodes.iter().filter_map(|node| node_number(&node.name)).max().unwrap_or(0)
+    }
+
+    /// The unwanted nodes that nothing uses, each before what it stands on.
+    pub fn unused(&self, is_unwanted: impl Fn(&str) -> bool) -> Vec<&str> {
+        let mut gone = BTreeSet::new();
+        let mut unused = Vec::new();
+        let used = |gone: &BTreeSet<u64>, id| {
+            self.edges.iter().any(|edge| edge.child == id && !gone.contains(&edge.parent))
+        };
+        while let Some(node) = self.nodes.iter().find(|node| {
+            node.kind == "block-driver"
+                && is_unwanted(&node.name)
+                && !gone.contains(&node.id)
+                && !used(&gone, node.id)
+        }) {
+            gone.insert(node.id);
+            unused.push(node.name.as_str());
+        }
+        unused
+    }
+}
+
+/// The number in the name of an image's node.
+pub fn node_number(name: &str) -> Option<u32> {
+    let (number, _) = name.strip_prefix("libvirt-")?.split_once('-')?;
+    number.parse().ok().filter(|number| *number < u32::MAX / 2)
 }
 
 /// A node that shows what is below it: QEMU's own for a job, or one of the disk's.
@@ -93,5 +125,14 @@ mod tests {
         ] {
             assert_eq!(graph.first_below(alias, images), expected, "{alias} {images:?}");
         }
+    }
+
+    #[test]
+    fn what_nothing_uses_is_found_from_the_top() {
+        let graph = graph();
+        assert_eq!(graph.last_number(), 5);
+        assert_eq!(graph.unused(|_| true), ["libvirt-5-format", "libvirt-5-storage"]);
+        assert_eq!(graph.unused(|name| node_number(name) != Some(5)), Vec::<&str>::new());
+        assert_eq!(graph.unused(|name| name == "libvirt-5-storage"), Vec::<&str>::new());
     }
 }

@@ -47,7 +47,7 @@ pub use commands::*;
 pub use connection::{MAX_COMMANDS, MAX_REPLY_BYTES, Progress};
 pub use error::MonitorError;
 pub use event::{Event, EventKind, MemoryFailureFlags, Timestamp, VncClient};
-pub use graph::BlockGraph;
+pub use graph::{BlockGraph, node_number};
 pub use migration::*;
 pub use stats::*;
 

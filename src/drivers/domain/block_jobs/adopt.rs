@@ -1,12 +1,18 @@
 //! What QEMU did to the images of a guest while no daemon watched: it has the last word.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde_json::json;
+
+use crate::conf::devices::{Disk, HostdevSource, Storage};
 use crate::drivers::domain::Domains;
+use crate::drivers::domain::reads::running;
+use crate::drivers::domain::usage::disk_named;
 use crate::error::Result;
 use crate::qemu::block_jobs::{Phase, Work};
-use crate::qemu::job::{DomainObject, Live, State};
-use crate::qemu::monitor::{BlockJobCancel, JobDismiss, JobInfo, QueryBlockGraph, QueryJobs};
+use crate::qemu::job::{DomainObject, Launched, Live, State};
+use crate::qemu::monitor::{BlockJobCancel, JobDismiss, JobInfo, QueryBlockGraph, QueryJobs, node_number};
 
 /// How the names begin under which jobs are begun here.
 const OURS: [&str; 6] = ["create-", "internal-snapshot-", "pull-", "copy-", "commit-", "backup-"];
@@ -19,12 +25,27 @@ impl Domains {
         live: &Live<'_>,
     ) -> Result<()> {
         match live.monitor().execute(QueryBlockGraph {}).await {
-            Ok(graph) => self.adopt_overlays(object, &graph).await,
+            Ok(graph) => {
+                self.raise_last_node(object, graph.last_number());
+                self.adopt_overlays(object, &graph).await;
+            }
             Err(error) => {
                 tracing::warn!(domain = %object.state().name, %error, "cannot ask QEMU what stands on what");
             }
         }
-        self.refresh_block_jobs(object, live).await
+        self.refresh_block_jobs(object, live).await?;
+        clear_unused_nodes(&object.state(), live).await
+    }
+
+    /// No number is given a second time.
+    fn raise_last_node(&self, object: &DomainObject, last_node: u32) {
+        let raise = |state: &mut State| {
+            if let Some(launched) = state.launched.as_ref().filter(|launched| launched.last_node < last_node)
+            {
+                state.launched = Some(Arc::new(Launched { last_node, ..Launched::clone(launched) }));
+            }
+        };
+        object.observe(raise, |state, ()| self.save_status(state));
     }
 
     /// Asks a guest that ran under another daemon how its jobs stand.
@@ -68,4 +89,54 @@ impl Domains {
 
 fn is_backup(state: &State, name: &str) -> bool {
     state.block_jobs.get(name).is_some_and(|job| matches!(job.work, Work::Backup { .. }))
+}
+
+/// Removes nodes that were added for something that never came to be.
+async fn clear_unused_nodes(state: &State, live: &Live<'_>) -> Result<()> {
+    let definition = running(state)?;
+    let known = known_numbers(state)?;
+    let is_unwanted = |name: &str| match (node_number(name), name.strip_prefix("libvirt-CoR-")) {
+        (Some(number), _) => !known.contains(&number),
+        (None, Some(disk)) => disk_named(definition, disk).is_none(),
+        (None, None) => false,
+    };
+    let graph = live.monitor().execute(QueryBlockGraph {}).await?;
+    for node in graph.unused(is_unwanted) {
+        let removed = live.monitor().execute_value("blockdev-del", Some(json!({ "node-name": node }))).await;
+        match removed {
+            Ok(_) => tracing::info!(domain = %state.name, node, "removed a block node that nobody uses"),
+            Err(error) => {
+                tracing::warn!(domain = %state.name, node, %error, "a block node stays that nobody uses")
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The numbers of all images that a guest has, or is to have.
+fn known_numbers(state: &State) -> Result<BTreeSet<u32>> {
+    let live = running(state)?;
+    let mut known = BTreeSet::new();
+    let mut note = |storage: &Storage| {
+        known.extend(storage.index);
+        known.extend(storage.layers().filter_map(|layer| layer.storage.index));
+    };
+    let overlays = state.overlays.iter().flat_map(|overlays| &overlays.disks);
+    let disks: Vec<&Disk> = live.devices.disks.iter().chain(overlays).collect();
+    for disk in &disks {
+        note(&disk.storage);
+        disk.mirror.iter().for_each(|mirror| note(&mirror.storage));
+    }
+    for job in state.block_jobs.values() {
+        if let Work::Backup { store, .. } = &job.work {
+            note(&store.storage);
+        }
+    }
+    let filters = disks.iter().flat_map(|disk| &disk.throttle_filters.0);
+    known.extend(filters.filter_map(|filter| node_number(filter.node.as_deref()?)));
+    known.extend(live.devices.hostdevs.iter().filter_map(|hostdev| match &hostdev.source {
+        HostdevSource::Scsi(scsi) => scsi.index,
+        _ => None,
+    }));
+    Ok(known)
 }
