@@ -79,6 +79,8 @@ xml! {
         attr since_ms: Option<u64> = "asyncStarted";
         /// What it was to write. Unknown to libvirt.
         attr file: Option<String> = "file";
+        /// Images are being merged: what has not come to its end by itself never will.
+        flag snapshot_delete: bool = "snapshotDelete";
     }
 }
 

@@ -242,6 +242,53 @@ fn images_that_were_being_opened_stand_in_nobodys_way() {
     assert!(nodes(&daemon, "b").contains(&"libvirt-4-format".to_owned()), "{:?}", nodes(&daemon, "b"));
 }
 
+#[test]
+fn a_merge_whose_daemon_is_gone_is_given_up() {
+    if on_upstream() {
+        return;
+    }
+    let mut daemon = daemon();
+    daemon.run(&guest(&daemon, "b"));
+    for name in ["one", "two"] {
+        daemon.ok(&["snapshot-create-as", "b", name, "--disk-only"]);
+    }
+    daemon.ok(&["blockcommit", "b", "vda", "--active", "--shallow", "--wait"]);
+    daemon.kill();
+    // As it is when `two` is being deleted.
+    let under_way = "<job type='none' async='snapshot' flags='0x0'><snapshotDelete/></job><domain ";
+    change_status(&daemon, "b", &status(&daemon, "b"), "<domain ", under_way);
+    let parent = daemon.path("var/lib/libvirt/qemu/snapshot/b/one.xml");
+    let text = fs::read_to_string(&parent).unwrap();
+    let source = format!("<source file='{}'/>", at(&daemon, "a.one"));
+    let (before, after) = text.split_once(&source).unwrap();
+    fs::write(&parent, format!("{before}<snapshotDeleteInProgress/>{source}{after}")).unwrap();
+    daemon.restart();
+    eventually("the mark is removed", || {
+        (!fs::read_to_string(&parent).unwrap().contains("InProgress")).then_some(())
+    });
+    stands_on(&daemon, "b", &["a.two", "a.one", "a"]);
+    for (name, left) in [("two", &["a.one", "a"][..]), ("one", &["a"])] {
+        daemon.ok(&["snapshot-delete", "b", name]);
+        stands_on(&daemon, "b", left);
+    }
+}
+
+#[test]
+fn that_images_are_being_merged_is_written_down() {
+    if on_upstream() {
+        return;
+    }
+    let daemon = daemon();
+    let jobs = ("query-jobs".to_owned(), json!([]));
+    let behaviour =
+        Behaviour { hang_at: Some("block-commit".into()), replies: [jobs].into(), ..Behaviour::default() };
+    faked(&daemon, "b", &behaviour);
+    let image = format!("vda,file={}", at(&daemon, "b"));
+    daemon.ok(&["snapshot-create-as", "b", "one", "--disk-only", "--reuse-external", "--diskspec", &image]);
+    let _call = begin(&daemon, "domain.snapshotLookupByName('one').delete()");
+    eventually("it is noted", || status(&daemon, "b").contains("<snapshotDelete/>").then_some(()));
+}
+
 /// A guest on a QEMU that is none.
 fn faked(daemon: &Daemon, name: &str, behaviour: &Behaviour) {
     let directory = daemon.path(&format!("fake-{name}"));

@@ -40,7 +40,7 @@ use crate::qemu::monitor::{
 use crate::qemu::process::{self, AdoptError, Adopted, Claim, Files, How, Running};
 use crate::qemu::run_state::{Crashed, Paused, PmSuspended, RunState, Running as Runs};
 use crate::qemu::security::Owners;
-use crate::qemu::status::Status;
+use crate::qemu::status::{JobRecord, Status};
 use crate::util::boot;
 
 /// The owner of guests that start with the host: no connection ever has this number.
@@ -267,6 +267,9 @@ impl Domains {
         }
         let Some(mut job) = self.recover(job, &monitor).await else { return };
         self.adopt_images_of(&mut job).await;
+        if job.state().interrupted.is_some() {
+            job.update_then(|state| state.interrupted = None, |state, ()| self.save_status(state));
+        }
         let gone = gone_since(&job, &monitor).await;
         drop(job);
         for alias in gone {
@@ -314,7 +317,6 @@ impl Domains {
             Some(operation) => self.give_up(&job, monitor, operation).await,
             None => {}
         }
-        job.update_then(|state| state.interrupted = None, |state, ()| self.save_status(state));
         Some(job)
     }
 
@@ -323,7 +325,12 @@ impl Domains {
         let object = Arc::clone(job.object());
         let refreshed = async {
             let nested = job.nested().await?;
-            self.adopt_images(&object, &nested.live()?).await
+            let live = nested.live()?;
+            self.adopt_images(&object, &live).await?;
+            match live.state().interrupted.as_deref() {
+                Some(JobRecord { snapshot_delete: true, .. }) => self.give_up_delete(&object, &live).await,
+                _ => Ok(()),
+            }
         };
         if let Err(error) = refreshed.await {
             tracing::warn!(domain = %object.state().name, %error, "cannot ask QEMU what it did to images");

@@ -61,7 +61,7 @@ pub(super) fn recorded_alike(one: &State, other: &State) -> bool {
         }
     }
     let small = |state: &State| {
-        let operation = state.operation.as_ref().map(Underway::recorded);
+        let operation = state.operation.as_ref().map(|it| (it.recorded(), it.deletes_snapshot));
         (state.run, state.reboots, operation, state.agent_patience)
     };
     small(one) == small(other)
@@ -81,6 +81,7 @@ fn job(underway: &Underway) -> JobRecord {
         flags: Some(format!("{flags:#x}")),
         since_ms: Some(since_ms),
         file: underway.file.as_deref().map(str::to_owned),
+        snapshot_delete: underway.deletes_snapshot,
     }
 }
 

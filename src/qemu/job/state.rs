@@ -102,6 +102,8 @@ pub struct Underway {
     pub flags: u32,
     /// What it writes, where that is a file that a client named.
     pub file: Option<Arc<str>>,
+    /// It merges images of a snapshot.
+    pub deletes_snapshot: bool,
     pub statistics: Arc<JobStatistics>,
     /// A client wants it to end.
     pub abort: Arc<AbortWish>,
@@ -110,7 +112,15 @@ pub struct Underway {
 impl Underway {
     pub fn new(operation: Operation) -> Self {
         let statistics = Arc::new(JobStatistics::new(operation.into()));
-        Self { operation, phase: None, flags: 0, file: None, statistics, abort: Arc::default() }
+        Self {
+            operation,
+            phase: None,
+            flags: 0,
+            file: None,
+            deletes_snapshot: false,
+            statistics,
+            abort: Arc::default(),
+        }
     }
 
     /// What of it is written down.

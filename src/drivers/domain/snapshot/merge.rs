@@ -21,8 +21,8 @@ use crate::drivers::domain::reads::{definition, persistent, running};
 use crate::drivers::domain::start::{Beginning, Plan, Variables};
 use crate::error::{Error, Origin, Result};
 use crate::qemu::block::Layers;
-use crate::qemu::block_jobs::Phase;
-use crate::qemu::job::{self, AsyncJob, Ending, State};
+use crate::qemu::block_jobs::{Phase, Work};
+use crate::qemu::job::{self, AsyncJob, DomainObject, Ending, Live, State};
 use crate::qemu::monitor::{BlockJobCancel, JobFinalize, JobInfo, QueryJobs};
 use crate::qemu::process::How;
 use crate::qemu::run_state::Paused;
@@ -86,12 +86,17 @@ impl Domains {
         job: &mut AsyncJob<job::Snapshot>,
         snapshot: &Arc<Snapshot>,
     ) -> Result<Vec<Merged>> {
-        let object = Arc::clone(job.object());
         let state = job.state();
         let mut parts = Vec::new();
         for disk in snapshot.disks.iter().filter(|disk| disk.is_external()) {
             parts.push(part(&state, snapshot, disk)?);
         }
+        let note = |state: &mut State| {
+            if let Some(underway) = &mut state.operation {
+                underway.deletes_snapshot = true;
+            }
+        };
+        job.update_then(note, |state, ()| self.save_status(state));
         self.mark(job, &parts, true).await?;
         let mut names = Vec::new();
         let merged = async {
@@ -122,7 +127,6 @@ impl Domains {
         self.rebase_others(&state, snapshot, &parts).await;
         self.mark(job, &parts, false).await?;
         self.remove_memory(snapshot).await;
-        drop(object);
         Ok(parts.into_iter().map(|part| Merged { disk: part.disk, place: part.place }).collect())
     }
 
@@ -175,15 +179,56 @@ impl Domains {
         for name in names {
             let ended = async {
                 let nested = job.nested().await?;
-                let live = nested.live()?;
-                // It may have ended.
-                let _ = live.monitor().execute(BlockJobCancel { device: name.clone(), force: true }).await;
-                self.await_block_job(&object, &live, name).await
+                self.cancel_commit(&object, &nested.live()?, name).await
             };
             if let Err(error) = ended.await {
                 tracing::warn!(job = name, %error, "a commit was not called off");
             }
         }
+    }
+
+    async fn cancel_commit(
+        self: &Arc<Self>,
+        object: &Arc<DomainObject>,
+        live: &Live<'_>,
+        name: &str,
+    ) -> Result<()> {
+        // It may have ended.
+        let _ = live.monitor().execute(BlockJobCancel { device: name.to_owned(), force: true }).await;
+        self.await_block_job(object, live, name).await.map(drop)
+    }
+
+    /// Ends what the last daemon was merging. Images that are still what the snapshots take them for can be merged
+    /// another time.
+    pub(in crate::drivers::domain) async fn give_up_delete(
+        self: &Arc<Self>,
+        object: &Arc<DomainObject>,
+        live: &Live<'_>,
+    ) -> Result<()> {
+        for (name, job) in object.state().block_jobs.iter() {
+            if matches!(job.work, Work::Commit { .. }) {
+                self.cancel_commit(object, live, name).await?;
+            }
+        }
+        let state = object.state();
+        let is_whole = |parent: &Snapshot, disk: &SnapshotDisk| {
+            state.snapshots.descendants(Some(parent.name())).into_iter().any(|below| {
+                let own = below.disks.iter().find(|it| it.name == disk.name && it.is_external());
+                own.and_then(|own| part(&state, below, own).ok())
+                    .is_some_and(|part| part.parent.as_deref() == Some(parent.name()))
+            })
+        };
+        let mut changed = Vec::new();
+        for snapshot in state.snapshots.descendants(None) {
+            let mut edited = Snapshot::clone(snapshot);
+            for disk in edited.disks.iter_mut().filter(|disk| disk.is_deleted) {
+                disk.is_deleted = !is_whole(snapshot, disk);
+            }
+            if edited != **snapshot {
+                changed.push(edited);
+            }
+        }
+        self.keep_changed(object, changed).await
     }
 
     /// Notes with the parents that what they have is being changed, or no more.
