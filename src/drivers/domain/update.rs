@@ -25,7 +25,7 @@ use crate::drivers::domain::audit::Exchange;
 use crate::error::{Error, Result};
 use crate::qemu::block;
 use crate::qemu::hotplug::{self, Opened, Step};
-use crate::qemu::job::{DomainHandle, Job, Launched, Modify, State};
+use crate::qemu::job::{DomainHandle, Job, Modify, State};
 use crate::qemu::monitor::{Monitor, SetLink};
 use crate::qemu::network;
 use crate::qemu::setup;
@@ -131,9 +131,7 @@ impl Domains {
             if let Some(disk) = disks.and_then(|disks| disks.iter_mut().find(|disk| disk.target.dev == dev)) {
                 *disk = changed;
             }
-            if let (Some(last_node), Some(launched)) = (last_node, &state.launched) {
-                state.launched = Some(Arc::new(Launched { last_node, ..Launched::clone(launched) }));
-            }
+            last_node.into_iter().for_each(|last_node| state.note_last_node(last_node));
         };
         job.update_then(change, |state, ()| self.save_status(state));
         Ok(())

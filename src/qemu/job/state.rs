@@ -198,6 +198,14 @@ impl State {
             .map(|launched| Arc::new(Launched { devices, ..Launched::clone(launched) }));
     }
 
+    /// Notes which number a block node got last.
+    pub fn note_last_node(&mut self, last_node: u32) {
+        self.launched = self
+            .launched
+            .as_ref()
+            .map(|launched| Arc::new(Launched { last_node, ..Launched::clone(launched) }));
+    }
+
     /// A domain that does not run.
     pub fn new(name: impl Into<Arc<str>>, uuid: Uuid) -> Self {
         Self {

@@ -11,8 +11,10 @@ use crate::drivers::domain::reads::running;
 use crate::drivers::domain::usage::disk_named;
 use crate::error::Result;
 use crate::qemu::block_jobs::{Phase, Work};
-use crate::qemu::job::{DomainObject, Launched, Live, State};
-use crate::qemu::monitor::{BlockJobCancel, JobDismiss, JobInfo, QueryBlockGraph, QueryJobs, node_number};
+use crate::qemu::job::{DomainObject, Live, State};
+use crate::qemu::monitor::{
+    BlockGraph, BlockJobCancel, JobDismiss, JobInfo, QueryBlockGraph, QueryJobs, node_number,
+};
 
 /// How the names begin under which jobs are begun here.
 const OURS: [&str; 6] = ["create-", "internal-snapshot-", "pull-", "copy-", "commit-", "backup-"];
@@ -24,28 +26,23 @@ impl Domains {
         object: &Arc<DomainObject>,
         live: &Live<'_>,
     ) -> Result<()> {
-        match live.monitor().execute(QueryBlockGraph {}).await {
-            Ok(graph) => {
-                self.raise_last_node(object, graph.last_number());
-                self.adopt_overlays(object, &graph).await;
-            }
-            Err(error) => {
-                tracing::warn!(domain = %object.state().name, %error, "cannot ask QEMU what stands on what");
-            }
+        if object.state().overlays.is_some() {
+            let graph = live.monitor().execute(QueryBlockGraph {}).await?;
+            self.adopt_overlays(object, &graph).await;
         }
-        self.refresh_block_jobs(object, live).await?;
-        clear_unused_nodes(&object.state(), live).await
+        let refreshed = self.refresh_block_jobs(object, live).await;
+        let graph = live.monitor().execute(QueryBlockGraph {}).await?;
+        self.raise_last_node(object, graph.last_number());
+        clear_unused_nodes(&object.state(), live, &graph).await?;
+        refreshed
     }
 
     /// No number is given a second time.
     fn raise_last_node(&self, object: &DomainObject, last_node: u32) {
-        let raise = |state: &mut State| {
-            if let Some(launched) = state.launched.as_ref().filter(|launched| launched.last_node < last_node)
-            {
-                state.launched = Some(Arc::new(Launched { last_node, ..Launched::clone(launched) }));
-            }
-        };
-        object.observe(raise, |state, ()| self.save_status(state));
+        let known = object.state().launched.as_ref().map_or(0, |launched| launched.last_node);
+        if known < last_node {
+            object.observe(|state| state.note_last_node(last_node), |state, ()| self.save_status(state));
+        }
     }
 
     /// Asks a guest that ran under another daemon how its jobs stand.
@@ -92,7 +89,7 @@ fn is_backup(state: &State, name: &str) -> bool {
 }
 
 /// Removes nodes that were added for something that never came to be.
-async fn clear_unused_nodes(state: &State, live: &Live<'_>) -> Result<()> {
+async fn clear_unused_nodes(state: &State, live: &Live<'_>, graph: &BlockGraph) -> Result<()> {
     let definition = running(state)?;
     let known = known_numbers(state)?;
     let is_unwanted = |name: &str| match (node_number(name), name.strip_prefix("libvirt-CoR-")) {
@@ -100,7 +97,6 @@ async fn clear_unused_nodes(state: &State, live: &Live<'_>) -> Result<()> {
         (None, Some(disk)) => disk_named(definition, disk).is_none(),
         (None, None) => false,
     };
-    let graph = live.monitor().execute(QueryBlockGraph {}).await?;
     for node in graph.unused(is_unwanted) {
         let removed = live.monitor().execute_value("blockdev-del", Some(json!({ "node-name": node }))).await;
         match removed {

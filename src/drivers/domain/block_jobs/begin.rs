@@ -11,7 +11,7 @@ use crate::drivers::domain::{Domains, blocking};
 use crate::error::{Error, Result};
 use crate::qemu::block::{Layers, Nodes, device_node};
 use crate::qemu::block_jobs::{BlockJob, Phase, Work};
-use crate::qemu::job::{DomainHandle, DomainObject, Launched, Live, Modify, State};
+use crate::qemu::job::{DomainHandle, DomainObject, Live, Modify, State};
 use crate::qemu::monitor::{BlockCommit, BlockStream, Command};
 
 /// A job that is about to begin.
@@ -215,9 +215,7 @@ impl Domains {
             if let Some(mirror) = mirror {
                 with_disk(state, &job.disk, |disk| disk.mirror = Some(Box::new(mirror)));
             }
-            if let (Some(last_node), Some(launched)) = (last_node, &state.launched) {
-                state.launched = Some(Arc::new(Launched { last_node, ..Launched::clone(launched) }));
-            }
+            last_node.into_iter().for_each(|last_node| state.note_last_node(last_node));
             Arc::make_mut(&mut state.block_jobs).insert(name.into(), job);
         };
         object.observe(note, |state, ()| self.save_status(state));

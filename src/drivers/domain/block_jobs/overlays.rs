@@ -18,7 +18,7 @@ use crate::drivers::domain::snapshot::offline::{put_on, remove};
 use crate::error::Result;
 use crate::qemu::block::{Layers, as_defined};
 use crate::qemu::block_jobs::Overlays;
-use crate::qemu::job::{DomainObject, Launched, State};
+use crate::qemu::job::{DomainObject, State};
 use crate::qemu::monitor::BlockGraph;
 
 impl Domains {
@@ -31,9 +31,7 @@ impl Domains {
     ) -> Result<()> {
         let note = |state: &mut State| {
             state.overlays = Some(Arc::new(overlays));
-            if let Some(launched) = &state.launched {
-                state.launched = Some(Arc::new(Launched { last_node, ..Launched::clone(launched) }));
-            }
+            state.note_last_node(last_node);
         };
         let mut written = Ok(());
         object.observe(note, |state, ()| written = self.write_status(state));
