@@ -62,9 +62,7 @@ impl Domains {
 
     /// Removes what was prepared for a guest that never came to run.
     fn sweep(&self, directory: &Path) {
-        if let Some(files) = Files::left_in(&self.directories, directory)
-            && let Err(error) = files.remove_directories()
-        {
+        if let Err(error) = Files::remove_left_in(&self.directories, directory) {
             tracing::warn!(directory = %directory.display(), %error, "cannot remove a guest's files");
         }
     }

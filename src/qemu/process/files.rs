@@ -1,5 +1,6 @@
 //! The files of one running guest: a directory for its monitor and keys, one for its channels, a pid file.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -66,11 +67,14 @@ impl Files {
         Self::of(directories, &short_name(id, name), name)
     }
 
-    /// Those of a guest of which there is nothing but its directory.
-    pub fn left_in(directories: &Directories, directory: &Path) -> Option<Self> {
-        let short = directory.file_name()?.to_str()?.strip_prefix("domain-")?;
-        let (_, name) = short.split_once('-')?;
-        Some(Self::of(directories, short, name))
+    /// Removes those of a guest of which there is nothing but its directory; its name is perhaps not all there.
+    pub fn remove_left_in(directories: &Directories, directory: &Path) -> io::Result<()> {
+        let name = directory.file_name().and_then(OsStr::to_str);
+        let short = name.and_then(|name| name.strip_prefix("domain-")).and_then(|short| {
+            let (_, name) = short.split_once('-')?;
+            Some((short, name))
+        });
+        short.map_or(Ok(()), |(short, name)| Self::of(directories, short, name).remove_directories())
     }
 
     fn of(directories: &Directories, short: &str, name: &str) -> Self {
@@ -96,7 +100,7 @@ impl Files {
     }
 
     /// The same without what has only the guest's name, and may be that of a later run.
-    pub fn remove_directories(&self) -> io::Result<()> {
+    fn remove_directories(&self) -> io::Result<()> {
         let own = [&self.directory, &self.channels, &self.memory].into_iter().cloned();
         let pages = self.memory.file_name().into_iter().flat_map(|short| {
             hugepages::mounted().into_iter().map(move |mounted| mounted.guest_directory(short))

@@ -204,6 +204,8 @@ impl Domains {
             _ => super::source::ALLOWED,
         });
         job.describe(flags, JobSubject::Migration);
+        // A next daemon has to find it as this one did.
+        self.write_down(&job, POSTCOPY_FAILED);
         match migrate::look(&mut job).await.map(|told| told.status) {
             Ok(MigrationStatus::PostcopyActive) => self.park_unattended(job),
             Ok(MigrationStatus::Completed) => {
