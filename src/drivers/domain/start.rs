@@ -80,6 +80,15 @@ impl Variables {
     pub(super) fn reset_if(reset: bool) -> Self {
         if reset { Self::Reset } else { Self::Kept }
     }
+
+    /// Removes them if they are to begin anew.
+    fn begin(self, definition: &Domain) -> Result<()> {
+        match self {
+            Self::Kept => Ok(()),
+            Self::Reset => crate::qemu::firmware::remove_nvram(definition)
+                .map_err(|error| Error::io("cannot reset the firmware's variables", error)),
+        }
+    }
 }
 
 /// What is to run, and how.
@@ -419,10 +428,7 @@ impl Attempt {
             self.domains.emulators.complete_cpu(cpu, caps, accel)?;
         }
         self.domains.storage.locate_disks(definition)?;
-        if self.variables == Variables::Reset {
-            let cannot = |error| Error::io("cannot reset the firmware's variables", error);
-            crate::qemu::firmware::remove_nvram(definition).map_err(cannot)?;
-        }
+        self.variables.begin(definition)?;
         let passed = self.domains.associated.of(definition)?;
         let ports = &self.domains.ports;
         let last_node = devices::prepare(definition, self.id, prepared.files(), ports, security, &passed)?;
