@@ -64,7 +64,7 @@ fn a_domain_that_is_off_goes_back_and_forth_inside_its_image() {
     daemon.ok(&["snapshot-delete", "s", "one", "--children-only"]);
     assert_eq!(names(&daemon, "s", &[]), "one");
     daemon.ok(&["undefine", "s", "--snapshots-metadata"]);
-    assert!(!daemon.path("lib/libvirt/qemu/snapshot/s/one.xml").exists());
+    assert!(!daemon.path("var/lib/libvirt/qemu/snapshot/s/one.xml").exists());
 }
 
 #[test]
