@@ -4,7 +4,7 @@
 
 version() { virtnbdbackup --version; }
 
-said() { timeout 120 "$@" 2>&1 | sed -E 's/^\[?[0-9-]+ [0-9:,.]+\]? //; s/[0-9]+(\.[0-9]+)?[kMG]?B\/s//; s/\r.*//; s/[0-9:]{5,}.*$//; s/pid[^0-9]*[0-9]+/PID/' |
+said() { timeout 120 "$@" 2>&1 | sed -E 's/^\[?[0-9-]+ [0-9:,.]+\]? //; s/[0-9]+(\.[0-9]+)?[kMG]?B\/s//; s/\r.*//; s/(virtnbdbackup\.)[0-9]+/\1PID/; s/[0-9:]{5,}.*$//; s/pid[^0-9]*[0-9]+/PID/' |
     grep -vE '%\||[Vv]ersion|Total saved disk size|Connecting|NBD'; return "${PIPESTATUS[0]}"; }
 play() {
     export HOME=$DIR

@@ -107,13 +107,13 @@ fn file_of(disk: &Disk) -> Option<PathBuf> {
 /// same ones before.
 fn follow(definition: &mut Domain, disks: &[Disk]) -> bool {
     let mut changed = false;
-    for now in disks {
-        let layers = Layers::of(now);
+    for switched in disks {
+        let layers = Layers::of(switched);
         let [top, below, ..] = layers.images() else { continue };
         let mut top = top.clone();
         top.storage = as_defined(&top.storage);
         for disk in &mut definition.devices.disks {
-            if disk.name() == now.name() && disk.storage.place == below.storage.place {
+            if disk.name() == switched.name() && disk.storage.place == below.storage.place {
                 put_on(disk, top.clone(), true);
                 changed = true;
             }
