@@ -36,7 +36,7 @@ impl Chain {
 }
 
 /// The paths that the live or the inactive definition of the disk has, from the top.
-fn images(daemon: &Daemon, name: &str, flags: &[&str]) -> Vec<String> {
+pub(crate) fn images(daemon: &Daemon, name: &str, flags: &[&str]) -> Vec<String> {
     let xml = daemon.ok(&[&["dumpxml", name], flags].concat());
     let disk = xml.split("<disk ").nth(1).unwrap().split("</disk>").next().unwrap();
     let disk = disk.split("<mirror").next().unwrap();

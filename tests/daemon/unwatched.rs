@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use ferrovirt_compat::{Daemon, Guest, LIMIT, eventually, halting, run};
 use serde_json::{Value, json};
 
+use crate::block_jobs::images;
 use crate::fake_qemu::Behaviour;
 use crate::{daemon, on_upstream};
 
@@ -32,15 +33,6 @@ fn status(daemon: &Daemon, name: &str) -> String {
 fn change_status(daemon: &Daemon, name: &str, status: &str, from: &str, to: &str) {
     assert!(status.contains(from), "{from}: {status}");
     fs::write(daemon.path(&format!("run/libvirt/qemu/{name}.xml")), status.replacen(from, to, 1)).unwrap();
-}
-
-/// The files that the disk stands on, from the top.
-fn images(daemon: &Daemon, name: &str, flags: &[&str]) -> Vec<String> {
-    let xml = daemon.ok(&[&["dumpxml", name], flags].concat());
-    let disk = xml.split("<disk ").nth(1).unwrap().split("</disk>").next().unwrap();
-    let disk = disk.split("<mirror").next().unwrap();
-    let sources = disk.lines().filter_map(|line| line.trim().strip_prefix("<source file='"));
-    sources.map(|rest| rest.split('\'').next().unwrap().rsplit('/').next().unwrap().to_owned()).collect()
 }
 
 /// Waits until the disk stands on these, now and after the next start.
